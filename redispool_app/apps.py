@@ -1,0 +1,31 @@
+"""The app: builds the singleton, sets the hooks. No I/O, and nothing that belongs to an event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.signals import setting_changed
+from django.utils.translation import gettext_lazy as _
+
+
+class RedisPoolAppConfig(AppConfig):
+    name = "redispool_app"
+    label = "redispool_app"
+    verbose_name = _("Redis")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401 (registers them)
+        from .redis_pool import RedisConnectionManager, set_fork_hook
+
+        RedisConnectionManager()
+        set_fork_hook()
+        setting_changed.connect(_on_setting_changed, dispatch_uid="redispool_app")
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("REDIS_POOL", "BASE_DIR"):
+        from .redis_pool import reload_all_settings
+
+        reload_all_settings()

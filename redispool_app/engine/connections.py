@@ -1,0 +1,226 @@
+"""redis-py's connections, observed: each reply and failure is reported to the server's monitor.
+
+redis-py connects, authenticates and parses; this module adds what a pool must know about a connection and what
+must be done to it when its process forks or its event loop ends without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import weakref
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions as redis_exceptions
+
+from .monitor import Monitor
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every connected connection of this process, async and sync."""
+
+
+class ObservedAsync:
+    """Mix into a ``redis.asyncio`` connection class, before it."""
+
+    def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
+        self.monitor = monitor
+        self._counted = False
+        self._started = monotonic()
+        super().__init__(**kwargs)
+
+    async def _connect(self) -> None:
+        self._started = monotonic()
+        try:
+            await super()._connect()  # type: ignore[misc]
+        except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
+            self.monitor.failure(error, self._started)
+            raise
+        _count_opened(self)
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        transport = getattr(getattr(self, "_writer", None), "transport", None)
+        try:
+            # A farewell over TLS could wait for a peer that no longer answers.
+            if isinstance(self, redis.asyncio.SSLConnection) and transport is not None:
+                transport.abort()
+            await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _count_closed(self)
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        self._started = monotonic()
+        try:
+            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
+            _report(self, error)
+            raise
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except redis_exceptions.RedisError as error:
+            _report(self, error)
+            raise
+        self.monitor.reply()
+        return response
+
+
+class ObservedSync:
+    """Mix into a ``redis`` connection class, before it."""
+
+    def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
+        self.monitor = monitor
+        self._counted = False
+        self._started = monotonic()
+        super().__init__(**kwargs)
+
+    def _connect(self) -> Any:
+        self._started = monotonic()
+        try:
+            connected = super()._connect()  # type: ignore[misc]
+        except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
+            self.monitor.failure(error, self._started)
+            raise
+        _count_opened(self)
+        return connected
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _count_closed(self)
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        self._started = monotonic()
+        try:
+            super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
+            _report(self, error)
+            raise
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            response = super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except redis_exceptions.RedisError as error:
+            _report(self, error)
+            raise
+        self.monitor.reply()
+        return response
+
+
+def _report(connection: Any, error: redis_exceptions.RedisError) -> None:
+    if isinstance(error, redis_exceptions.ResponseError):
+        connection.monitor.error_reply(error)
+    else:
+        connection.monitor.failure(error, connection._started)
+
+
+def _count_opened(connection: Any) -> None:
+    if not connection._counted:
+        connection._counted = True
+        connection.monitor.opened()
+        _open.add(connection)
+
+
+def _count_closed(connection: Any) -> None:
+    if connection._counted:
+        connection._counted = False
+        connection.monitor.disconnected()
+        _open.discard(connection)
+
+
+class AsyncTCPConnection(ObservedAsync, redis.asyncio.Connection):
+    """An observed TCP connection for asyncio."""
+
+
+class AsyncTLSConnection(ObservedAsync, redis.asyncio.SSLConnection):
+    """An observed TLS connection for asyncio."""
+
+
+class AsyncUnixConnection(ObservedAsync, redis.asyncio.UnixDomainSocketConnection):
+    """An observed Unix-socket connection for asyncio."""
+
+
+class SyncTCPConnection(ObservedSync, redis.Connection):
+    """An observed blocking TCP connection."""
+
+
+class SyncTLSConnection(ObservedSync, redis.SSLConnection):
+    """An observed blocking TLS connection."""
+
+
+class SyncUnixConnection(ObservedSync, redis.UnixDomainSocketConnection):
+    """An observed blocking Unix-socket connection."""
+
+
+ASYNC_CLASSES: dict[str, type[Any]] = {
+    "tcp": AsyncTCPConnection,
+    "tls": AsyncTLSConnection,
+    "unix": AsyncUnixConnection,
+}
+SYNC_CLASSES: dict[str, type[Any]] = {
+    "tcp": SyncTCPConnection,
+    "tls": SyncTLSConnection,
+    "unix": SyncUnixConnection,
+}
+
+
+def forget_inherited() -> None:
+    """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
+
+    Each inherited descriptor is pointed at /dev/null. The number stays taken, so
+    nothing can be closed twice, and whatever still holds the socket object
+    (a transport, an epoll registration, a finaliser) can no longer touch the parent's connection.
+    """
+    inherited = list(_open)
+    _open.clear()
+    if not inherited:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        for connection in inherited:
+            descriptor = _descriptor(connection)
+            if descriptor >= 0:
+                os.dup2(null, descriptor, inheritable=False)
+            connection._counted = False
+            _graveyard.append(connection)
+    finally:
+        os.close(null)
+
+
+_graveyard: list[Any] = []
+"""Connections inherited through a fork; kept so that no finaliser warns about, or closes, what is the parent's."""
+
+
+def abandon(connections: Iterable[Any]) -> None:
+    """Close the sockets of connections whose event loop was closed without closing them."""
+    for connection in connections:
+        writer = getattr(connection, "_writer", None)
+        connection._reader = connection._writer = None
+        _count_closed(connection)
+        transport = getattr(writer, "transport", None)
+        if transport is None:
+            continue
+        with contextlib.suppress(RuntimeError, AttributeError, OSError, ssl.SSLError):
+            # A closed loop runs no callbacks, so the transport's own last step is taken here.
+            ssl_protocol = getattr(transport, "_ssl_protocol", None)
+            lower = getattr(ssl_protocol, "_transport", None) or transport
+            with contextlib.suppress(RuntimeError):
+                lower.close()
+            lower._call_connection_lost(None)
+
+
+def _descriptor(connection: Any) -> int:
+    writer = getattr(connection, "_writer", None)
+    held = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
+    try:
+        return held.fileno() if isinstance(held, socket.socket) or hasattr(held, "fileno") else -1
+    except (OSError, ValueError):
+        return -1

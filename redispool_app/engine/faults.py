@@ -1,0 +1,190 @@
+"""Names what is wrong with a server: an exception goes in, a kind and one line that names the cure come out.
+
+Error prefixes are those of the Redis protocol (``LOADING``, ``READONLY``, ``OOM``, ``NOAUTH``, ``WRONGPASS``,
+``NOPERM``, ``MISCONF``, ``MASTERDOWN``, ``BUSY``): https://redis.io/docs/latest/develop/reference/protocol-spec/
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.exceptions import RedisUnavailable
+
+
+class FaultKind(StrEnum):
+    """Stable names, fit for a log query, a metric label or an alert rule."""
+
+    AUTH = "auth"
+    BUSY = "busy"
+    CLOSED = "closed"
+    DATABASE = "database"
+    DESCRIPTORS = "descriptors"
+    DNS = "dns"
+    EMBEDDED = "embedded"
+    LOADING = "loading"
+    MASTERDOWN = "masterdown"
+    MAXCLIENTS = "maxclients"
+    MISCONF = "misconf"
+    NOT_REDIS = "not_redis"
+    OOM = "oom"
+    READONLY = "readonly"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    UNKNOWN = "unknown"
+    UNREACHABLE = "unreachable"
+
+
+# The server answered and only this command failed: news for the status page, no reason to distrust the pool.
+ANSWERED = frozenset(
+    {FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY}
+)
+
+# One connection's end says nothing yet about the server; whoever comes next asks with a PING.
+AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, as a stable kind and as one line for a person."""
+
+    kind: FaultKind
+    message: str
+
+
+def classify(error: BaseException, where: str) -> Fault:
+    """Classify an exception raised while talking to the server at ``where`` (host:port or a socket's path).
+
+    The message never repeats credentials: it is built from ``where`` and the
+    first line of what the server or the operating system said.
+    """
+    if isinstance(error, RedisUnavailable):
+        known = error.kind if error.kind in list(FaultKind) else FaultKind.UNKNOWN
+        return Fault(FaultKind(known), str(error))
+    return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
+
+
+def _from_reply(error: BaseException, where: str) -> Fault | None:
+    """Faults that the server states itself."""
+    said = _first_line(error)
+    lowered = said.lower()
+    if "max number of clients reached" in lowered:
+        return Fault(
+            FaultKind.MAXCLIENTS,
+            f"Redis at {where} has reached its client limit: raise its maxclients or lower MAX_CONNECTIONS.",
+        )
+    if isinstance(error, redis_exceptions.BusyLoadingError) or said.startswith("LOADING"):
+        return Fault(
+            FaultKind.LOADING, f"Redis at {where} is still loading its data set: wait until it is done."
+        )
+    if isinstance(error, redis_exceptions.NoPermissionError):
+        return Fault(FaultKind.AUTH, f"Redis at {where} denies this user a command: correct its ACL ({said}).")
+    if isinstance(
+        error,
+        redis_exceptions.AuthenticationError
+        | redis_exceptions.AuthorizationError
+        | redis_exceptions.AuthenticationWrongNumberOfArgsError,
+    ):
+        if "required" in lowered or said.startswith("NOAUTH"):
+            return Fault(FaultKind.AUTH, f"Redis at {where} asks for a password: set PASSWORD in REDIS_POOL.")
+        return Fault(
+            FaultKind.AUTH,
+            f"Redis at {where} rejects the credentials: correct USERNAME and PASSWORD in REDIS_POOL.",
+        )
+    if isinstance(error, redis_exceptions.InvalidResponse):
+        return Fault(
+            FaultKind.NOT_REDIS,
+            f"{where} answers, but not in the Redis protocol: correct the port in CONNECTION_URL.",
+        )
+    if isinstance(error, redis_exceptions.ReadOnlyError) or said.startswith("READONLY"):
+        return Fault(
+            FaultKind.READONLY,
+            f"Redis at {where} is a read-only replica: point CONNECTION_URL at the primary to write.",
+        )
+    if isinstance(error, redis_exceptions.OutOfMemoryError) or said.startswith("OOM"):
+        return Fault(
+            FaultKind.OOM,
+            f"Redis at {where} is out of memory and refuses writes: raise maxmemory or set an eviction policy.",
+        )
+    if isinstance(error, redis_exceptions.MasterDownError) or said.startswith("MASTERDOWN"):
+        return Fault(
+            FaultKind.MASTERDOWN, f"Redis at {where} is a replica that has lost its primary: restore the link."
+        )
+    if isinstance(error, redis_exceptions.ResponseError):
+        if said.startswith("MISCONF"):
+            return Fault(
+                FaultKind.MISCONF, f"Redis at {where} cannot save and refuses writes: check its disk and log."
+            )
+        if said.startswith("BUSY ") or "is busy running" in lowered:
+            return Fault(FaultKind.BUSY, f"Redis at {where} is busy with a script: wait, or SCRIPT KILL it.")
+        if "db index is out of range" in lowered or "invalid db index" in lowered:
+            return Fault(
+                FaultKind.DATABASE,
+                f"Redis at {where} has no database of that number: correct DB or the number in CONNECTION_URL.",
+            )
+    return None
+
+
+def _from_system(error: BaseException, where: str) -> Fault | None:
+    """Faults that the operating system or the TLS library reports below redis-py's exception."""
+    for cause in _chain(error):
+        if isinstance(cause, socket.gaierror):
+            return Fault(
+                FaultKind.DNS, f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS."
+            )
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, TimeoutError):
+            reason = getattr(cause, "verify_message", "") or cause.reason or "handshake failed"
+            return Fault(
+                FaultKind.TLS,
+                f"TLS with {where} failed ({reason}): check the port, SSL_CA_CERTS and the certificate's name.",
+            )
+        if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+            return Fault(
+                FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL."
+            )
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return Fault(
+                FaultKind.DESCRIPTORS,
+                "This process has no file descriptors left: raise its limit (ulimit -n) or close what leaks.",
+            )
+        if isinstance(cause, OSError) and cause.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
+            return Fault(
+                FaultKind.UNREACHABLE,
+                f"{where} cannot be reached ({_first_line(cause)}): check the route, the firewall and permissions.",
+            )
+    return None
+
+
+def _from_client(error: BaseException, where: str) -> Fault:
+    """Faults that only this side of the connection can see."""
+    if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
+        return Fault(
+            FaultKind.TIMEOUT,
+            f"Redis at {where} does not answer in time: check that it runs, its load and the network.",
+        )
+    if isinstance(error, redis_exceptions.ConnectionError | ConnectionError | EOFError):
+        return Fault(
+            FaultKind.CLOSED, f"Redis at {where} closed the connection: check its log (restart, timeout, limits)."
+        )
+    return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__}: {_first_line(error)}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else ""

@@ -1,0 +1,169 @@
+"""The health of one server as this process knows it: a state machine without I/O, safe for threads.
+
+``unknown → healthy ⇄ unhealthy``. Any reply is proof of health for ``interval`` seconds, so a busy process never
+pays for a PING. Unhealthy comes in two strengths: *doubted* (something failed; the next caller's PING decides) and
+*confirmed* (callers fail at once while probes follow a backoff with full jitter, see
+https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from .faults import Fault
+
+
+class HealthState(StrEnum):
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+def full_jitter(
+    failures: int, base: float, cap: float, uniform: Callable[[float, float], float] = random.uniform
+) -> float:
+    """Return a delay in seconds, uniform between 0 and ``min(cap, base * 2 ** failures)``."""
+    # The exponent is bounded so that a week of failures cannot overflow a float.
+    return uniform(0.0, min(cap, base * 2.0 ** min(failures, 32)))
+
+
+class Health:
+    """What is known about one server, and what may be concluded from it.
+
+    Every method is a plain function that cannot be interrupted half-way; times
+    are seconds of ``clock`` (monotonic). ``fresh_until`` is read on the hot path
+    without the lock: it lies in the future only while the state is healthy.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval: float,
+        backoff_base: float,
+        backoff_cap: float,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.interval = interval
+        self.backoff_base = backoff_base
+        self.backoff_cap = backoff_cap
+        self._clock = clock
+        self._uniform = uniform
+        self._lock = threading.Lock()
+        self.state = HealthState.UNKNOWN
+        self.fresh_until = -math.inf
+        self.confirmed = False
+        self.fault: Fault | None = None
+        self.last_reply = -math.inf
+        self.last_check: float | None = None
+        self.latency: float | None = None
+        self.checks = 0
+        self.failures = 0
+        self.next_probe = -math.inf
+        self.since = clock()
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.state is HealthState.HEALTHY
+
+    @property
+    def is_down(self) -> bool:
+        """True while the outage is confirmed: callers fail at once, only the recovery probes."""
+        return self.confirmed
+
+    def check_due(self) -> bool:
+        """Whether the next caller must PING before it may trust the server."""
+        with self._lock:
+            return not self.confirmed and self._clock() >= self.fresh_until
+
+    def retry_after(self) -> float:
+        """Seconds until the next probe is due; 0 when it is due now."""
+        with self._lock:
+            return max(0.0, self.next_probe - self._clock()) if self.confirmed else 0.0
+
+    def saw_reply(self) -> None:
+        """Take a reply as proof of life; an unhealthy state still waits for its PING."""
+        now = self._clock()
+        with self._lock:
+            self.last_reply = now
+            if self.state is HealthState.HEALTHY:
+                self.fresh_until = now + self.interval
+
+    def doubt(self, fault: Fault) -> bool:
+        """Something failed that may or may not be the server's fault. Return True when this changed the state."""
+        with self._lock:
+            changed = self.state is not HealthState.UNHEALTHY
+            if changed:
+                self._become(HealthState.UNHEALTHY)
+            if not self.confirmed:
+                self.fault = fault
+            return changed
+
+    def passed(self, latency: float) -> bool:
+        """A PING came back after ``latency`` seconds. Return True when this changed the state."""
+        now = self._clock()
+        with self._lock:
+            changed = self.state is not HealthState.HEALTHY
+            if changed:
+                self._become(HealthState.HEALTHY)
+            self.confirmed = False
+            self.fault = None
+            self.failures = 0
+            self.checks += 1
+            self.last_check = self.last_reply = now
+            self.latency = latency
+            self.fresh_until = now + self.interval
+            return changed
+
+    def failed(self, fault: Fault) -> bool:
+        """A PING, or proof as strong, failed. Return True when this is news: another state or another kind."""
+        now = self._clock()
+        with self._lock:
+            news = not self.confirmed or self.fault is None or self.fault.kind is not fault.kind
+            if self.state is not HealthState.UNHEALTHY:
+                self._become(HealthState.UNHEALTHY)
+            self.confirmed = True
+            self.fault = fault
+            self.checks += 1
+            self.last_check = now
+            self.fresh_until = -math.inf
+            self.next_probe = now + full_jitter(
+                self.failures, self.backoff_base, self.backoff_cap, self._uniform
+            )
+            self.failures += 1
+            return news
+
+    def failed_since(self, fault: Fault, started: float) -> bool | None:
+        """Like ``failed``, unless a reply has come since ``started``: then the server lives and None is returned."""
+        if self.last_reply >= started:
+            return None
+        return self.failed(fault)
+
+    def forget(self) -> None:
+        """Return to unknown: the next caller checks."""
+        with self._lock:
+            self._become(HealthState.UNKNOWN)
+            self.confirmed = False
+            self.fault = None
+            self.failures = 0
+
+    def expire(self, last_check: float) -> None:
+        """Pretend that the last check, and the last reply, were at ``last_check``."""
+        with self._lock:
+            self.last_check = self.last_reply = last_check
+            if self.state is HealthState.HEALTHY:
+                self.fresh_until = last_check + self.interval
+
+    def renew_lock(self) -> None:
+        """In a forked child the lock may be held by a thread that does not exist here."""
+        self._lock = threading.Lock()
+
+    def _become(self, state: HealthState) -> None:
+        self.state = state
+        self.since = self._clock()
+        self.fresh_until = -math.inf

@@ -1,0 +1,143 @@
+"""One asyncio client per running event loop, closed when its loop ends.
+
+A connection belongs to one loop. Each loop's client is held by an async generator: ``asyncio.run`` awaits
+``loop.shutdown_asyncgens()``, whose ``finally`` closes the client while the loop still runs. A loop that ends
+without that is found closed by ``sweep``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from .async_pool import AsyncPool
+from .clients import AsyncRedis
+
+
+class LoopClient:
+    """One event loop's client, its pool and the lock that its health checks queue behind."""
+
+    __slots__ = ("__weakref__", "check_lock", "client", "keeper", "loop_ref", "pool")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, client: AsyncRedis, pool: AsyncPool) -> None:
+        self.loop_ref = weakref.ref(loop)
+        self.client = client
+        self.pool = pool
+        self.check_lock = asyncio.Lock()
+        self.keeper: AsyncGenerator[None, None] | None = None
+
+    async def close(self, timeout: float) -> None:
+        """Drain the pool for up to ``timeout`` seconds and let the keeper go. Must run on this client's loop."""
+        await self.pool.drain(timeout)
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None:
+            await keeper.aclose()
+
+
+class LoopClients:
+    """The clients of all loops of this process, by loop. Safe to use from any thread."""
+
+    def __init__(self, build: Callable[[], tuple[AsyncRedis, AsyncPool]]) -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self.by_loop: dict[int, LoopClient] = {}
+        self._retired: list[LoopClient] = []
+
+    def current(self) -> LoopClient | None:
+        """Return the running loop's client if it has one."""
+        loop = asyncio.get_running_loop()
+        entry = self.by_loop.get(id(loop))
+        # A loop that ended can leave its id to the next one.
+        return entry if entry is not None and entry.loop_ref() is loop else None
+
+    async def open(self) -> LoopClient:
+        """Return the running loop's client, building it if need be. No I/O."""
+        entry = self.current()
+        if entry is not None:
+            return entry
+        self.sweep()
+        loop = asyncio.get_running_loop()
+        entry = LoopClient(loop, *self._build())
+        # The first step registers the generator with this loop; it does not suspend.
+        entry.keeper = self._keep(entry)
+        with self._lock:
+            self.by_loop[id(loop)] = entry
+        await anext(entry.keeper)
+        return entry
+
+    def retire_current(self) -> LoopClient | None:
+        """Take the running loop's client out of service; the caller closes it."""
+        entry = self.current()
+        if entry is not None:
+            self._drop(entry)
+        return entry
+
+    def retire_all(self) -> list[LoopClient]:
+        """Take every client out of service; the caller closes those whose loop still runs."""
+        with self._lock:
+            entries = list(self.by_loop.values())
+            self.by_loop.clear()
+            self._retired.extend(entries)
+        return entries
+
+    def sweep(self) -> None:
+        """Close what closed loops left behind."""
+        with self._lock:
+            entries = [*self.by_loop.values(), *self._retired]
+        for entry in entries:
+            loop = entry.loop_ref()
+            if loop is None or loop.is_closed():
+                self._drop(entry)
+                with self._lock:
+                    if entry in self._retired:
+                        self._retired.remove(entry)
+                entry.pool.abandon()
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Return one JSON-ready dict for each loop's pool."""
+        with self._lock:
+            return [pool_numbers(entry.pool) for entry in self.by_loop.values()]
+
+    def forget_inherited(self) -> None:
+        """In a forked child: the parent's loops do not run here, and their clients must not be closed."""
+        _graveyard.extend([*self.by_loop.values(), *self._retired])
+        self._lock = threading.Lock()
+        self.by_loop = {}
+        self._retired = []
+
+    async def _keep(self, entry: LoopClient) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._drop(entry)
+            with self._lock:
+                if entry in self._retired:
+                    self._retired.remove(entry)
+            await entry.pool.drain(0)
+
+    def _drop(self, entry: LoopClient) -> None:
+        with self._lock:
+            for key, value in list(self.by_loop.items()):
+                if value is entry:
+                    del self.by_loop[key]
+
+
+def pool_numbers(pool: Any) -> dict[str, int]:
+    """Return what a pool's state says now."""
+    state = pool.state
+    connected = sum(1 for connection in [*state.idle, *state.in_use] if connection._counted)
+    return {
+        "connections_open": connected,
+        "connections_in_use": len(state.in_use),
+        "connections_idle": len(state.idle),
+        "connections_max": state.max_connections,
+        "waiting": len(state.waiters),
+        "waiting_max": state.max_waiting,
+    }
+
+
+_graveyard: list[LoopClient] = []
+"""Clients inherited through a fork; kept so that no finaliser closes what is the parent's."""

@@ -1,0 +1,198 @@
+"""What one process knows about one server: health, counters, and who checks when.
+
+Connections report here (a reply, a failure, opened, closed); pools ask here before they hand anything out
+(``gate``); checks claim their single flight here. No I/O except through the recovery thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
+
+from .faults import AMBIGUOUS, ANSWERED, Fault, classify
+from .health import Health
+from .recovery import Recovery
+
+logger = logging.getLogger("redispool_app.health")
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the process started (or forked). ``opened - closed`` connections are open now."""
+
+    opened: int = 0
+    closed: int = 0
+    timeouts: int = 0
+    errors: int = 0
+
+
+class Flight(Future[bool]):
+    """A check under way; its result is the verdict. ``thread`` carries it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+
+class Monitor:
+    """The one place that decides whether a server is fit to use.
+
+    ``where`` names the server without credentials; ``probe`` is one blocking
+    PING on a connection of its own, used while the server is down.
+    """
+
+    def __init__(self, alias: str, where: str, health: Health, probe: Callable[[], float]) -> None:
+        self.alias = alias
+        self.where = where
+        self.health = health
+        self.counters = Counters()
+        self.closed = False
+        self.last_error: Fault | None = None
+        self._probe = probe
+        self._lock = threading.Lock()
+        self._flight: Flight | None = None
+        self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
+
+    # What connections report.
+
+    def opened(self) -> None:
+        with self._lock:
+            self.counters.opened += 1
+
+    def disconnected(self) -> None:
+        with self._lock:
+            self.counters.closed += 1
+
+    def reply(self) -> None:
+        self.health.saw_reply()
+
+    def error_reply(self, error: BaseException) -> None:
+        """The server answered with an error: it lives, and the status page may name what it said."""
+        self.health.saw_reply()
+        fault = classify(error, self.where)
+        if fault.kind in ANSWERED:
+            self.last_error = fault
+
+    def failure(self, error: BaseException, started: float) -> None:
+        """A connection failed; ``started`` is when (monotonic seconds) it began to wait."""
+        fault = classify(error, self.where)
+        with self._lock:
+            self.counters.errors += 1
+            if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
+                self.counters.timeouts += 1
+        self.last_error = fault
+        if self.closed:
+            return
+        if fault.kind in AMBIGUOUS:
+            self.health.doubt(fault)
+            return
+        news = self.health.failed_since(fault, started)
+        if news is None:
+            self.health.doubt(fault)
+        else:
+            self._went_down(fault, news)
+
+    # What pools and callers ask.
+
+    def gate(self) -> None:
+        """Let a caller through, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O."""
+        if self.closed:
+            raise PoolClosed("This Redis manager is closed: call initialize() to open it again.")
+        if self.health.confirmed:
+            raise self.unavailable()
+
+    def unavailable(self) -> RedisUnavailable:
+        """The exception that says why Redis cannot be used now."""
+        fault = self.health.fault
+        if fault is None:
+            return RedisUnavailable(f"Redis at {self.where} has not passed a health check yet.")
+        return RedisUnavailable(fault.message, kind=fault.kind, retry_after=self.health.retry_after())
+
+    # Checks: one at a time in the whole process, everyone shares the verdict.
+
+    def claim(self) -> tuple[Flight, bool]:
+        """Return the check in flight, and whether the caller is the one who must carry it out."""
+        with self._lock:
+            if self._flight is None:
+                self._flight = Flight()
+                return self._flight, True
+            return self._flight, False
+
+    def passed(self, latency: float) -> None:
+        was_down = self.health.confirmed
+        self.health.passed(latency)
+        if was_down:
+            logger.info("Redis pool %r is healthy again: %s answers.", self.alias, self.where)
+        self._land(True)
+
+    def failed(self, error: BaseException) -> None:
+        """A health check failed. Trouble within this process's own pool says nothing about the server."""
+        fault = classify(error, self.where)
+        self.last_error = fault
+        if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
+            self.health.doubt(fault)
+        else:
+            self._went_down(fault, self.health.failed(fault))
+        self._land(False)
+
+    def abandoned(self) -> None:
+        """The check in flight ended without a verdict (its event loop is ending); waiters look again."""
+        self._land(False)
+
+    def _land(self, healthy: bool) -> None:
+        with self._lock:
+            flight, self._flight = self._flight, None
+        if flight is not None and not flight.done():
+            flight.set_result(healthy)
+
+    # Going down and coming back.
+
+    def _went_down(self, fault: Fault, news: bool) -> None:
+        if news:
+            logger.warning("Redis pool %r is unhealthy: %s", self.alias, fault.message)
+        self._recovery.start()
+
+    def _recovery_delay(self) -> float | None:
+        """Seconds until the next probe; None when there is nothing to recover from."""
+        if self.closed or not self.health.confirmed:
+            return None
+        return self.health.retry_after()
+
+    def _recover(self) -> None:
+        try:
+            latency = self._probe()
+        except Exception as error:
+            if self.health.confirmed and not self.closed:
+                self.failed(error)
+        else:
+            self.passed(latency)
+
+    # Life cycle.
+
+    def open(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        """Refuse new work and stop probing; what is known about the server is forgotten."""
+        self.closed = True
+        self.health.forget()
+        self.health.fresh_until = -math.inf
+        self._recovery.stop()
+
+    def forget_inherited(self) -> None:
+        """In a forked child: no check is in flight, no thread runs, nothing is open."""
+        self._lock = threading.Lock()
+        self._flight = None
+        self.counters = Counters()
+        self.health.renew_lock()
+        self._recovery.forget_inherited()
+        if not self.closed:
+            self.health.forget()

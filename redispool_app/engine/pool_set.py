@@ -1,0 +1,262 @@
+"""Everything one process holds for one server: a client per event loop, one for all threads, one monitor.
+
+The manager is its face; this is its body, and knows nothing of Django.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from .async_pool import AsyncPool
+from .clients import AsyncRedis, SyncRedis
+from .connections import ASYNC_CLASSES, SYNC_CLASSES
+from .embedded import EmbeddedServer
+from .health import Health
+from .loops import LoopClient, LoopClients, pool_numbers
+from .monitor import Flight, Monitor
+from .probe import ping, ping_sync
+from .sync_pool import SyncPool
+
+_EMBEDDED_START = 10.0
+_GRACE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """What a pool set is built from; times in seconds. ``kind`` is ``tcp``, ``tls`` or ``unix``."""
+
+    alias: str
+    where: str
+    kind: str
+    connection_kwargs: dict[str, Any] = field(repr=False)
+    max_connections: int
+    max_waiting: int
+    timeout: float
+    check_interval: float
+    check_timeout: float
+    backoff_base: float
+    backoff_cap: float
+    async_class: type[Any] | None = None
+    sync_class: type[Any] | None = None
+    embedded: EmbeddedServer | None = None
+
+
+class PoolSet:
+    """Clients for every loop and thread of this process, behind one health verdict."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.health = Health(
+            interval=settings.check_interval,
+            backoff_base=settings.backoff_base,
+            backoff_cap=settings.backoff_cap,
+        )
+        self.monitor = Monitor(settings.alias, settings.where, self.health, self._probe)
+        self.loops = LoopClients(self._build_async)
+        self._lock = threading.Lock()
+        self._sync: tuple[SyncRedis, SyncPool] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Clients. Building one does no I/O.
+
+    async def open(self) -> LoopClient:
+        """Return the running loop's client and pool."""
+        return await self.loops.open()
+
+    def sync_client(self) -> SyncRedis:
+        """Return the client that all threads share."""
+        return self._sync_pair()[0]
+
+    def _sync_pair(self) -> tuple[SyncRedis, SyncPool]:
+        pair = self._sync
+        if pair is None:
+            with self._lock:
+                pair = self._sync
+                if pair is None:
+                    pool = SyncPool(
+                        connection_class=self.settings.sync_class or SYNC_CLASSES[self.settings.kind],
+                        **self._pool_kwargs(),
+                    )
+                    pair = self._sync = (SyncRedis(connection_pool=pool), pool)
+        return pair
+
+    def _build_async(self) -> tuple[AsyncRedis, AsyncPool]:
+        pool = AsyncPool(
+            connection_class=self.settings.async_class or ASYNC_CLASSES[self.settings.kind],
+            **self._pool_kwargs(),
+        )
+        return AsyncRedis(connection_pool=pool), pool
+
+    def _pool_kwargs(self) -> dict[str, Any]:
+        return {
+            "monitor": self.monitor,
+            "max_connections": self.settings.max_connections,
+            "max_waiting": self.settings.max_waiting,
+            "timeout": self.settings.timeout,
+            **self.settings.connection_kwargs,
+        }
+
+    # Checks: whoever claims the flight PINGs, the others share its verdict.
+
+    async def check(self) -> bool:
+        """PING now, or share the PING that is under way; return whether the server is healthy."""
+        flight, mine = self.monitor.claim()
+        if mine:
+            # A task of its own: the caller may be cancelled, the others still get their verdict.
+            task = asyncio.get_running_loop().create_task(self._check())
+            self._keep_task(task)
+            await asyncio.shield(task)
+        else:
+            await _landed(flight, self._patience())
+        return self.health.is_healthy
+
+    def check_sync(self) -> bool:
+        """The same for threads."""
+        flight, mine = self.monitor.claim()
+        if not mine and flight.thread != threading.get_ident():
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                flight.result(self._patience())
+            return self.health.is_healthy
+        # A flight of this very thread belongs to its event loop, which cannot go on before we return.
+        try:
+            latency = self._probe()
+        except Exception as error:
+            self.monitor.failed(error)
+        except BaseException:
+            self.monitor.abandoned()
+            raise
+        else:
+            self.monitor.passed(latency)
+        return self.health.is_healthy
+
+    async def _check(self) -> None:
+        try:
+            if self.settings.embedded is not None and not self.health.is_healthy:
+                await asyncio.to_thread(self.settings.embedded.ensure_running, _EMBEDDED_START)
+            entry = await self.loops.open()
+            latency = await ping(entry.pool, self.settings.check_timeout)
+        except Exception as error:
+            self.monitor.failed(error)
+        except BaseException:
+            self.monitor.abandoned()
+            raise
+        else:
+            self.monitor.passed(latency)
+
+    def _probe(self) -> float:
+        if self.settings.embedded is not None and not self.health.is_healthy:
+            self.settings.embedded.ensure_running(_EMBEDDED_START)
+        return ping_sync(self._sync_pair()[1], self.settings.check_timeout)
+
+    def _patience(self) -> float:
+        """How long to wait for somebody else's check: its own limits and a little more."""
+        starting = _EMBEDDED_START if self.settings.embedded is not None else 0.0
+        return self.settings.check_timeout + starting + _GRACE
+
+    # Ending.
+
+    async def drain(self, timeout: float) -> None:
+        """Take every client out of service, let running commands finish for ``timeout`` seconds, then cut them."""
+        waits: list[asyncio.Future[Any]] = []
+        here = asyncio.get_running_loop()
+        for entry in self.loops.retire_all():
+            loop = entry.loop_ref()
+            if loop is here:
+                waits.append(here.create_task(entry.close(timeout)))
+            elif loop is not None and loop.is_running():
+                submitted = asyncio.run_coroutine_threadsafe(entry.close(timeout), loop)
+                waits.append(asyncio.wrap_future(submitted))
+            else:
+                entry.pool.state.close()
+        pool = self._retire_sync()
+        if pool is not None:
+            if pool.state.in_use:
+                waits.append(here.create_task(asyncio.to_thread(pool.drain, timeout)))
+            else:
+                pool.drain(0)
+        if waits:
+            await asyncio.wait(waits, timeout=timeout + _GRACE)
+        self.loops.sweep()
+
+    def drain_sync(self, timeout: float) -> None:
+        """The same from sync code; a loop that runs in this very thread closes its client when it goes on."""
+        waits: list[concurrent.futures.Future[Any]] = []
+        here = asyncio._get_running_loop()
+        for entry in self.loops.retire_all():
+            loop = entry.loop_ref()
+            if loop is not None and loop is here:
+                self._keep_task(loop.create_task(entry.close(timeout)))
+            elif loop is not None and loop.is_running():
+                waits.append(asyncio.run_coroutine_threadsafe(entry.close(timeout), loop))
+            else:
+                entry.pool.state.close()
+        if (pool := self._retire_sync()) is not None:
+            pool.drain(timeout)
+        concurrent.futures.wait(waits, timeout=timeout + _GRACE)
+        self.loops.sweep()
+
+    def _retire_sync(self) -> SyncPool | None:
+        with self._lock:
+            pair, self._sync = self._sync, None
+        return pair[1] if pair is not None else None
+
+    def _keep_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Facts.
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of all pools of this process, added up."""
+        self.loops.sweep()
+        pools = self.loops.stats()
+        totals = {"loops": len(pools)}
+        pair = self._sync
+        if pair is not None:
+            pools.append(pool_numbers(pair[1]))
+        for key in (
+            "connections_open",
+            "connections_in_use",
+            "connections_idle",
+            "connections_max",
+            "waiting",
+            "waiting_max",
+        ):
+            totals[key] = sum(numbers[key] for numbers in pools)
+        return totals
+
+    def forget_inherited(self) -> None:
+        """In a forked child: nothing of this is ours; start anew on first use."""
+        _graveyard.append((self._sync, self._tasks))
+        self._lock = threading.Lock()
+        self._sync = None
+        self._tasks = set()
+        self.loops.forget_inherited()
+        self.monitor.forget_inherited()
+        if self.settings.embedded is not None:
+            self.settings.embedded.forget_inherited()
+
+
+_graveyard: list[Any] = []
+"""What a forked child must neither use nor finalise."""
+
+
+async def _landed(flight: Flight, timeout: float) -> None:
+    """Wait until a check that runs in another thread or task has its verdict, at most ``timeout`` seconds."""
+    loop = asyncio.get_running_loop()
+    landed = asyncio.Event()
+
+    def wake(_: Any) -> None:
+        # The loop may have ended while the check was under way.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(landed.set)
+
+    flight.add_done_callback(wake)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await landed.wait()

@@ -1,0 +1,117 @@
+"""One real PING, through the pool that callers use where it can be had, within one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, perf_counter
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from .async_pool import AsyncPool
+from .sync_pool import SyncPool
+
+
+def _check(answer: Any) -> None:
+    if answer not in (b"PONG", "PONG"):
+        raise redis_exceptions.InvalidResponse(f"PING was answered with {answer!r:.80}")
+
+
+async def ping(pool: AsyncPool, timeout: float) -> float:
+    """PING on a connection of ``pool``, or beside it when it is exhausted; return the round trip in seconds.
+
+    Raises redis-py's errors, ``TimeoutError`` after ``timeout`` seconds included.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            connection = pool.state.take_at_once()
+            if connection is None:
+                # All are in use, perhaps by commands that block: that says nothing about the server.
+                return await _ping_on_new(pool)
+            try:
+                was_connected = connection.is_connected
+                await pool.ready(connection)
+                return await _ping(connection)
+            except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
+                # An idle connection may have died unnoticed: only a new one tells about the server.
+                if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
+                    raise
+                await connection.disconnect(nowait=True)
+            finally:
+                await pool.release(connection)
+            return await _ping_on_new(pool)
+    except TimeoutError:
+        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from None
+
+
+async def _ping_on_new(pool: AsyncPool) -> float:
+    connection = pool.make_connection()
+    try:
+        await connection.connect()
+        return await _ping(connection)
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def _ping(connection: Any) -> float:
+    started = perf_counter()
+    await connection.send_command("PING", check_health=False)
+    _check(await connection.read_response())
+    return perf_counter() - started
+
+
+def ping_sync(pool: SyncPool, timeout: float) -> float:
+    """The same for threads; a connection's own timeouts are shortened to what is left of ``timeout``."""
+    deadline = monotonic() + timeout
+    connection = pool.take_at_once()
+    if connection is None:
+        return _ping_on_new_sync(pool, deadline)
+    try:
+        was_connected = connection._sock is not None
+        with _shortened(connection, deadline):
+            pool.ready(connection)
+            return _ping_sync(connection, deadline)
+    except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
+        if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
+            raise
+        connection.disconnect()
+    finally:
+        pool.release(connection)
+    return _ping_on_new_sync(pool, deadline)
+
+
+def _ping_on_new_sync(pool: SyncPool, deadline: float) -> float:
+    connection = pool.make_connection()
+    try:
+        with _shortened(connection, deadline):
+            connection.connect()
+            return _ping_sync(connection, deadline)
+    finally:
+        connection.disconnect()
+
+
+@contextmanager
+def _shortened(connection: Any, deadline: float) -> Iterator[None]:
+    """Let no single step of a connection take longer than until ``deadline``."""
+    usual = connection.socket_timeout, connection.socket_connect_timeout
+    left = max(0.001, deadline - monotonic())
+    connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
+    try:
+        yield
+    finally:
+        connection.socket_timeout, connection.socket_connect_timeout = usual
+        if connection._sock is not None:
+            connection._sock.settimeout(usual[0])
+
+
+def _ping_sync(connection: Any, deadline: float) -> float:
+    left = deadline - monotonic()
+    if left <= 0:
+        raise redis_exceptions.TimeoutError("The health check's time was used up by connecting")
+    started = perf_counter()
+    connection._sock.settimeout(left)
+    connection.send_command("PING", check_health=False)
+    _check(connection.read_response())
+    return perf_counter() - started

@@ -1,0 +1,161 @@
+"""The pool of blocking connections that all threads of a process share."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+
+import redis
+from redis import exceptions as redis_exceptions
+from redis.event import AfterConnectionReleasedEvent
+
+from redispool_app.exceptions import PoolTimeout
+
+from .monitor import Monitor
+from .pool_state import PoolState
+
+
+class _ThreadWaiter:
+    """An event that comes with a connection or an error; all but the wait happens under the pool's lock."""
+
+    __slots__ = ("connection", "error", "event", "left")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.connection: Any = None
+        self.error: Exception | None = None
+        self.left = False
+
+    def give(self, connection: Any) -> bool:
+        if self.left:
+            return False
+        self.connection = connection
+        self.event.set()
+        return True
+
+    def refuse(self, error: Exception) -> None:
+        self.error = error
+        self.event.set()
+
+
+class SyncPool(redis.ConnectionPool):
+    """redis-py's pool interface over the same fair queue as ``AsyncPool``, for threads.
+
+    ``timeout`` is how long a caller waits for a connection, in seconds. Raises
+    ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
+    ``PoolTimeout`` after ``timeout``.
+    """
+
+    def __init__(
+        self, *, monitor: Monitor, max_connections: int, max_waiting: int, timeout: float, **kwargs: Any
+    ) -> None:
+        self._changed = threading.Condition()
+        self.state: PoolState[Any] = PoolState(self.make_connection, max_connections, max_waiting)
+        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
+        self.monitor = monitor
+        self.timeout = timeout
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Borrow a connected connection; give it back with ``release``."""
+        self.monitor.gate()
+        waiter = None
+        with self._changed:
+            connection = self.state.take()
+            if connection is None:
+                waiter = _ThreadWaiter()
+                self.state.waiters.append(waiter)
+        if waiter is not None:
+            connection = self._wait(waiter)
+        try:
+            self.ready(connection)
+        except BaseException:
+            self._give_back(connection)
+            raise
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Give a connection back."""
+        try:
+            if connection.should_reconnect():
+                connection.disconnect()
+            self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        finally:
+            if not self._give_back(connection):
+                connection.disconnect()
+
+    def take_at_once(self) -> Any:
+        """Borrow a connection, perhaps not connected yet; None when all are in use."""
+        with self._changed:
+            return self.state.take_at_once()
+
+    def make_connection(self) -> Any:
+        """Create a connection object; it connects on first use."""
+        return self.connection_class(**self.connection_kwargs)
+
+    def ready(self, connection: Any) -> None:
+        """Connect if need be; a connection that the server closed, or that holds unread data, is replaced."""
+        if connection._sock is not None:
+            try:
+                if not connection.can_read(timeout=0):
+                    return
+            except (redis_exceptions.RedisError, OSError):
+                pass
+            connection.disconnect()
+        connection.connect()
+
+    def drain(self, timeout: float) -> None:
+        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        deadline = monotonic() + timeout
+        with self._changed:
+            idle = self.state.close()
+        for connection in idle:
+            connection.disconnect()
+        with self._changed:
+            while self.state.in_use and (left := deadline - monotonic()) > 0:
+                self._changed.wait(left)
+            in_use = list(self.state.in_use)
+        for connection in in_use:
+            connection.disconnect()
+
+    def reset(self) -> None:
+        """Forget all connections without closing them (redis-py's interface)."""
+        super().reset()
+        self.state.idle.clear()
+        self.state.in_use.clear()
+        # The inherited methods walk these two names.
+        self._available_connections = self.state.idle
+        self._in_use_connections = self.state.in_use
+
+    def _checkpid(self) -> None:
+        """Nothing to do: a forked child drops the whole pool (see ``forget_inherited``)."""
+
+    def _wait(self, waiter: _ThreadWaiter) -> Any:
+        try:
+            waiter.event.wait(self.timeout)
+        except BaseException:
+            if (connection := self._leave(waiter)) is not None:
+                self._give_back(connection)
+            raise
+        connection = self._leave(waiter)
+        if connection is not None:
+            return connection
+        if waiter.error is not None:
+            raise waiter.error
+        raise PoolTimeout(
+            f"No Redis connection became free within {self.timeout:.1f} s "
+            f"({self.state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+        )
+
+    def _leave(self, waiter: _ThreadWaiter) -> Any:
+        """End the wait; return the connection if one was given after all."""
+        with self._changed:
+            waiter.left = True
+            self.state.leave(waiter)
+            return waiter.connection
+
+    def _give_back(self, connection: Any) -> bool:
+        with self._changed:
+            kept = self.state.give_back(connection)
+            self._changed.notify_all()
+            return kept

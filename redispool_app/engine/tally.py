@@ -1,0 +1,27 @@
+"""Counts one caller's commands and the time it waited for them, for instance during one request."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+
+class CommandTally:
+    """``commands`` sent and ``seconds`` waited for them.
+
+    Commands awaited side by side each add their own wait, so ``seconds`` can
+    exceed the time on the clock.
+    """
+
+    __slots__ = ("commands", "seconds")
+
+    def __init__(self) -> None:
+        self.commands = 0
+        self.seconds = 0.0
+
+    def add(self, commands: int, seconds: float) -> None:
+        self.commands += commands
+        self.seconds += seconds
+
+
+current_tally: ContextVar[CommandTally | None] = ContextVar("redispool_tally", default=None)
+"""The tally of whatever runs now; None (the default) costs one look-up per command and counts nothing."""

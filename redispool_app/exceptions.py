@@ -1,0 +1,37 @@
+"""What can go wrong between a caller and Redis.
+
+Each exception is also the redis-py exception that code written for redis-py
+already catches, so an existing ``except`` clause keeps working.
+"""
+
+from __future__ import annotations
+
+from redis import exceptions as redis_exceptions
+
+__all__ = ["PoolClosed", "PoolQueueFull", "PoolTimeout", "RedisUnavailable"]
+
+
+class RedisUnavailable(redis_exceptions.ConnectionError):
+    """Redis cannot serve this caller now; the message is one line that names the cure.
+
+    ``retry_after`` is the time in seconds until the next health check is due
+    (None when unknown). ``kind`` is the fault's stable name, for instance
+    ``"refused"`` or ``"timeout"`` (see ``redispool_app.engine.faults``).
+    """
+
+    def __init__(self, message: str, *, kind: str = "unknown", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+class PoolTimeout(redis_exceptions.ConnectionError, redis_exceptions.TimeoutError):
+    """No connection became free within ``TIMEOUT`` seconds."""
+
+
+class PoolQueueFull(redis_exceptions.MaxConnectionsError):
+    """``MAX_WAITING`` callers already wait for a connection; this one is refused at once."""
+
+
+class PoolClosed(redis_exceptions.ConnectionError):
+    """The manager was closed; ``initialize()`` opens it again."""

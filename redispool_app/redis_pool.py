@@ -1,0 +1,415 @@
+"""The manager: one per alias and process, the way every view, task and command of a project talks to Redis."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from asyncio import Lock, get_running_loop
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any, ClassVar, Self
+
+from django.core.exceptions import ImproperlyConfigured
+from redis import exceptions as redis_exceptions
+
+from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config, project_directory
+from .engine import AsyncRedis, SyncRedis, connections
+from .engine.embedded import EmbeddedServer
+from .engine.faults import Fault, FaultKind, classify
+from .engine.health import Health
+from .engine.loops import LoopClient
+from .engine.pool_set import PoolSet, PoolSettings
+from .exceptions import PoolClosed
+
+__all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
+
+
+class RedisConnectionManager:
+    """The one manager of an alias in this process.
+
+    ``RedisConnectionManager()`` and ``RedisConnectionManager("sessions")`` always
+    return the same object for the same alias. Creating it reads no settings and does no I/O.
+    """
+
+    _instances: ClassVar[dict[tuple[type, str], RedisConnectionManager]] = {}
+    _instances_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    alias: str
+
+    def __new__(cls, alias: str = DEFAULT_ALIAS) -> Self:
+        found = cls._instances.get((cls, alias))
+        if found is None:
+            with cls._instances_lock:
+                found = cls._instances.get((cls, alias))
+                if found is None:
+                    found = super().__new__(cls)
+                    found._set_up(alias)
+                    cls._instances[cls, alias] = found
+        assert isinstance(found, cls)
+        return found
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.alias,)
+
+    def __repr__(self) -> str:
+        pool_set = self._pool_set
+        state = "closed" if self._closed else pool_set.health.state if pool_set else "unused"
+        return f"<{type(self).__name__} {self.alias!r}: {state}>"
+
+    def _set_up(self, alias: str) -> None:
+        self.alias = alias
+        self._lock = threading.Lock()
+        self._closed = False
+        self._lock_without_loop = Lock()
+        self._forget_pool_set()
+
+    def _forget_pool_set(self) -> None:
+        self._pool_set: PoolSet | None = None
+        self._known_config: RedisPoolConfig | None = None
+        # Read on the hot path, one attribute away.
+        self._by_loop: dict[int, LoopClient] = {}
+        self._health: Health | None = None
+
+    # Configuration and state, under the names that code around the manager relies on.
+
+    @property
+    def _config(self) -> RedisPoolConfig:
+        """The configuration in use. Raises ``ImproperlyConfigured``."""
+        return self._known_config or get_config(self.alias)
+
+    @property
+    def _pool(self) -> AsyncRedis | None:
+        """The running event loop's client, None before its first use."""
+        try:
+            entry = self._by_loop.get(id(loop := get_running_loop()))
+        except RuntimeError:
+            return None
+        return entry.client if entry is not None and entry.loop_ref() is loop else None
+
+    @property
+    def _is_healthy(self) -> bool:
+        return self._health is not None and self._health.is_healthy
+
+    @_is_healthy.setter
+    def _is_healthy(self, value: bool) -> None:
+        health = self._built().health
+        if value:
+            health.passed(health.latency or 0.0)
+        else:
+            health.doubt(Fault(FaultKind.UNKNOWN, "The pool was marked unhealthy; the next caller checks."))
+
+    @property
+    def _last_health_check(self) -> float:
+        """When the last PING ended (monotonic seconds), 0.0 before the first."""
+        return (self._health.last_check if self._health else None) or 0.0
+
+    @_last_health_check.setter
+    def _last_health_check(self, value: float) -> None:
+        self._built().health.expire(value)
+
+    @property
+    def _health_check_lock(self) -> Lock:
+        """The lock that health checks of the running event loop queue behind."""
+        try:
+            entry = self._by_loop.get(id(get_running_loop()))
+        except RuntimeError:
+            entry = None
+        return entry.check_lock if entry is not None else self._lock_without_loop
+
+    # Async code.
+
+    async def initialize(self) -> None:
+        """Build this event loop's client and check the server's health at once; also reopens after ``close()``.
+
+        Raises ``ImproperlyConfigured``, or ``RedisUnavailable`` when the check
+        fails; the manager is unhealthy then and recovers by itself.
+        """
+        pool_set = self._reopened()
+        await pool_set.open()
+        if not await self._health_check():
+            raise pool_set.monitor.unavailable()
+
+    async def get_client(self) -> AsyncRedis:
+        """Return this event loop's client, ready for use.
+
+        A healthy pool costs no I/O. Raises ``RedisUnavailable`` (in microseconds
+        while an outage lasts), ``PoolClosed``, ``ImproperlyConfigured``.
+        """
+        loop = get_running_loop()
+        entry = self._by_loop.get(id(loop))
+        if entry is not None and monotonic() < self._health.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
+            return entry.client
+        return await self._get_checked_client()
+
+    async def _get_checked_client(self) -> AsyncRedis:
+        pool_set = self._open()
+        if pool_set.monitor.health.last_check is None:
+            await self.initialize()
+        entry = await pool_set.open()
+        await self._periodic_health_check()
+        pool_set.monitor.gate()
+        if not pool_set.health.is_healthy:
+            raise pool_set.monitor.unavailable()
+        return entry.client
+
+    @asynccontextmanager
+    async def get_connection(self) -> AsyncIterator[AsyncRedis]:
+        """Yield the client. An exception in the block marks the pool unhealthy, so the next caller checks first.
+
+        The exception is raised again as it is; a cancelled block says nothing about Redis.
+        """
+        client = await self.get_client()
+        try:
+            yield client
+        except Exception as error:
+            self._doubt(error)
+            raise
+
+    async def _health_check(self) -> bool:
+        """Send one real PING, or share the one under way; return whether the server is healthy. Does not raise."""
+        return await self._built().check()
+
+    async def _periodic_health_check(self) -> None:
+        """PING if a check is due; callers that find it due together cause one PING."""
+        pool_set = self._built()
+        if not pool_set.health.check_due():
+            return
+        await pool_set.open()
+        async with self._health_check_lock:
+            # Somebody may have checked while this caller queued.
+            if pool_set.health.check_due():
+                await self._health_check()
+
+    async def reset_pool(self) -> None:
+        """Drop every connection of this process, running commands first allowed to finish, and build anew.
+
+        Raises what ``initialize()`` raises, and ``PoolClosed`` when the manager is closed.
+        """
+        pool_set = self._open()
+        await pool_set.drain(self._config.close_timeout)
+        await self.initialize()
+
+    async def close(self) -> None:
+        """Refuse new work, let running commands finish for ``CLOSE_TIMEOUT`` seconds, then close every connection."""
+        pool_set = self._shut()
+        if pool_set is not None:
+            await pool_set.drain(self._config.close_timeout)
+            self._release_embedded(pool_set)
+
+    # Sync code: the same promises on blocking I/O.
+
+    def get_sync_client(self) -> SyncRedis:
+        """Return the blocking client that all threads share; raises what ``get_client`` raises."""
+        health = self._health
+        if health is not None and monotonic() < health.fresh_until and self._pool_set is not None:
+            return self._pool_set.sync_client()
+        pool_set = self._open()
+        self._periodic_health_check_sync()
+        pool_set.monitor.gate()
+        if not pool_set.health.is_healthy:
+            raise pool_set.monitor.unavailable()
+        return pool_set.sync_client()
+
+    @contextmanager
+    def get_sync_connection(self) -> Iterator[SyncRedis]:
+        """Yield the blocking client; an exception in the block marks the pool unhealthy and is raised again."""
+        client = self.get_sync_client()
+        try:
+            yield client
+        except Exception as error:
+            self._doubt(error)
+            raise
+
+    def initialize_sync(self) -> None:
+        """Check the server's health at once; also reopens after ``close_sync()``. Raises what ``initialize`` raises."""
+        pool_set = self._reopened()
+        if not self._health_check_sync():
+            raise pool_set.monitor.unavailable()
+
+    def _health_check_sync(self) -> bool:
+        return self._built().check_sync()
+
+    def _periodic_health_check_sync(self) -> None:
+        pool_set = self._built()
+        if pool_set.health.check_due():
+            pool_set.check_sync()
+
+    def reset_sync(self) -> None:
+        """The twin of ``reset_pool``."""
+        pool_set = self._open()
+        pool_set.drain_sync(self._config.close_timeout)
+        self.initialize_sync()
+
+    def close_sync(self) -> None:
+        """The twin of ``close``."""
+        pool_set = self._shut()
+        if pool_set is not None:
+            pool_set.drain_sync(self._config.close_timeout)
+            self._release_embedded(pool_set)
+
+    # Facts.
+
+    def get_pool_info(self) -> dict[str, Any]:
+        """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.
+
+        Times are in seconds, ``latency_ms`` in milliseconds, ``last_health_check`` and ``since`` are Unix
+        times, ``*_total`` count since the process started or forked. Numbers cover all event loops
+        and threads of this process.
+        """
+        info: dict[str, Any] = {"alias": self.alias, "pid": os.getpid()}
+        try:
+            pool_set, config = self._built(), self._config
+        except ImproperlyConfigured as error:
+            return {**info, "state": "misconfigured", "is_healthy": False, "fault": str(error), "config": {}}
+        health, counters = pool_set.health, pool_set.monitor.counters
+        fault, last_error = health.fault, pool_set.monitor.last_error
+        return {
+            **info,
+            "state": "closed" if self._closed else str(health.state),
+            "is_healthy": health.is_healthy,
+            "url": config.masked_url,
+            "fault": fault.message if fault else None,
+            "fault_kind": str(fault.kind) if fault else None,
+            "last_error": last_error.message if last_error else None,
+            "last_error_kind": str(last_error.kind) if last_error else None,
+            "retry_after": round(health.retry_after(), 3),
+            "since": _unix_time(health.since),
+            "last_health_check": _unix_time(health.last_check) if health.last_check is not None else None,
+            "latency_ms": round(health.latency * 1000, 3) if health.latency is not None else None,
+            "health_checks_total": health.checks,
+            **pool_set.stats(),
+            "connections_opened_total": counters.opened,
+            "connections_closed_total": counters.closed,
+            "timeouts_total": counters.timeouts,
+            "errors_total": counters.errors,
+            "config": config.masked(),
+        }
+
+    # Life cycle.
+
+    def _built(self) -> PoolSet:
+        """Return the pool set, building it from the settings on first use. Raises ``ImproperlyConfigured``."""
+        pool_set = self._pool_set
+        if pool_set is not None:
+            return pool_set
+        with self._lock:
+            if self._pool_set is None:
+                config = get_config(self.alias)
+                pool_set = PoolSet(pool_settings(self.alias, config))
+                pool_set.monitor.closed = self._closed
+                self._known_config = config
+                self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
+                self._pool_set = pool_set
+            return self._pool_set
+
+    def _open(self) -> PoolSet:
+        if self._closed:
+            raise PoolClosed(f"Redis pool {self.alias!r} is closed: call initialize() to open it again.")
+        return self._built()
+
+    def _reopened(self) -> PoolSet:
+        pool_set = self._built()
+        if self._closed:
+            self._closed = False
+            pool_set.monitor.open()
+        return pool_set
+
+    def _shut(self) -> PoolSet | None:
+        self._closed = True
+        pool_set = self._pool_set
+        if pool_set is not None:
+            pool_set.monitor.close()
+        return pool_set
+
+    def _release_embedded(self, pool_set: PoolSet) -> None:
+        # Reopened by somebody meanwhile: the server is in use again.
+        if pool_set.settings.embedded is not None and self._closed:
+            pool_set.settings.embedded.release()
+
+    def _doubt(self, error: Exception) -> None:
+        pool_set = self._pool_set
+        if pool_set is None:
+            return
+        if isinstance(error, redis_exceptions.RedisError | OSError):
+            fault = classify(error, pool_set.settings.where)
+        else:
+            # Its text is the project's own and may hold what no status page should show.
+            fault = Fault(FaultKind.UNKNOWN, f"A caller's block raised {type(error).__name__}; the next caller checks.")
+        pool_set.health.doubt(fault)
+
+    def reload_settings(self) -> None:
+        """Forget the configuration; the next use reads the settings again and connects anew."""
+        with self._lock:
+            pool_set = self._pool_set
+            self._forget_pool_set()
+            self._closed = False
+        if pool_set is not None:
+            pool_set.monitor.close()
+            pool_set.drain_sync(0)
+            if pool_set.settings.embedded is not None:
+                pool_set.settings.embedded.release()
+
+    def _forget_inherited(self) -> None:
+        self._lock = threading.Lock()
+        self._lock_without_loop = Lock()
+        if self._pool_set is not None:
+            self._pool_set.forget_inherited()
+            self._by_loop = self._pool_set.loops.by_loop
+
+
+def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
+    """Translate a configuration into what the engine is built from."""
+    embedded = EmbeddedServer(project_directory(), config.embedded_name) if config.is_embedded else None
+    return PoolSettings(
+        alias=alias,
+        where=config.where,
+        kind=config.kind,
+        connection_kwargs=config.connection_kwargs(embedded.socket_path if embedded else None),
+        max_connections=config.max_connections,
+        max_waiting=config.max_waiting,
+        timeout=config.timeout,
+        check_interval=config.health_check_interval,
+        check_timeout=config.health_check_timeout,
+        backoff_base=config.retry_backoff_base,
+        backoff_cap=config.retry_backoff_cap,
+        embedded=embedded,
+    )
+
+
+def get_managers() -> list[RedisConnectionManager]:
+    """Return the manager of every configured alias, ``default`` first. Raises ``ImproperlyConfigured``."""
+    return [RedisConnectionManager(alias) for alias in get_aliases()]
+
+
+def reload_all_settings() -> None:
+    """``settings.REDIS_POOL`` has changed: every manager reads it again on its next use."""
+    for manager in list(RedisConnectionManager._instances.values()):
+        manager.reload_settings()
+
+
+_fork_hook_is_set = False
+
+
+def set_fork_hook() -> None:
+    """Make forked children forget what they inherited; asked for once per process."""
+    global _fork_hook_is_set
+    if not _fork_hook_is_set:
+        _fork_hook_is_set = True
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _after_fork_in_child() -> None:
+    connections.forget_inherited()
+    RedisConnectionManager._instances_lock = threading.Lock()
+    for manager in RedisConnectionManager._instances.values():
+        manager._forget_inherited()
+
+
+def _unix_time(moment: float) -> float:
+    return round(time.time() - (monotonic() - moment), 3)
+
+
+redis_connection_manager = RedisConnectionManager()
+"""The manager of the ``default`` pool."""
