@@ -6,10 +6,10 @@ import os
 import threading
 import time
 from asyncio import Lock, get_running_loop
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
@@ -47,8 +47,7 @@ class RedisConnectionManager:
                     found = super().__new__(cls)
                     found._set_up(alias)
                     cls._instances[cls, alias] = found
-        assert isinstance(found, cls)
-        return found
+        return cast(Self, found)
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.alias,)
@@ -63,6 +62,7 @@ class RedisConnectionManager:
         self._lock = threading.Lock()
         self._closed = False
         self._lock_without_loop = Lock()
+        self._settings_for: Callable[[str, RedisPoolConfig], PoolSettings] = pool_settings
         self._forget_pool_set()
 
     def _forget_pool_set(self) -> None:
@@ -251,6 +251,11 @@ class RedisConnectionManager:
 
     # Facts.
 
+    @property
+    def is_down(self) -> bool:
+        """Whether callers are refused at once: the manager is closed, or its outage is confirmed. No I/O."""
+        return self._closed or (self._health is not None and self._health.is_down)
+
     def get_pool_info(self) -> dict[str, Any]:
         """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.
 
@@ -297,7 +302,7 @@ class RedisConnectionManager:
         with self._lock:
             if self._pool_set is None:
                 config = get_config(self.alias)
-                pool_set = PoolSet(pool_settings(self.alias, config))
+                pool_set = PoolSet(self._settings_for(self.alias, config))
                 pool_set.monitor.closed = self._closed
                 self._known_config = config
                 self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
@@ -337,7 +342,7 @@ class RedisConnectionManager:
         else:
             # Its text is the project's own and may hold what no status page should show.
             fault = Fault(FaultKind.UNKNOWN, f"A caller's block raised {type(error).__name__}; the next caller checks.")
-        pool_set.health.doubt(fault)
+        pool_set.monitor.doubt(fault)
 
     def reload_settings(self) -> None:
         """Forget the configuration; the next use reads the settings again and connects anew."""
@@ -350,6 +355,14 @@ class RedisConnectionManager:
             pool_set.drain_sync(0)
             if pool_set.settings.embedded is not None:
                 pool_set.settings.embedded.release()
+
+    def _use(
+        self, settings_for: Callable[[str, RedisPoolConfig], PoolSettings]
+    ) -> Callable[[str, RedisPoolConfig], PoolSettings]:
+        """Build pool sets from what ``settings_for`` returns from now on; return its predecessor. For tests."""
+        before, self._settings_for = self._settings_for, settings_for
+        self.reload_settings()
+        return before
 
     def _forget_inherited(self) -> None:
         self._lock = threading.Lock()

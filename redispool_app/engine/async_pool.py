@@ -55,6 +55,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         self._available_connections = self.state.idle
         self._in_use_connections = self.state.in_use
         self._emptied: asyncio.Future[None] | None = None
+        # redis-py renews credentials on this event.
+        self._dispatcher: Any = self._event_dispatcher
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
@@ -74,7 +76,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         try:
             if connection.should_reconnect():
                 await connection.disconnect()
-            await self._event_dispatcher.dispatch_async(AsyncAfterConnectionReleasedEvent(connection))
+            event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
+            await self._dispatcher.dispatch_async(event)
         finally:
             if not self._give_back(connection):
                 await connection.disconnect(nowait=True)

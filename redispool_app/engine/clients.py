@@ -36,10 +36,10 @@ class AsyncRedis(redis.asyncio.Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         tally = current_tally.get()
         if tally is None:
-            return await super().execute_command(*args, **options)
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         started = perf_counter()
         try:
-            return await super().execute_command(*args, **options)
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             tally.add(1, perf_counter() - started)
 
@@ -67,10 +67,10 @@ class SyncRedis(redis.Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         tally = current_tally.get()
         if tally is None:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         started = perf_counter()
         try:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             tally.add(1, perf_counter() - started)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import ssl
 import weakref
 from collections.abc import Iterable
@@ -20,7 +19,6 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from .monitor import Monitor
-
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every connected connection of this process, async and sync."""
@@ -219,8 +217,8 @@ def abandon(connections: Iterable[Any]) -> None:
 
 def _descriptor(connection: Any) -> int:
     writer = getattr(connection, "_writer", None)
-    held = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
+    held: Any = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
     try:
-        return held.fileno() if isinstance(held, socket.socket) or hasattr(held, "fileno") else -1
+        return int(held.fileno()) if held is not None else -1
     except (OSError, ValueError):
         return -1

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from redispool_app.exceptions import RedisUnavailable
@@ -102,7 +103,7 @@ class EmbeddedServer:
             )
 
     @contextlib.contextmanager
-    def _exclusive(self, name: str, deadline: float):  # type: ignore[no-untyped-def]
+    def _exclusive(self, name: str, deadline: float) -> Iterator[None]:
         descriptor = os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:

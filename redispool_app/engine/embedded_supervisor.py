@@ -37,7 +37,11 @@ def main(directory: Path) -> int:
     server = None
     if not _send(socket_path, b"PING"):
         server = ValkeyServer(
-            port=0, data_dir=directory, unix_socket_path=socket_path, unix_socket_perm="700", config={"maxclients": 10000}
+            port=0,
+            data_dir=directory,
+            unix_socket_path=socket_path,
+            unix_socket_perm="700",
+            config={"maxclients": 10000},
         )
         server.start()
     # The server's end wakes this process; a server that was adopted ends by our word only.
@@ -52,19 +56,19 @@ def main(directory: Path) -> int:
         else:
             _send(socket_path, b"SHUTDOWN NOSAVE")
         _remove(directory)
-    except _Left:
+    except _LeftError:
         # Users remain: whoever misses the server first starts another one.
         if server is not None:
             server.terminate()
     return 0
 
 
-class _Left(Exception):
+class _LeftError(Exception):
     """The server ended by itself, or this process was told to end."""
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Left
+    raise _LeftError
 
 
 def _detach(directory: Path) -> None:

@@ -43,9 +43,7 @@ class FaultKind(StrEnum):
 
 
 # The server answered and only this command failed: news for the status page, no reason to distrust the pool.
-ANSWERED = frozenset(
-    {FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY}
-)
+ANSWERED = frozenset({FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY})
 
 # One connection's end says nothing yet about the server; whoever comes next asks with a PING.
 AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.UNKNOWN})
@@ -81,9 +79,7 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
             f"Redis at {where} has reached its client limit: raise its maxclients or lower MAX_CONNECTIONS.",
         )
     if isinstance(error, redis_exceptions.BusyLoadingError) or said.startswith("LOADING"):
-        return Fault(
-            FaultKind.LOADING, f"Redis at {where} is still loading its data set: wait until it is done."
-        )
+        return Fault(FaultKind.LOADING, f"Redis at {where} is still loading its data set: wait until it is done.")
     if isinstance(error, redis_exceptions.NoPermissionError):
         return Fault(FaultKind.AUTH, f"Redis at {where} denies this user a command: correct its ACL ({said}).")
     if isinstance(
@@ -115,13 +111,12 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
         )
     if isinstance(error, redis_exceptions.MasterDownError) or said.startswith("MASTERDOWN"):
         return Fault(
-            FaultKind.MASTERDOWN, f"Redis at {where} is a replica that has lost its primary: restore the link."
+            FaultKind.MASTERDOWN,
+            f"Redis at {where} is a replica that has lost its primary: restore the link.",
         )
     if isinstance(error, redis_exceptions.ResponseError):
         if said.startswith("MISCONF"):
-            return Fault(
-                FaultKind.MISCONF, f"Redis at {where} cannot save and refuses writes: check its disk and log."
-            )
+            return Fault(FaultKind.MISCONF, f"Redis at {where} cannot save and refuses writes: check its disk and log.")
         if said.startswith("BUSY ") or "is busy running" in lowered:
             return Fault(FaultKind.BUSY, f"Redis at {where} is busy with a script: wait, or SCRIPT KILL it.")
         if "db index is out of range" in lowered or "invalid db index" in lowered:
@@ -137,7 +132,8 @@ def _from_system(error: BaseException, where: str) -> Fault | None:
     for cause in _chain(error):
         if isinstance(cause, socket.gaierror):
             return Fault(
-                FaultKind.DNS, f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS."
+                FaultKind.DNS,
+                f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS.",
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, TimeoutError):
             reason = getattr(cause, "verify_message", "") or cause.reason or "handshake failed"
@@ -146,15 +142,17 @@ def _from_system(error: BaseException, where: str) -> Fault | None:
                 f"TLS with {where} failed ({reason}): check the port, SSL_CA_CERTS and the certificate's name.",
             )
         if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
-            return Fault(
-                FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL."
-            )
+            return Fault(FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL.")
         if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
             return Fault(
                 FaultKind.DESCRIPTORS,
                 "This process has no file descriptors left: raise its limit (ulimit -n) or close what leaks.",
             )
-        if isinstance(cause, OSError) and cause.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
+        if isinstance(cause, OSError) and cause.errno in (
+            errno.EHOSTUNREACH,
+            errno.ENETUNREACH,
+            errno.EACCES,
+        ):
             return Fault(
                 FaultKind.UNREACHABLE,
                 f"{where} cannot be reached ({_first_line(cause)}): check the route, the firewall and permissions.",
@@ -171,7 +169,8 @@ def _from_client(error: BaseException, where: str) -> Fault:
         )
     if isinstance(error, redis_exceptions.ConnectionError | ConnectionError | EOFError):
         return Fault(
-            FaultKind.CLOSED, f"Redis at {where} closed the connection: check its log (restart, timeout, limits)."
+            FaultKind.CLOSED,
+            f"Redis at {where} closed the connection: check its log (restart, timeout, limits).",
         )
     return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__}: {_first_line(error)}")
 

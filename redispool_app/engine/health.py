@@ -86,6 +86,13 @@ class Health:
         with self._lock:
             return max(0.0, self.next_probe - self._clock()) if self.confirmed else 0.0
 
+    def probe_delay(self) -> float | None:
+        """Seconds until a probe without a caller is due; None while nothing is wrong."""
+        with self._lock:
+            if self.state is not HealthState.UNHEALTHY:
+                return None
+            return max(0.0, self.next_probe - self._clock())
+
     def saw_reply(self) -> None:
         """Take a reply as proof of life; an unhealthy state still waits for its PING."""
         now = self._clock()
@@ -100,6 +107,8 @@ class Health:
             changed = self.state is not HealthState.UNHEALTHY
             if changed:
                 self._become(HealthState.UNHEALTHY)
+                # Callers have until then to find out by themselves.
+                self.next_probe = self._clock() + self.backoff_cap
             if not self.confirmed:
                 self.fault = fault
             return changed
@@ -132,9 +141,7 @@ class Health:
             self.checks += 1
             self.last_check = now
             self.fresh_until = -math.inf
-            self.next_probe = now + full_jitter(
-                self.failures, self.backoff_base, self.backoff_cap, self._uniform
-            )
+            self.next_probe = now + full_jitter(self.failures, self.backoff_base, self.backoff_cap, self._uniform)
             self.failures += 1
             return news
 

@@ -6,6 +6,7 @@ Connections report here (a reply, a failure, opened, closed); pools ask here bef
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -91,14 +92,16 @@ class Monitor:
         self.last_error = fault
         if self.closed:
             return
-        if fault.kind in AMBIGUOUS:
-            self.health.doubt(fault)
-            return
-        news = self.health.failed_since(fault, started)
+        news = None if fault.kind in AMBIGUOUS else self.health.failed_since(fault, started)
         if news is None:
-            self.health.doubt(fault)
+            self.doubt(fault)
         else:
             self._went_down(fault, news)
+
+    def doubt(self, fault: Fault) -> None:
+        """Something failed that may not be the server's fault: the next caller checks, or the recovery if none comes."""
+        if self.health.doubt(fault):
+            self._recovery.start()
 
     # What pools and callers ask.
 
@@ -138,7 +141,7 @@ class Monitor:
         fault = classify(error, self.where)
         self.last_error = fault
         if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
-            self.health.doubt(fault)
+            self.doubt(fault)
         else:
             self._went_down(fault, self.health.failed(fault))
         self._land(False)
@@ -162,16 +165,18 @@ class Monitor:
 
     def _recovery_delay(self) -> float | None:
         """Seconds until the next probe; None when there is nothing to recover from."""
-        if self.closed or not self.health.confirmed:
-            return None
-        return self.health.retry_after()
+        return None if self.closed else self.health.probe_delay()
 
     def _recover(self) -> None:
+        flight, mine = self.claim()
+        if not mine:
+            with contextlib.suppress(TimeoutError):
+                flight.result(self.health.backoff_cap)
+            return
         try:
             latency = self._probe()
         except Exception as error:
-            if self.health.confirmed and not self.closed:
-                self.failed(error)
+            self.failed(error)
         else:
             self.passed(latency)
 

@@ -13,12 +13,13 @@ from typing import Generic, Protocol, TypeVar
 from redispool_app.exceptions import PoolClosed, PoolQueueFull
 
 C = TypeVar("C")
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
-class Waiter(Protocol[C]):
+class Waiter(Protocol[C_contra]):
     """Somebody who waits for a connection and may have left by the time one is free."""
 
-    def give(self, connection: C) -> bool:
+    def give(self, connection: C_contra) -> bool:
         """Accept the connection, or return False when the caller has left."""
 
     def refuse(self, error: Exception) -> None:

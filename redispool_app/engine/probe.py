@@ -47,7 +47,7 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
 
 
 async def _ping_on_new(pool: AsyncPool) -> float:
-    connection = pool.make_connection()
+    connection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.connect()
         return await _ping(connection)

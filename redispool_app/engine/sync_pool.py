@@ -55,6 +55,8 @@ class SyncPool(redis.ConnectionPool):
         super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout
+        # redis-py renews credentials on this event.
+        self._dispatcher: Any = self._event_dispatcher
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
@@ -79,7 +81,7 @@ class SyncPool(redis.ConnectionPool):
         try:
             if connection.should_reconnect():
                 connection.disconnect()
-            self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+            self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
         finally:
             if not self._give_back(connection):
                 connection.disconnect()

@@ -1,0 +1,210 @@
+"""The server stops, dies, comes back: who notices when, who waits how long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+from redis import exceptions as redis_exceptions
+
+from redispool_app.exceptions import RedisUnavailable
+
+from .servers import eventually, free_port
+
+# Limits are the promise plus room for a machine that does other things meanwhile.
+SLACK = 1.0
+
+
+async def test_a_paused_server_fails_the_first_caller_in_time_and_the_next_at_once(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.5, HEALTH_CHECK_TIMEOUT=0.5)
+    async with manager.get_connection() as client:
+        await client.set("x", 1)
+    own_server.pause()
+    started = time.monotonic()
+    with pytest.raises(redis_exceptions.TimeoutError):
+        async with manager.get_connection() as client:
+            await client.get("x")
+    assert 0.4 < time.monotonic() - started < 0.5 + SLACK
+
+    waits = []
+    for _ in range(500):
+        started = time.perf_counter()
+        with pytest.raises(RedisUnavailable, match="does not answer in time") as caught:
+            await manager.get_client()
+        waits.append(time.perf_counter() - started)
+    assert caught.value.retry_after <= 1.0
+    assert caught.value.kind == "timeout"
+    assert sorted(waits)[250] < 0.005
+
+    own_server.resume()
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert await (await manager.get_client()).get("x") == b"1"
+
+
+def test_threads_see_the_same(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.5, HEALTH_CHECK_TIMEOUT=0.5)
+    manager.get_sync_client().set("x", 1)
+    own_server.pause()
+    with pytest.raises(redis_exceptions.TimeoutError):
+        manager.get_sync_client().get("x")
+    with pytest.raises(RedisUnavailable, match="does not answer in time"):
+        manager.get_sync_client()
+    own_server.resume()
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert manager.get_sync_client().get("x") == b"1"
+
+
+async def test_a_client_held_since_before_fails_fast_too(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3)
+    client = await manager.get_client()
+    await client.get("x")
+    own_server.pause()
+    with pytest.raises(redis_exceptions.TimeoutError):
+        await client.get("x")
+    started = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(RedisUnavailable):
+            await client.get("x")
+    assert time.perf_counter() - started < 0.3 + SLACK
+    own_server.resume()
+
+
+async def test_a_server_that_died_is_named_and_found_again_without_traffic(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    await (await manager.get_client()).ping()
+    own_server.kill()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        async with manager.get_connection() as client:
+            await client.get("x")
+    with pytest.raises(RedisUnavailable, match="Nothing listens"):
+        await manager.get_client()
+    own_server.start()
+    # No await between here and there: the recovery needs neither traffic nor this loop.
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert await (await manager.get_client()).ping()
+
+
+async def test_one_killed_connection_is_one_callers_trouble_and_no_outage(server, manager):
+    client = await manager.get_client()
+    blocked = asyncio.create_task(client.blpop("never", 20))
+    await asyncio.sleep(0.1)
+    with server.client() as admin:
+        for found in admin.client_list(_type="normal"):
+            if found["cmd"] == "blpop":
+                admin.client_kill_filter(_id=found["id"])
+    with pytest.raises(redis_exceptions.ConnectionError):
+        await blocked
+    assert await (await manager.get_client()).ping()
+    assert manager._is_healthy
+
+
+async def test_one_slow_command_on_a_busy_server_is_no_outage(server, pool_settings):
+    manager = pool_settings(server.url, SOCKET_TIMEOUT=0.3)
+    client = await manager.get_client()
+    slow = asyncio.create_task(client.blpop("never", 20))
+    while not slow.done():
+        await client.ping()
+        await asyncio.sleep(0.01)
+    with pytest.raises(redis_exceptions.TimeoutError):
+        slow.result()
+    assert not manager._built().health.is_down
+    assert await (await manager.get_client()).ping()
+
+
+def test_probes_follow_a_backoff_while_the_server_is_down(pool_settings):
+    manager = pool_settings(f"redis://127.0.0.1:{free_port()}", RETRY_BACKOFF_BASE=0.05, RETRY_BACKOFF_CAP=0.2)
+    with pytest.raises(RedisUnavailable):
+        manager.get_sync_client()
+    before = manager.get_pool_info()["health_checks_total"]
+    time.sleep(1.0)
+    probes = manager.get_pool_info()["health_checks_total"] - before
+    assert 3 <= probes <= 60
+
+
+def test_callers_cause_no_probes_while_the_server_is_down(own_server, pool_settings):
+    manager = pool_settings(own_server.url, RETRY_BACKOFF_BASE=5, RETRY_BACKOFF_CAP=60)
+    manager.get_sync_client()
+    own_server.kill()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        manager.get_sync_client().ping()
+    with pytest.raises(RedisUnavailable):
+        manager.get_sync_client()
+    before = manager.get_pool_info()["health_checks_total"]
+    for _ in range(200):
+        with pytest.raises(RedisUnavailable):
+            manager.get_sync_client()
+    assert manager.get_pool_info()["health_checks_total"] <= before + 1
+
+
+def test_an_outage_is_logged_once_and_its_end_once(own_server, pool_settings, caplog):
+    caplog.set_level(logging.INFO, logger="redispool_app")
+    manager = pool_settings(own_server.url)
+    manager.get_sync_client()
+    own_server.kill()
+    for _ in range(50):
+        with pytest.raises(redis_exceptions.ConnectionError):
+            manager.get_sync_client().ping()
+    own_server.start()
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert lines == [
+        (
+            "WARNING",
+            f"Redis pool 'default' is unhealthy: Nothing listens at {own_server.where}: "
+            "start Redis or correct CONNECTION_URL.",
+        ),
+        ("INFO", f"Redis pool 'default' is healthy again: {own_server.where} answers."),
+    ]
+
+
+def test_the_recovery_thread_ends_with_the_outage(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    manager.get_sync_client()
+
+    def recovering():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("redispool-recovery")]
+
+    assert recovering() == []
+    own_server.kill()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        manager.get_sync_client().ping()
+    with pytest.raises(RedisUnavailable):
+        manager.get_sync_client()
+    assert len(recovering()) == 1
+    own_server.start()
+    eventually(lambda: manager._is_healthy and not recovering(), 2 + SLACK)
+
+
+def test_closing_during_an_outage_ends_the_probing(pool_settings):
+    manager = pool_settings(f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(RedisUnavailable):
+        manager.get_sync_client()
+    manager.close_sync()
+    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("redispool-recovery")])
+
+
+def test_a_server_error_that_concerns_one_command_is_named_and_no_outage(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    with own_server.client() as admin:
+        admin.replicaof("127.0.0.1", str(free_port()))
+    client = manager.get_sync_client()
+    with pytest.raises(redis_exceptions.ReadOnlyError):
+        client.set("x", 1)
+    assert manager._is_healthy
+    info = manager.get_pool_info()
+    assert info["last_error_kind"] == "readonly"
+    assert "point CONNECTION_URL at the primary" in info["last_error"]
+
+
+def test_out_of_memory_is_named_and_no_outage(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    with own_server.client() as admin:
+        admin.config_set("maxmemory", 1)
+        admin.config_set("maxmemory-policy", "noeviction")
+    with pytest.raises(redis_exceptions.OutOfMemoryError):
+        manager.get_sync_client().set("x", 1)
+    assert manager._is_healthy
+    assert manager.get_pool_info()["last_error_kind"] == "oom"
