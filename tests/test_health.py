@@ -65,7 +65,7 @@ def test_doubt_makes_the_next_caller_check_and_fails_nobody_by_itself(health):
     assert health.doubt(TIMEOUT) is True
     assert health.state is HealthState.UNHEALTHY
     assert health.check_due()
-    assert not health.is_down
+    assert not health.confirmed
     assert health.doubt(TIMEOUT) is False
     assert health.passed(0.001) is True
     assert health.fault is None
@@ -74,7 +74,7 @@ def test_doubt_makes_the_next_caller_check_and_fails_nobody_by_itself(health):
 def test_a_confirmed_outage_is_probed_by_the_recovery_and_by_no_caller(health, clock):
     health.passed(0.001)
     assert health.failed(TIMEOUT) is True
-    assert health.is_down
+    assert health.confirmed
     assert not health.check_due()
     clock.now += 3600
     assert not health.check_due()
@@ -83,7 +83,7 @@ def test_a_confirmed_outage_is_probed_by_the_recovery_and_by_no_caller(health, c
 def test_doubt_does_not_soften_a_confirmed_outage(health):
     health.failed(REFUSED)
     health.doubt(TIMEOUT)
-    assert health.is_down
+    assert health.confirmed
     assert health.fault is REFUSED
 
 
@@ -120,7 +120,19 @@ def test_a_failure_counts_only_when_no_reply_has_come_since_it_began_to_wait(hea
     assert health.failed_since(TIMEOUT, started) is None
     assert health.is_healthy
     assert health.failed_since(TIMEOUT, clock.now) is True
-    assert health.is_down
+    assert health.confirmed
+
+
+def test_a_failed_command_is_no_check_and_does_not_lengthen_the_backoff(health):
+    health.failed_since(TIMEOUT, 1000.0)
+    assert health.confirmed
+    assert (health.checks, health.last_check) == (0, None)
+    for _ in range(5):
+        assert health.failed_since(REFUSED, 1000.0) is False
+    assert health.fault is TIMEOUT
+    assert round(health.retry_after(), 3) == 0.05
+    health.failed(TIMEOUT)
+    assert round(health.retry_after(), 3) == 0.05
 
 
 def test_since_is_when_the_state_began(health, clock):

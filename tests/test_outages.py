@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -110,7 +111,7 @@ async def test_one_slow_command_on_a_busy_server_is_no_outage(server, pool_setti
         await asyncio.sleep(0.01)
     with pytest.raises(redis_exceptions.TimeoutError):
         slow.result()
-    assert not manager._built().health.is_down
+    assert not manager._built().health.confirmed
     assert await (await manager.get_client()).ping()
 
 
@@ -208,3 +209,29 @@ def test_out_of_memory_is_named_and_no_outage(own_server, pool_settings):
         manager.get_sync_client().set("x", 1)
     assert manager._is_healthy
     assert manager.get_pool_info()["last_error_kind"] == "oom"
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_values_of_a_failed_pipeline_are_not_shown(manager, transaction):
+    with manager.get_sync_connection() as client:
+        client.set("text", "x")
+    with pytest.raises(redis_exceptions.ResponseError), manager.get_sync_connection() as client:
+        pipe = client.pipeline(transaction=transaction)
+        pipe.hset("text", "field", "s3cret-value")
+        pipe.execute()
+    assert "WRONGTYPE" in manager.get_pool_info()["fault"]
+    assert "s3cret-value" not in json.dumps(manager.get_pool_info())
+
+
+def test_what_a_server_says_in_a_pipeline_is_recognised(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    manager.get_sync_client()
+    with own_server.client() as admin:
+        admin.config_set("maxmemory", 1)
+    pipe = manager.get_sync_client().pipeline(transaction=False)
+    pipe.set("x", "s3cret-value")
+    with pytest.raises(redis_exceptions.OutOfMemoryError):
+        pipe.execute()
+    info = manager.get_pool_info()
+    assert info["last_error_kind"] == "oom"
+    assert "s3cret-value" not in json.dumps(info)

@@ -133,9 +133,7 @@ def test_threads_share_a_bounded_pool(server, pool_settings):
 
     def work(number):
         client = manager.get_sync_client()
-        for turn in range(50):
-            if client.echo(f"{number}-{turn}") != f"{number}-{turn}".encode():
-                wrong.append((number, turn))
+        wrong.extend(turn for turn in range(50) if client.echo(f"{number}-{turn}") != f"{number}-{turn}".encode())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
     for thread in threads:
@@ -212,3 +210,17 @@ async def test_opened_equals_closed_plus_open_whatever_happens(own_server, pool_
     info = manager.get_pool_info()
     assert info["connections_opened_total"] == info["connections_closed_total"]
     eventually(lambda: own_server.connections() == 0)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_both_protocols_work_and_the_server_knows_who_connects(server, pool_settings, protocol):
+    manager = pool_settings(server.url, PROTOCOL=protocol, CLIENT_NAME="who-asks")
+    client = await manager.get_client()
+    await client.hset("h", mapping={"a": 1})
+    assert await client.hgetall("h") == {b"a": b"1"}
+    assert manager.get_sync_client().hgetall("h") == {b"a": b"1"}
+    for about in (await client.client_info(), manager.get_sync_client().client_info()):
+        assert about["name"] == "who-asks"
+        assert about["resp"] == str(protocol)
+        # CLIENT SETINFO exists since Redis 7.2.
+        assert "django-redispool-app" in about.get("lib-name", "django-redispool-app")

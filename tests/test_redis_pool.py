@@ -476,3 +476,52 @@ async def test_settings_changed_inside_a_running_loop_close_its_old_connections(
     await asyncio.sleep(0.1)
     assert own_server.connections() == 0
     await redis_connection_manager.close()
+
+
+async def test_a_check_that_ends_without_a_verdict_is_made_by_those_who_waited(manager, server):
+    pool_set = manager._built()
+    _, mine = pool_set.monitor.claim()
+    assert mine
+    waiting = [asyncio.create_task(manager.get_client()) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    pool_set.monitor.abandoned()
+    clients = await asyncio.gather(*waiting)
+    assert len(set(map(id, clients))) == 1
+    assert server.calls("ping") == 1
+
+
+async def test_a_check_under_way_does_not_reopen_a_manager_that_is_closed(own_server, pool_settings):
+    manager = pool_settings(own_server.url, HEALTH_CHECK_TIMEOUT=5, CLOSE_TIMEOUT=0.1)
+    own_server.pause()
+    checking = asyncio.create_task(manager._health_check())
+    await asyncio.sleep(0.1)
+    await manager.close()
+    own_server.resume()
+    assert await checking is False
+    assert manager.get_pool_info()["state"] == "closed"
+    assert not manager._is_healthy
+    eventually(lambda: own_server.connections() == 0)
+
+
+async def test_a_health_check_of_a_closed_manager_connects_to_nothing(manager, server):
+    await manager.get_client()
+    await manager.close()
+    assert await manager._health_check() is False
+    assert manager._health_check_sync() is False
+    assert manager.get_pool_info()["connections_open"] == 0
+
+
+async def test_a_reset_that_is_overtaken_by_close_does_not_reopen(server, pool_settings):
+    manager = pool_settings(server.url, CLOSE_TIMEOUT=0.3, SOCKET_TIMEOUT=5)
+    client = await manager.get_client()
+    popping = asyncio.create_task(client.blpop("never", 5))
+    await asyncio.sleep(0.05)
+    resetting = asyncio.create_task(manager.reset_pool())
+    await asyncio.sleep(0.05)
+    await manager.close()
+    with pytest.raises(PoolClosed):
+        await resetting
+    with pytest.raises(redis_exceptions.ConnectionError):
+        await popping
+    with pytest.raises(PoolClosed):
+        await manager.get_client()

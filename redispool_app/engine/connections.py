@@ -6,9 +6,11 @@ must be done to it when its process forks or its event loop ends without it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import ssl
+import stat
 import weakref
 from collections.abc import Iterable
 from time import monotonic
@@ -18,6 +20,8 @@ import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
 
+from .faults import UnansweredHandshakeError
+from .last_words import LastWords
 from .monitor import Monitor
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -31,6 +35,7 @@ class ObservedAsync:
         self.monitor = monitor
         self._counted = False
         self._started = monotonic()
+        self._last_words: LastWords | None = None
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
@@ -52,19 +57,30 @@ class ObservedAsync:
         finally:
             _count_closed(self)
 
+    async def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            with LastWords(self) as self._last_words:
+                await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._last_words = None
+
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         self._started = monotonic()
         try:
             await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            _report(self, error)
+            told = _reported(self, error)
+            if told is not error:
+                raise told from error
             raise
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except redis_exceptions.RedisError as error:
-            _report(self, error)
+            told = _reported(self, error)
+            if told is not error:
+                raise told from error
             raise
         self.monitor.reply()
         return response
@@ -77,6 +93,7 @@ class ObservedSync:
         self.monitor = monitor
         self._counted = False
         self._started = monotonic()
+        self._last_words: LastWords | None = None
         super().__init__(**kwargs)
 
     def _connect(self) -> Any:
@@ -95,29 +112,44 @@ class ObservedSync:
         finally:
             _count_closed(self)
 
+    def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            with LastWords(self) as self._last_words:
+                super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._last_words = None
+
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         self._started = monotonic()
         try:
             super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            _report(self, error)
+            told = _reported(self, error)
+            if told is not error:
+                raise told from error
             raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
         except redis_exceptions.RedisError as error:
-            _report(self, error)
+            told = _reported(self, error)
+            if told is not error:
+                raise told from error
             raise
         self.monitor.reply()
         return response
 
 
-def _report(connection: Any, error: redis_exceptions.RedisError) -> None:
+def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exceptions.RedisError:
+    """Report an error to the monitor; return it, or in its place what the server said of this connection."""
+    if connection._last_words is not None:
+        error = connection._last_words.explain(error)
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.error_reply(error)
     else:
         connection.monitor.failure(error, connection._started)
+    return error
 
 
 def _count_opened(connection: Any) -> None:
@@ -138,7 +170,16 @@ class AsyncTCPConnection(ObservedAsync, redis.asyncio.Connection):
     """An observed TCP connection for asyncio."""
 
 
-class AsyncTLSConnection(ObservedAsync, redis.asyncio.SSLConnection):
+class _AsyncTLS(redis.asyncio.SSLConnection):
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+            raise error from UnansweredHandshakeError()
+
+
+class AsyncTLSConnection(ObservedAsync, _AsyncTLS):
     """An observed TLS connection for asyncio."""
 
 
@@ -150,7 +191,15 @@ class SyncTCPConnection(ObservedSync, redis.Connection):
     """An observed blocking TCP connection."""
 
 
-class SyncTLSConnection(ObservedSync, redis.SSLConnection):
+class _SyncTLS(redis.SSLConnection):
+    def _connect(self) -> Any:
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call]
+        except TimeoutError as error:
+            raise error from UnansweredHandshakeError()
+
+
+class SyncTLSConnection(ObservedSync, _SyncTLS):
     """An observed blocking TLS connection."""
 
 
@@ -188,6 +237,8 @@ def forget_inherited() -> None:
             if descriptor >= 0:
                 os.dup2(null, descriptor, inheritable=False)
             connection._counted = False
+            if connection._last_words is not None:
+                connection._last_words.close()
             _graveyard.append(connection)
     finally:
         os.close(null)
@@ -216,9 +267,11 @@ def abandon(connections: Iterable[Any]) -> None:
 
 
 def _descriptor(connection: Any) -> int:
+    """Return the number of a connection's socket, -1 when it has none that is real."""
     writer = getattr(connection, "_writer", None)
-    held: Any = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
     try:
-        return int(held.fileno()) if held is not None else -1
-    except (OSError, ValueError):
+        held: Any = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
+        descriptor = int(held.fileno()) if held is not None else -1
+        return descriptor if descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode) else -1
+    except (AttributeError, OSError, ValueError):
         return -1

@@ -14,7 +14,6 @@ import socket
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 
 def main(directory: Path) -> int:
@@ -67,8 +66,10 @@ class _LeftError(Exception):
     """The server ended by itself, or this process was told to end."""
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise _LeftError
+def _leave(number: int, frame: FrameType | None) -> None:
+    # SIGCHLD also comes when the server is stopped or continued; only its end counts.
+    if number != signal.SIGCHLD or os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        raise _LeftError
 
 
 def _detach(directory: Path) -> None:

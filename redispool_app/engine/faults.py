@@ -7,6 +7,7 @@ Error prefixes are those of the Redis protocol (``LOADING``, ``READONLY``, ``OOM
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from enum import StrEnum
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import RedisUnavailable
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 
 class FaultKind(StrEnum):
@@ -28,6 +29,7 @@ class FaultKind(StrEnum):
     DESCRIPTORS = "descriptors"
     DNS = "dns"
     EMBEDDED = "embedded"
+    EXHAUSTED = "exhausted"
     LOADING = "loading"
     MASTERDOWN = "masterdown"
     MAXCLIENTS = "maxclients"
@@ -49,6 +51,10 @@ ANSWERED = frozenset({FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, F
 AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.UNKNOWN})
 
 
+class UnansweredHandshakeError(Exception):
+    """Marks a time-out while a TLS connection was being made: a server without TLS keeps its client waiting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What is wrong, as a stable kind and as one line for a person."""
@@ -66,6 +72,11 @@ def classify(error: BaseException, where: str) -> Fault:
     if isinstance(error, RedisUnavailable):
         known = error.kind if error.kind in list(FaultKind) else FaultKind.UNKNOWN
         return Fault(FaultKind(known), str(error))
+    # Of this process's own making; the server has no part in it.
+    if isinstance(error, PoolClosed):
+        return Fault(FaultKind.CLOSED, str(error))
+    if isinstance(error, PoolTimeout | PoolQueueFull):
+        return Fault(FaultKind.EXHAUSTED, str(error))
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
 
 
@@ -77,6 +88,11 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
         return Fault(
             FaultKind.MAXCLIENTS,
             f"Redis at {where} has reached its client limit: raise its maxclients or lower MAX_CONNECTIONS.",
+        )
+    if said.startswith("DENIED"):
+        return Fault(
+            FaultKind.AUTH,
+            f"Redis at {where} is in protected mode and refuses other machines: set a password there, then PASSWORD.",
         )
     if isinstance(error, redis_exceptions.BusyLoadingError) or said.startswith("LOADING"):
         return Fault(FaultKind.LOADING, f"Redis at {where} is still loading its data set: wait until it is done.")
@@ -90,6 +106,8 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
     ):
         if "required" in lowered or said.startswith("NOAUTH"):
             return Fault(FaultKind.AUTH, f"Redis at {where} asks for a password: set PASSWORD in REDIS_POOL.")
+        if "without any password configured" in lowered or "no password is set" in lowered:
+            return Fault(FaultKind.AUTH, f"Redis at {where} has no password: remove PASSWORD, or set one there.")
         return Fault(
             FaultKind.AUTH,
             f"Redis at {where} rejects the credentials: correct USERNAME and PASSWORD in REDIS_POOL.",
@@ -97,7 +115,7 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
     if isinstance(error, redis_exceptions.InvalidResponse):
         return Fault(
             FaultKind.NOT_REDIS,
-            f"{where} answers, but not in the Redis protocol: correct the port in CONNECTION_URL.",
+            f"{where} answers, but not in the Redis protocol: correct the port, or use rediss:// if it speaks TLS.",
         )
     if isinstance(error, redis_exceptions.ReadOnlyError) or said.startswith("READONLY"):
         return Fault(
@@ -129,35 +147,70 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
 
 def _from_system(error: BaseException, where: str) -> Fault | None:
     """Faults that the operating system or the TLS library reports below redis-py's exception."""
-    for cause in _chain(error):
-        if isinstance(cause, socket.gaierror):
-            return Fault(
-                FaultKind.DNS,
-                f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS.",
-            )
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, TimeoutError):
-            reason = getattr(cause, "verify_message", "") or cause.reason or "handshake failed"
+    if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
+        if any(isinstance(cause, UnansweredHandshakeError) for cause in _chain(error)):
             return Fault(
                 FaultKind.TLS,
-                f"TLS with {where} failed ({reason}): check the port, SSL_CA_CERTS and the certificate's name.",
+                f"{where} did not complete a TLS handshake in time: check that it runs, "
+                "and that this port speaks TLS (if not, use redis://).",
             )
-        if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
-            return Fault(FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL.")
-        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
-            return Fault(
-                FaultKind.DESCRIPTORS,
-                "This process has no file descriptors left: raise its limit (ulimit -n) or close what leaks.",
-            )
-        if isinstance(cause, OSError) and cause.errno in (
-            errno.EHOSTUNREACH,
-            errno.ENETUNREACH,
-            errno.EACCES,
-        ):
-            return Fault(
-                FaultKind.UNREACHABLE,
-                f"{where} cannot be reached ({_first_line(cause)}): check the route, the firewall and permissions.",
-            )
+        return None
+    cause = _system_error(error)
+    if isinstance(cause, socket.gaierror):
+        return Fault(FaultKind.DNS, f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS.")
+    if isinstance(cause, ssl.SSLError):
+        reason = getattr(cause, "verify_message", "") or cause.reason or "handshake failed"
+        return Fault(
+            FaultKind.TLS,
+            f"TLS with {where} failed ({reason}): check the port, SSL_CA_CERTS and the certificate's name.",
+        )
+    numbers = _error_numbers(cause)
+    if errno.ENOENT in numbers and not where.startswith(("/", "embedded:")):
+        # No socket file is involved, so it is one of the certificates.
+        return Fault(FaultKind.TLS, f"A file that TLS with {where} needs is missing: correct the paths in SSL_*.")
+    if numbers & {errno.ECONNREFUSED, errno.ENOENT}:
+        return Fault(FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL.")
+    if numbers & {errno.EMFILE, errno.ENFILE}:
+        return Fault(
+            FaultKind.DESCRIPTORS,
+            "This process has no file descriptors left: raise its limit (ulimit -n) or close what leaks.",
+        )
+    if numbers & _UNREACHABLE:
+        return Fault(
+            FaultKind.UNREACHABLE,
+            f"{where} cannot be reached ({_first_line(cause)}): check the route, the firewall and permissions.",
+        )
     return None
+
+
+_UNREACHABLE = {
+    errno.EACCES,
+    errno.EADDRNOTAVAIL,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EPERM,
+}
+
+
+def _system_error(error: BaseException) -> BaseException:
+    """Return the operating system's error that ``error`` stands for; ``error`` itself when there is none.
+
+    The nearest one only: whatever lies deeper may be what the caller was handling
+    when it turned to Redis. An end of file is reported without one.
+    """
+    if "closed by server" in str(error):
+        return error
+    return next((cause for cause in _chain(error) if isinstance(cause, OSError)), error)
+
+
+def _error_numbers(cause: BaseException) -> set[int]:
+    """Return the error numbers of ``cause``: several when a host name has several addresses and asyncio tried all."""
+    number = getattr(cause, "errno", None)
+    if number is None and isinstance(cause, OSError):
+        return {int(found) for found in re.findall(r"\[Errno (\d+)\]", str(cause))}
+    return {number} if number is not None else set()
 
 
 def _from_client(error: BaseException, where: str) -> Fault:
@@ -185,5 +238,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
+    text = str(error)
+    if text.startswith("Command # "):
+        # In a pipeline redis-py puts the command, with the values that were to be stored, before what the server said.
+        text = text.rpartition(" of pipeline caused error: ")[2].removeprefix("('").removesuffix("',)")
+    lines = text.splitlines()
     return lines[0][:200] if lines else ""

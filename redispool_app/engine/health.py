@@ -57,7 +57,7 @@ class Health:
         self._lock = threading.Lock()
         self.state = HealthState.UNKNOWN
         self.fresh_until = -math.inf
-        self.confirmed = False
+        self.confirmed = False  # callers fail at once; only the recovery probes
         self.fault: Fault | None = None
         self.last_reply = -math.inf
         self.last_check: float | None = None
@@ -70,11 +70,6 @@ class Health:
     @property
     def is_healthy(self) -> bool:
         return self.state is HealthState.HEALTHY
-
-    @property
-    def is_down(self) -> bool:
-        """True while the outage is confirmed: callers fail at once, only the recovery probes."""
-        return self.confirmed
 
     def check_due(self) -> bool:
         """Whether the next caller must PING before it may trust the server."""
@@ -130,26 +125,38 @@ class Health:
             return changed
 
     def failed(self, fault: Fault) -> bool:
-        """A PING, or proof as strong, failed. Return True when this is news: another state or another kind."""
+        """A PING failed. Return True when this is news: another state or another kind."""
         now = self._clock()
         with self._lock:
-            news = not self.confirmed or self.fault is None or self.fault.kind is not fault.kind
-            if self.state is not HealthState.UNHEALTHY:
-                self._become(HealthState.UNHEALTHY)
-            self.confirmed = True
-            self.fault = fault
+            news = self._confirm(fault)
             self.checks += 1
             self.last_check = now
-            self.fresh_until = -math.inf
             self.next_probe = now + full_jitter(self.failures, self.backoff_base, self.backoff_cap, self._uniform)
             self.failures += 1
             return news
 
     def failed_since(self, fault: Fault, started: float) -> bool | None:
-        """Like ``failed``, unless a reply has come since ``started``: then the server lives and None is returned."""
-        if self.last_reply >= started:
-            return None
-        return self.failed(fault)
+        """A command that began to wait at ``started`` failed: as good as a PING, unless a reply has come since.
+
+        Return None then, because the server lives; else True when this is news.
+        """
+        now = self._clock()
+        with self._lock:
+            if self.last_reply >= started:
+                return None
+            if self.confirmed:
+                return False  # known; its probes say when it becomes something else
+            self.next_probe = now + full_jitter(0, self.backoff_base, self.backoff_cap, self._uniform)
+            return self._confirm(fault)
+
+    def _confirm(self, fault: Fault) -> bool:
+        news = not self.confirmed or self.fault is None or self.fault.kind is not fault.kind
+        if self.state is not HealthState.UNHEALTHY:
+            self._become(HealthState.UNHEALTHY)
+        self.confirmed = True
+        self.fault = fault
+        self.fresh_until = -math.inf
+        return news
 
     def forget(self) -> None:
         """Return to unknown: the next caller checks."""

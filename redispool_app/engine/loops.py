@@ -128,11 +128,13 @@ class LoopClients:
 def pool_numbers(pool: Any) -> dict[str, int]:
     """Return what a pool's state says now."""
     state = pool.state
-    connected = sum(1 for connection in [*state.idle, *state.in_use] if connection._counted)
+    # A connection object outlives its socket: one that failed lies idle, unconnected, until it is used again.
+    idle = sum(1 for connection in list(state.idle) if connection._counted)
+    in_use = list(state.in_use)
     return {
-        "connections_open": connected,
-        "connections_in_use": len(state.in_use),
-        "connections_idle": len(state.idle),
+        "connections_open": idle + sum(1 for connection in in_use if connection._counted),
+        "connections_in_use": len(in_use),
+        "connections_idle": idle,
         "connections_max": state.max_connections,
         "waiting": len(state.waiters),
         "waiting_max": state.max_waiting,

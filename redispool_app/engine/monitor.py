@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -35,8 +34,8 @@ class Counters:
     errors: int = 0
 
 
-class Flight(Future[bool]):
-    """A check under way; its result is the verdict. ``thread`` carries it out."""
+class Flight(Future[bool | None]):
+    """A check under way; its result is the verdict, None when there was none. ``thread`` carries it out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +98,7 @@ class Monitor:
             self._went_down(fault, news)
 
     def doubt(self, fault: Fault) -> None:
-        """Something failed that may not be the server's fault: the next caller checks, or the recovery if none comes."""
+        """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
         if self.health.doubt(fault):
             self._recovery.start()
 
@@ -130,11 +129,14 @@ class Monitor:
             return self._flight, False
 
     def passed(self, latency: float) -> None:
-        was_down = self.health.confirmed
-        self.health.passed(latency)
-        if was_down:
+        """A PING came back after ``latency`` seconds. After ``close()`` that changes nothing any more."""
+        with self._lock:
+            was_down, closed = self.health.confirmed, self.closed
+            if not closed:
+                self.health.passed(latency)
+        if was_down and not closed:
             logger.info("Redis pool %r is healthy again: %s answers.", self.alias, self.where)
-        self._land(True)
+        self._land(not closed)
 
     def failed(self, error: BaseException) -> None:
         """A health check failed. Trouble within this process's own pool says nothing about the server."""
@@ -148,9 +150,9 @@ class Monitor:
 
     def abandoned(self) -> None:
         """The check in flight ended without a verdict (its event loop is ending); waiters look again."""
-        self._land(False)
+        self._land(None)
 
-    def _land(self, healthy: bool) -> None:
+    def _land(self, healthy: bool | None) -> None:
         with self._lock:
             flight, self._flight = self._flight, None
         if flight is not None and not flight.done():
@@ -187,9 +189,9 @@ class Monitor:
 
     def close(self) -> None:
         """Refuse new work and stop probing; what is known about the server is forgotten."""
-        self.closed = True
-        self.health.forget()
-        self.health.fresh_until = -math.inf
+        with self._lock:
+            self.closed = True
+            self.health.forget()
         self._recovery.stop()
 
     def forget_inherited(self) -> None:

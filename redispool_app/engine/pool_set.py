@@ -12,6 +12,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis import DriverInfo
+from redis.maint_notifications import MaintNotificationsConfig
+
+from redispool_app import __version__
+
 from .async_pool import AsyncPool
 from .clients import AsyncRedis, SyncRedis
 from .connections import ASYNC_CLASSES, SYNC_CLASSES
@@ -24,6 +29,7 @@ from .sync_pool import SyncPool
 
 _EMBEDDED_START = 10.0
 _GRACE = 0.5
+_ATTEMPTS = 3  # a check can end without a verdict when its event loop ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,9 @@ class PoolSet:
             "max_connections": self.settings.max_connections,
             "max_waiting": self.settings.max_waiting,
             "timeout": self.settings.timeout,
+            # Off: they would cost every RESP3 connection a command that only one vendor's servers know.
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            "driver_info": DriverInfo().add_upstream_driver("django-redispool-app", __version__),
             **self.settings.connection_kwargs,
         }
 
@@ -105,33 +114,33 @@ class PoolSet:
 
     async def check(self) -> bool:
         """PING now, or share the PING that is under way; return whether the server is healthy."""
-        flight, mine = self.monitor.claim()
-        if mine:
-            # A task of its own: the caller may be cancelled, the others still get their verdict.
-            task = asyncio.get_running_loop().create_task(self._check())
-            self._keep_task(task)
-            await asyncio.shield(task)
-        else:
-            await _landed(flight, self._patience())
+        for _ in range(_ATTEMPTS):
+            if self.monitor.closed:
+                return False
+            flight, mine = self.monitor.claim()
+            if mine:
+                # A task of its own: the caller may be cancelled, the others still get their verdict.
+                task = asyncio.get_running_loop().create_task(self._check())
+                self._keep_task(task)
+                await asyncio.shield(task)
+                break
+            if await _landed(flight, self._patience()) is not None:
+                break
         return self.health.is_healthy
 
-    def check_sync(self) -> bool:
-        """The same for threads."""
-        flight, mine = self.monitor.claim()
-        if not mine and flight.thread != threading.get_ident():
+    def check_sync(self, timeout: float | None = None) -> bool:
+        """The same for threads; a check of one's own takes up to ``timeout`` seconds instead of ``check_timeout``."""
+        for _ in range(_ATTEMPTS):
+            if self.monitor.closed:
+                return False
+            flight, mine = self.monitor.claim()
+            # A flight of this very thread belongs to its event loop, which cannot go on before we return.
+            if mine or flight.thread == threading.get_ident():
+                self._check_sync(timeout)
+                break
             with contextlib.suppress(concurrent.futures.TimeoutError):
-                flight.result(self._patience())
-            return self.health.is_healthy
-        # A flight of this very thread belongs to its event loop, which cannot go on before we return.
-        try:
-            latency = self._probe()
-        except Exception as error:
-            self.monitor.failed(error)
-        except BaseException:
-            self.monitor.abandoned()
-            raise
-        else:
-            self.monitor.passed(latency)
+                if flight.result(self._patience()) is not None:
+                    break
         return self.health.is_healthy
 
     async def _check(self) -> None:
@@ -147,11 +156,27 @@ class PoolSet:
             raise
         else:
             self.monitor.passed(latency)
+        # Closed while this check was under way: what it opened is not wanted any more.
+        if self.monitor.closed and (late := self.loops.retire_current()) is not None:
+            await late.close(0)
 
-    def _probe(self) -> float:
+    def _check_sync(self, timeout: float | None) -> None:
+        try:
+            latency = self._probe(timeout)
+        except Exception as error:
+            self.monitor.failed(error)
+        except BaseException:
+            self.monitor.abandoned()
+            raise
+        else:
+            self.monitor.passed(latency)
+        if self.monitor.closed and (late := self._retire_sync()) is not None:
+            late.drain(0)
+
+    def _probe(self, timeout: float | None = None) -> float:
         if self.settings.embedded is not None and not self.health.is_healthy:
             self.settings.embedded.ensure_running(_EMBEDDED_START)
-        return ping_sync(self._sync_pair()[1], self.settings.check_timeout)
+        return ping_sync(self._sync_pair()[1], timeout or self.settings.check_timeout)
 
     def _patience(self) -> float:
         """How long to wait for somebody else's check: its own limits and a little more."""
@@ -246,8 +271,8 @@ _graveyard: list[Any] = []
 """What a forked child must neither use nor finalise."""
 
 
-async def _landed(flight: Flight, timeout: float) -> None:
-    """Wait until a check that runs in another thread or task has its verdict, at most ``timeout`` seconds."""
+async def _landed(flight: Flight, timeout: float) -> bool | None:
+    """Wait up to ``timeout`` seconds for a check that another thread or task makes; None when it has no verdict."""
     loop = asyncio.get_running_loop()
     landed = asyncio.Event()
 
@@ -260,3 +285,4 @@ async def _landed(flight: Flight, timeout: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await landed.wait()
+    return flight.result() if flight.done() else None

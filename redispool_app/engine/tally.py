@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextvars import ContextVar
 
 
@@ -12,15 +13,17 @@ class CommandTally:
     exceed the time on the clock.
     """
 
-    __slots__ = ("commands", "seconds")
+    __slots__ = ("_lock", "commands", "seconds")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # one request may use several threads
         self.commands = 0
         self.seconds = 0.0
 
     def add(self, commands: int, seconds: float) -> None:
-        self.commands += commands
-        self.seconds += seconds
+        with self._lock:
+            self.commands += commands
+            self.seconds += seconds
 
 
 current_tally: ContextVar[CommandTally | None] = ContextVar("redispool_tally", default=None)

@@ -1,0 +1,14 @@
+"""URLs of the demo project."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from . import views
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("limited/", views.limited, name="limited"),
+    path("leaderboard/", views.leaderboard, name="leaderboard"),
+    path("redis/", include("redispool_app.urls")),
+    path("admin/", admin.site.urls),
+]

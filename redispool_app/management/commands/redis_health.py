@@ -1,0 +1,230 @@
+"""``manage.py redis_health``: one real health check of each pool, for people, scripts and container probes.
+
+Exit code 0: all pools are healthy. 1: one is not. 2: the settings or the options are wrong; 2 beats 1.
+
+The managers stay open, as the command may run inside a process that goes on using them. A process that ends lets go
+of its connections, and of its embedded server, by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+from redis import exceptions as redis_exceptions
+
+from redispool_app import conf_checks
+from redispool_app.conf import SETTING, get_aliases, get_config
+from redispool_app.engine.faults import classify
+from redispool_app.redis_pool import RedisConnectionManager
+from redispool_app.server_facts import ServerFacts, fetch
+
+UNHEALTHY = 1
+MISCONFIGURED = 2
+
+_NOTHING = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One pool at one moment. ``latency_ms`` is the PING's round trip in milliseconds."""
+
+    alias: str
+    state: str
+    """``healthy``, ``unhealthy`` or ``misconfigured``."""
+    url: str | None = None
+    latency_ms: float | None = None
+    server: ServerFacts | None = None
+    fault: str | None = None
+    fault_kind: str | None = None
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.state == "healthy"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready, under the names that ``get_pool_info()`` uses."""
+        server = self.server
+        return {
+            "alias": self.alias,
+            "state": self.state,
+            "is_healthy": self.is_healthy,
+            "url": self.url,
+            "latency_ms": self.latency_ms,
+            "server": None
+            if server is None
+            else {"product": server.product, "version": server.version, "process_id": server.process_id},
+            "fault": self.fault,
+            "fault_kind": self.fault_kind,
+        }
+
+    def columns(self) -> list[str]:
+        server = self.server
+        return [
+            self.alias,
+            self.state,
+            _NOTHING if self.latency_ms is None else f"{self.latency_ms:.2f} ms",
+            self.url or _NOTHING,
+            _NOTHING if server is None else f"{server.product} {server.version}, process {server.process_id}",
+        ]
+
+
+class Command(BaseCommand):
+    help = (
+        "Check the health of the Redis pools with one PING each. "
+        "Exit code 0: all healthy, 1: one is not, 2: the settings or options are wrong."
+    )
+    # A fault in the settings is this command's own news, with an exit code of its own.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--alias", action="append", metavar="NAME", help="this pool only; may be given again")
+        parser.add_argument("--json", action="store_true", help="print one JSON document, per round if watching")
+        parser.add_argument("--timeout", metavar="SECONDS", help="how long a PING may take, not HEALTH_CHECK_TIMEOUT")
+        parser.add_argument(
+            "--watch", nargs="?", const=2.0, metavar="SECONDS", help="check again after each 2 (or SECONDS) seconds"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        timeout = _seconds("--timeout", options["timeout"])
+        interval = _seconds("--watch", options["watch"])
+        with _without_last_resort():
+            if interval is None:
+                reports = self._round(options["alias"], timeout, as_json=options["json"], watching=False)
+            else:
+                reports = self._watch(options["alias"], timeout, interval, as_json=options["json"])
+        _raise_verdict(reports)
+
+    def _watch(
+        self, aliases: list[str] | None, timeout: float | None, interval: float, *, as_json: bool
+    ) -> list[Report]:
+        """Check until Ctrl-C; return the last round's reports."""
+        reports: list[Report] = []
+        try:
+            while True:
+                reports = self._round(aliases, timeout, as_json=as_json, watching=True)
+                time.sleep(interval)
+        except KeyboardInterrupt:
+            return reports
+
+    def _round(
+        self, aliases: list[str] | None, timeout: float | None, *, as_json: bool, watching: bool
+    ) -> list[Report]:
+        reports = list(_check_all(aliases, timeout))
+        now = datetime.now(UTC).astimezone()
+        if as_json:
+            document = {
+                "time": now.isoformat(timespec="milliseconds"),
+                "healthy": all(report.is_healthy for report in reports),
+                "pools": [report.as_dict() for report in reports],
+            }
+            self.stdout.write(json.dumps(document, indent=None if watching else 2))
+        else:
+            if watching:
+                self.stdout.write(self.style.MIGRATE_HEADING(now.strftime("%Y-%m-%d %H:%M:%S")))
+            self._write_table(reports)
+        self.stdout.flush()
+        return reports
+
+    def _write_table(self, reports: list[Report]) -> None:
+        rows = [["ALIAS", "STATE", "ROUND TRIP", "ADDRESS", "SERVER"], *(report.columns() for report in reports)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        title, *cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+        self.stdout.write(self.style.MIGRATE_LABEL("  ".join(title).rstrip()))
+        for report, row in zip(reports, cells, strict=True):
+            paint = self.style.SUCCESS if report.is_healthy else self.style.ERROR
+            row[1] = paint(row[1])
+            self.stdout.write("  ".join(row).rstrip())
+            if report.fault:
+                self.stdout.write(paint("  " + report.fault))
+
+
+def _check_all(aliases: list[str] | None, timeout: float | None) -> Iterator[Report]:
+    try:
+        # Once each, in the order given.
+        chosen = list(dict.fromkeys(aliases)) if aliases else get_aliases()
+    except ImproperlyConfigured as error:
+        yield Report(alias=SETTING, state="misconfigured", fault=str(error))
+        return
+    for alias in chosen:
+        yield _check(alias, timeout)
+
+
+def _check(alias: str, timeout: float | None) -> Report:
+    """PING the server of one pool, and ask a healthy one what it is."""
+    try:
+        config = get_config(alias)
+        manager = RedisConnectionManager(alias)
+        monitor = manager._built().monitor
+    except ImproperlyConfigured as error:
+        return Report(alias=alias, state="misconfigured", fault=str(error))
+    server = None
+    try:
+        if not manager._health_check_sync(timeout):
+            monitor.gate()
+            raise monitor.unavailable()
+        # The PING was answered; a user, or a proxy, may do without INFO.
+        with suppress(redis_exceptions.ResponseError):
+            server = fetch(manager)
+    except redis_exceptions.RedisError as error:
+        fault = classify(error, config.where)
+        return Report(
+            alias=alias, state="unhealthy", url=config.masked_url, fault=fault.message, fault_kind=str(fault.kind)
+        )
+    latency = monitor.health.latency
+    return Report(
+        alias=alias,
+        state="healthy",
+        url=config.masked_url,
+        latency_ms=None if latency is None else round(latency * 1000, 3),
+        server=server,
+    )
+
+
+def _raise_verdict(reports: list[Report]) -> None:
+    """Raise ``CommandError`` with the exit code unless all pools are healthy."""
+    if not reports:
+        raise CommandError("Interrupted before the first check had ended.", returncode=UNHEALTHY)
+    others = [report for report in reports if not report.is_healthy]
+    if others:
+        misconfigured = any(report.state == "misconfigured" for report in others)
+        raise CommandError(
+            f"{len(others)} of {len(reports)} Redis pools not healthy: "
+            + ", ".join(f"{report.alias} is {report.state}" for report in others),
+            returncode=MISCONFIGURED if misconfigured else UNHEALTHY,
+        )
+
+
+def _seconds(option: str, value: str | float | None) -> float | None:
+    """Read an option in seconds. Raises ``CommandError``."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    wanted = conf_checks.seconds(number)
+    if wanted is not None:
+        raise CommandError(f"{option} {value!r} cannot be used: give {wanted}.", returncode=MISCONFIGURED)
+    return number
+
+
+@contextmanager
+def _without_last_resort() -> Iterator[None]:
+    """Where the project logs nothing of this app, keep Python from printing the faults a second time."""
+    logger, silence = logging.getLogger("redispool_app"), logging.NullHandler()
+    if not logger.hasHandlers():
+        logger.addHandler(silence)
+    try:
+        yield
+    finally:
+        logger.removeHandler(silence)

@@ -1,0 +1,1 @@
+"""Small sites that the tests of deployments serve with real servers."""
