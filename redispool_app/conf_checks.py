@@ -50,8 +50,7 @@ def not_known(place: str, word: Any, known: Iterable[str], otherwise: str) -> Pr
     near: list[str] = []
     if isinstance(word, str):
         spelled = {name.upper(): name for name in known}
-        # Bounded, because comparing takes time that grows with the square of the length.
-        near = [spelled[name] for name in difflib.get_close_matches(word[:64].upper(), spelled, n=1)]
+        near = [spelled[name] for name in difflib.get_close_matches(word.upper(), spelled, n=1)]
     fault = f"{place} {shown(word)}" if shown(word) else place
     return Problem(fault, f"did you mean {near[0]!r}?" if near else otherwise)
 

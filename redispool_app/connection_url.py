@@ -67,23 +67,19 @@ class ConnectionURL:
         )
 
 
-# What the standard library raises repeats the URL, so no ValueError below is raised while one is handled.
-
-
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        pass
-    raise ValueError(_HOST)
+        # Whose text repeats the URL.
+        raise ValueError(_HOST) from None
 
 
 def _decoded(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        pass
-    raise ValueError("a URL whose percent-encoded bytes are UTF-8")
+        raise ValueError("a URL whose percent-encoded bytes are UTF-8") from None
 
 
 def _options(query: str) -> tuple[tuple[str, str], ...]:

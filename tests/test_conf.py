@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -166,6 +167,12 @@ def test_a_password_of_the_query_reaches_redis_py():
 def test_unverified_tls_does_not_check_the_host_name_either():
     kwargs = config(CONNECTION_URL="rediss://host", SSL_CERT_REQS="none").connection_kwargs()
     assert (kwargs["ssl_cert_reqs"], kwargs["ssl_check_hostname"]) == ("none", False)
+
+
+def test_certificates_may_be_path_objects():
+    found = config(CONNECTION_URL="rediss://host", SSL_CA_CERTS=Path("/etc/ca.pem"))
+    assert type(found.connection_kwargs()["ssl_ca_certs"]) is str
+    assert json.loads(json.dumps(found.masked()))["SSL_CA_CERTS"] == "/etc/ca.pem"
 
 
 def test_the_embedded_server_s_socket_is_where_it_is_told_to_be():

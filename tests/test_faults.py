@@ -138,6 +138,13 @@ def test_what_the_caller_was_handling_is_not_taken_for_the_cause(error, kind):
     assert classify(error, "/run/redis.sock").kind is kind
 
 
+def test_the_nearest_system_error_is_the_cause_whatever_the_caller_was_handling():
+    error = redis_exceptions.ConnectionError("Error while reading from socket")
+    error.__context__ = ConnectionResetError(errno.ECONNRESET, "reset")
+    error.__context__.__context__ = FileNotFoundError(errno.ENOENT, "the caller's own file")
+    assert classify(error, "/run/redis.sock").kind is FaultKind.CLOSED
+
+
 def test_a_certificate_that_is_not_trusted_is_named():
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_message = "self-signed certificate"
@@ -148,7 +155,7 @@ def test_a_certificate_that_is_not_trusted_is_named():
     assert "self-signed certificate" in found.message
 
 
-def test_a_reset_connection_is_closed_whatever_the_caller_was_handling(own_server):
+def test_a_killed_connection_is_closed_whatever_the_caller_was_handling(own_server):
     with own_server.client() as client, own_server.client() as other:
         client.ping()
         connection = client.connection_pool.get_connection()

@@ -266,7 +266,7 @@ def process(tmp_path):
         child = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "django", "redis_health", *args, "--settings=probed_settings"],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "NO_COLOR": "1"},
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": ""},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -62,9 +62,20 @@ class EmbeddedServer:
     def release(self) -> None:
         """Stop counting as a user."""
         with self._lock:
-            if self._lease is not None:
-                os.close(self._lease)
-                self._lease = None
+            if self._lease is None:
+                return
+            lease, self._lease = self._lease, None
+            try:
+                # Only where no server was ever started: otherwise its supervisor removes the directory.
+                if not (self.directory / "supervisor").exists():
+                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for name in ("start", "users"):
+                        (self.directory / name).unlink(missing_ok=True)
+                    self.directory.rmdir()
+            except OSError:
+                pass  # somebody else is using it
+            finally:
+                os.close(lease)
 
     def forget_inherited(self) -> None:
         """In a forked child the lock may be held for ever; the lease is inherited on purpose."""

@@ -129,7 +129,7 @@ class PoolSet:
         return self.health.is_healthy
 
     def check_sync(self, timeout: float | None = None) -> bool:
-        """The same for threads; a check of one's own takes up to ``timeout`` seconds instead of ``check_timeout``."""
+        """The same for threads; with a ``timeout`` (seconds, in place of ``check_timeout``) no check is shared."""
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
@@ -139,7 +139,8 @@ class PoolSet:
                 self._check_sync(timeout)
                 break
             with contextlib.suppress(concurrent.futures.TimeoutError):
-                if flight.result(self._patience()) is not None:
+                # Somebody else's deadline does not answer a check that has one of its own.
+                if flight.result(self._patience()) is not None and timeout is None:
                     break
         return self.health.is_healthy
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, perf_counter
@@ -24,26 +26,33 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
 
     Raises redis-py's errors, ``TimeoutError`` after ``timeout`` seconds included.
     """
+    aside = _time_for_strangers(pool, timeout)
     try:
-        async with asyncio.timeout(timeout):
-            connection = pool.state.take_at_once()
-            if connection is None:
-                # All are in use, perhaps by commands that block: that says nothing about the server.
-                return await _ping_on_new(pool)
-            try:
-                was_connected = connection.is_connected
-                await pool.ready(connection)
-                return await _ping(connection)
-            except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
-                # An idle connection may have died unnoticed: only a new one tells about the server.
-                if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
-                    raise
-                await connection.disconnect(nowait=True)
-            finally:
-                await pool.release(connection)
-            return await _ping_on_new(pool)
-    except TimeoutError:
-        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from None
+        async with asyncio.timeout(timeout - aside):
+            return await _ping_through(pool)
+    except TimeoutError as error:
+        if aside and await asyncio.to_thread(_speaks_http, pool, aside):
+            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
+        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from error
+
+
+async def _ping_through(pool: AsyncPool) -> float:
+    connection = pool.state.take_at_once()
+    if connection is None:
+        # All are in use, perhaps by commands that block: that says nothing about the server.
+        return await _ping_on_new(pool)
+    try:
+        was_connected = connection.is_connected
+        await pool.ready(connection)
+        return await _ping(connection)
+    except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
+        # An idle connection may have died unnoticed: only a new one tells about the server.
+        if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
+            raise
+        await connection.disconnect(nowait=True)
+    finally:
+        await pool.release(connection)
+    return await _ping_on_new(pool)
 
 
 async def _ping_on_new(pool: AsyncPool) -> float:
@@ -64,7 +73,16 @@ async def _ping(connection: Any) -> float:
 
 def ping_sync(pool: SyncPool, timeout: float) -> float:
     """The same for threads; a connection's own timeouts are shortened to what is left of ``timeout``."""
-    deadline = monotonic() + timeout
+    aside = _time_for_strangers(pool, timeout)
+    try:
+        return _ping_through_sync(pool, monotonic() + timeout - aside)
+    except redis_exceptions.TimeoutError as error:
+        if aside and _speaks_http(pool, aside):
+            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
+        raise
+
+
+def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
     connection = pool.take_at_once()
     if connection is None:
         return _ping_on_new_sync(pool, deadline)
@@ -115,3 +133,24 @@ def _ping_sync(connection: Any, deadline: float) -> float:
     connection.send_command("PING", check_health=False)
     _check(connection.read_response())
     return perf_counter() - started
+
+
+# Some web servers wait in silence for the rest of what they take for a request. Only who has never answered is
+# suspected of that, so an outage costs a server no strange request.
+
+
+def _time_for_strangers(pool: AsyncPool | SyncPool, timeout: float) -> float:
+    """Seconds of ``timeout`` to keep for the question who is there."""
+    never_answered = pool.monitor.health.last_reply == -math.inf
+    return timeout * 0.1 if never_answered and pool.connection_kwargs.get("host") else 0.0
+
+
+def _speaks_http(pool: AsyncPool | SyncPool, timeout: float) -> bool:
+    """Whether a web server answers at the address of ``pool``."""
+    address = pool.connection_kwargs["host"], pool.connection_kwargs["port"]
+    try:
+        with socket.create_connection(address, timeout) as peer:
+            peer.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            return peer.recv(5) == b"HTTP/"
+    except OSError:
+        return False

@@ -89,7 +89,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--alias", action="append", metavar="NAME", help="this pool only; may be given again")
         parser.add_argument("--json", action="store_true", help="print one JSON document, per round if watching")
-        parser.add_argument("--timeout", metavar="SECONDS", help="how long a PING may take, not HEALTH_CHECK_TIMEOUT")
+        parser.add_argument(
+            "--timeout", metavar="SECONDS", help="how long each PING may take, in place of HEALTH_CHECK_TIMEOUT"
+        )
         parser.add_argument(
             "--watch", nargs="?", const=2.0, metavar="SECONDS", help="check again after each 2 (or SECONDS) seconds"
         )
