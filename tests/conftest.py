@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from redispool_app.redis_pool import redis_connection_manager
+from redispool_app.redis_pool import RedisConnectionManager, redis_connection_manager
 
 from .servers import RedisServer
 
@@ -64,3 +64,19 @@ def pool_settings(settings):
 def manager(server, pool_settings):
     """The global manager on the shared server."""
     return pool_settings(server.url)
+
+
+@pytest.fixture
+def pools(settings, pool_settings):
+    """Set REDIS_POOL to several aliases; their managers are left closed and forgotten."""
+    aliases = []
+
+    def set_pools(**by_alias):
+        aliases.extend(by_alias)
+        pool_settings("redis://unused")
+        settings.REDIS_POOL = by_alias
+
+    yield set_pools
+    for alias in aliases:
+        RedisConnectionManager(alias).close_sync()
+        RedisConnectionManager(alias).reload_settings()

@@ -47,22 +47,6 @@ def operator():
 
 
 @pytest.fixture
-def pools(settings, pool_settings):
-    """Set REDIS_POOL to several aliases; their managers are left closed and forgotten."""
-    aliases = []
-
-    def set_pools(by_alias):
-        aliases.extend(by_alias)
-        pool_settings("redis://unused")
-        settings.REDIS_POOL = by_alias
-
-    yield set_pools
-    for alias in aliases:
-        RedisConnectionManager(alias).close_sync()
-        RedisConnectionManager(alias).reload_settings()
-
-
-@pytest.fixture
 def gone():
     """A URL at which nothing listens."""
     return f"redis://127.0.0.1:{free_port()}/0"
@@ -196,7 +180,7 @@ def test_a_confirmed_outage_costs_the_page_no_check(gone, pool_settings, viewer,
 
 def test_servers_that_hang_cost_no_more_time_than_one(own_server, pools, viewer):
     slow = {"CONNECTION_URL": own_server.url, "HEALTH_CHECK_TIMEOUT": 1.5}
-    pools({"default": slow, "second": slow, "third": slow, "fourth": slow})
+    pools(default=slow, second=slow, third=slow, fourth=slow)
     own_server.pause()
     started = time.monotonic()
     page = Page(viewer.get(PAGE))
@@ -215,7 +199,7 @@ def test_a_healthy_pool_without_the_right_to_info_says_so(own_server, pool_setti
 
 
 def test_every_pool_has_its_card_default_first(server, gone, pools, viewer):
-    pools({"app": {"CONNECTION_URL": server.url}, "default": {"CONNECTION_URL": server.url, "DB": 0}})
+    pools(app={"CONNECTION_URL": server.url}, default={"CONNECTION_URL": server.url, "DB": 0})
     text = Page(viewer.get(PAGE)).text
     assert 0 < text.index("default ✓ Healthy") < text.index("app ✓ Healthy")
 
@@ -229,7 +213,7 @@ def test_a_closed_pool_says_how_to_open_it_and_stays_closed(manager, operator):
 
 
 def test_a_misconfigured_pool_says_so_beside_the_others(server, pools, operator):
-    pools({"default": {"CONNECTION_URL": server.url}, "broken": {"MAX_CONECTIONS": 3}})
+    pools(default={"CONNECTION_URL": server.url}, broken={"MAX_CONECTIONS": 3})
     page = Page(operator.get(PAGE))
     assert "default ✓ Healthy" in page.text
     assert "broken ! Misconfigured" in page.text

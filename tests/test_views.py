@@ -45,22 +45,6 @@ def visitor(request):
 
 
 @pytest.fixture
-def pools(settings, pool_settings):
-    """Set REDIS_POOL to several aliases; their managers are left closed and forgotten."""
-    aliases = []
-
-    def set_pools(**by_alias):
-        aliases.extend(by_alias)
-        pool_settings("redis://unused")
-        settings.REDIS_POOL = by_alias
-
-    yield set_pools
-    for alias in aliases:
-        RedisConnectionManager(alias).close_sync()
-        RedisConnectionManager(alias).reload_settings()
-
-
-@pytest.fixture
 def protected_server(own_server):
     """A server that asks for ``PASSWORD``."""
     with own_server.client() as client:
