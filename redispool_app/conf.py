@@ -60,7 +60,17 @@ class RedisPoolConfig:
     timeout: float = _key(2.0, must_be.seconds)
     """How long a caller waits for a free connection before ``PoolTimeout`` (BlockingConnectionPool's name)."""
     max_waiting: int = _key(1000, must_be.whole(0))
-    """How many callers may wait for a connection; one more gets ``PoolQueueFull`` at once."""
+    """How many callers may wait for a connection, or for room on the shared one; the next gets ``PoolQueueFull``."""
+    max_idle_time: float = _key(60.0, must_be.seconds)
+    """A connection that nobody has borrowed for this long is closed; the shared one stays."""
+    max_lifetime: float = _key(3600.0, must_be.seconds)
+    """A borrowed connection is replaced after at most this long, up to a tenth less so that not all end together."""
+    max_in_flight: int = _key(20_000, must_be.whole(1))
+    """How many commands of one event loop may be under way on its shared connection."""
+    max_in_flight_bytes: int = _key(64 * 1024 * 1024, must_be.whole(1))
+    """How many bytes of commands may be."""
+    retry_writes: bool = _key(False, must_be.flag)
+    """Whether a write whose reply was lost is sent again: it may then be carried out twice."""
     socket_timeout: float = _key(2.0, must_be.seconds)
     """How long a command waits for its reply."""
     socket_connect_timeout: float = _key(2.0, must_be.seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from redis import exceptions as redis_exceptions
 
-__all__ = ["PoolClosed", "PoolQueueFull", "PoolTimeout", "RedisUnavailable"]
+__all__ = ["OutcomeUnknown", "PoolClosed", "PoolQueueFull", "PoolTimeout", "RedisUnavailable"]
 
 
 class RedisUnavailable(redis_exceptions.ConnectionError):
@@ -35,3 +35,10 @@ class PoolQueueFull(redis_exceptions.MaxConnectionsError):
 
 class PoolClosed(redis_exceptions.ConnectionError):
     """The manager was closed; ``initialize()`` opens it again."""
+
+
+class OutcomeUnknown(redis_exceptions.ConnectionError, redis_exceptions.TimeoutError):
+    """A command that changes data was written and its reply lost: it may or may not have been carried out.
+
+    It was not sent again, so that an INCR never counts twice; ``RETRY_WRITES`` asks for that.
+    """

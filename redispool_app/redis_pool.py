@@ -21,6 +21,7 @@ from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
 from .engine.pool_set import PoolSet, PoolSettings
+from .engine.sharing import SharingLimits
 from .exceptions import PoolClosed
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
@@ -391,11 +392,21 @@ def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
         max_connections=config.max_connections,
         max_waiting=config.max_waiting,
         timeout=config.timeout,
+        max_idle_time=config.max_idle_time,
+        max_lifetime=config.max_lifetime,
         check_interval=config.health_check_interval,
         check_timeout=config.health_check_timeout,
         backoff_base=config.retry_backoff_base,
         backoff_cap=config.retry_backoff_cap,
         embedded=embedded,
+        sharing=SharingLimits(
+            max_in_flight=config.max_in_flight,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+            max_waiting=config.max_waiting,
+            retry_writes=config.retry_writes,
+            backoff_base=config.retry_backoff_base,
+            backoff_cap=config.retry_backoff_cap,
+        ),
     )
 
 

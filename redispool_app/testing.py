@@ -74,6 +74,7 @@ class FakePool:
             connection_kwargs={**settings.connection_kwargs, "server": self.server},
             async_class=async_class,
             sync_class=sync_class,
+            sharing=None,  # a fake connection has no transport that could be taken over
         )
 
 

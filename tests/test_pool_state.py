@@ -141,3 +141,15 @@ def test_no_order_of_events_loses_or_doubles_a_connection(events):
         assert len(state.in_use) + len(state.idle) <= 3
         assert not set(state.idle) & state.in_use
         assert not (waiting and state.idle), "nobody waits while a connection lies idle"
+
+
+def test_shrinking_takes_out_what_lay_idle_too_long_and_nothing_else(state):
+    first, second = state.take(), state.take()
+    state.give_back(first)
+    state.give_back(second)
+    state.idle_since[first] -= 100
+    assert state.shrink(60) == [first]
+    assert state.idle == [second]
+    assert state.shrink(60) == []
+    assert state.take() == second
+    assert second not in state.idle_since

@@ -224,3 +224,41 @@ async def test_both_protocols_work_and_the_server_knows_who_connects(server, poo
         assert about["resp"] == str(protocol)
         # CLIENT SETINFO exists since Redis 7.2.
         assert "django-redispool-app" in about.get("lib-name", "django-redispool-app")
+
+
+async def test_an_idle_connection_is_closed_and_the_shared_one_stays(own_server, pool_settings):
+    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.2)
+    client = await manager.get_client()
+    await asyncio.gather(*(client.blpop(f"never-{number}", 0.01) for number in range(5)))
+    assert own_server.connections() == 6
+    await asyncio.sleep(0.6)
+    assert own_server.connections() == 1
+    info = manager.get_pool_info()
+    assert (info["connections_open"], info["connections_shared"], info["connections_idle"]) == (1, 1, 0)
+    assert info["connections_opened_total"] == info["connections_closed_total"] + 1
+    assert await client.blpop("never", 0.01) is None
+
+
+def test_threads_close_idle_connections_when_they_give_one_back(own_server, pool_settings):
+    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.1)
+    pool = manager.get_sync_client().connection_pool
+    held = [pool.get_connection() for _ in range(4)]
+    for connection in held:
+        pool.release(connection)
+    time.sleep(0.15)
+    manager.get_sync_client().ping()
+    eventually(lambda: own_server.connections() == 1)
+
+
+async def test_a_connection_is_replaced_at_the_end_of_its_lifetime(server, pool_settings):
+    manager = pool_settings(server.url, MAX_LIFETIME=0.2)
+    client = await manager.get_client()
+    first = await client.client_id()
+    assert await client.client_id() == first
+    await asyncio.sleep(0.25)
+    assert await client.client_id() != first
+    sync_client = manager.get_sync_client()
+    first = sync_client.client_id()
+    assert sync_client.client_id() == first
+    await asyncio.sleep(0.25)
+    assert sync_client.client_id() != first

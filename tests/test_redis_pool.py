@@ -428,7 +428,9 @@ async def test_pool_info_is_json_and_needs_no_loop(manager):
     info = manager.get_pool_info()
     assert json.loads(json.dumps(info)) == info
     assert info["state"] == "healthy"
-    assert info["connections_open"] == info["connections_idle"] == 1
+    assert info["connections_open"] == info["connections_shared"] == 1
+    assert info["commands_total"] == 2
+    assert info["commands_in_flight"] == 0
     assert info["loops"] == 1
 
 

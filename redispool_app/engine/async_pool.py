@@ -1,4 +1,4 @@
-"""The pool of connections of one event loop."""
+"""The connections of one event loop: one that is shared, and a pool of those that serve one caller at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolTimeout
 
-from .connections import abandon
+from .connections import abandon, forget_stream, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
+from .sharing import Sharing, SharingLimits
 
 
 class _LoopWaiter:
@@ -45,16 +46,32 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     """
 
     def __init__(
-        self, *, monitor: Monitor, max_connections: int, max_waiting: int, timeout: float, **kwargs: Any
+        self,
+        *,
+        monitor: Monitor,
+        max_connections: int,
+        max_waiting: int,
+        timeout: float,
+        sharing_limits: SharingLimits | None = None,
+        max_idle_time: float | None = None,
+        max_lifetime: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout
-        self.state: PoolState[Any] = PoolState(self.make_connection, max_connections, max_waiting)
+        self.sharing_limits = sharing_limits
+        self._sharing: Sharing | None = None
+        # The shared connection counts towards the limit.
+        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
+        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
         # The inherited methods walk these two names.
         self._available_connections = self.state.idle
         self._in_use_connections = self.state.in_use
         self._emptied: asyncio.Future[None] | None = None
+        self._max_idle_time = max_idle_time
+        self._max_lifetime = max_lifetime
+        self._shrinking: asyncio.TimerHandle | None = None
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
 
@@ -74,8 +91,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     async def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
-            if connection.should_reconnect():
-                await connection.disconnect()
+            if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                await connection.disconnect(nowait=True)
             event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
             await self._dispatcher.dispatch_async(event)
         finally:
@@ -83,29 +100,37 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 await connection.disconnect(nowait=True)
 
     async def ready(self, connection: Any) -> None:
-        """Connect if need be; a connection that the server closed, or that holds unread data, is replaced."""
-        if connection.is_connected:
+        """Connect if need be; what the server closed, holds unread data or has lived its time is replaced."""
+        if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
             try:
                 if not await connection.can_read():
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass
+        if connection.is_connected:
             await connection.disconnect(nowait=True)
         await connection.connect()
 
     async def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        deadline = monotonic() + timeout
+        if self._shrinking is not None:
+            self._shrinking.cancel()
         idle = self.state.close()
         for connection in idle:
             await connection.disconnect(nowait=True)
-        if self.state.in_use and timeout > 0:
+        if self._sharing is not None:
+            await self._sharing.drain(timeout)
+        if self.state.in_use and (left := deadline - monotonic()) > 0:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._emptied], timeout=timeout)
+            await asyncio.wait([self._emptied], timeout=left)
         for connection in list(self.state.in_use):
             await connection.disconnect(nowait=True)
 
     def abandon(self) -> None:
         """Close every socket without the event loop, which is closed."""
+        if self._sharing is not None:
+            self._sharing.leave_loop()
         connections = [*self.state.close(), *self.state.in_use]
         self.state.in_use.clear()
         abandon(connections)
@@ -145,4 +170,19 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         kept = self.state.give_back(connection)
         if self.state.closed and not self.state.in_use and self._emptied and not self._emptied.done():
             self._emptied.set_result(None)
+        if kept and self._shrinking is None and self._max_idle_time is not None and self.state.idle:
+            self._shrinking = asyncio.get_running_loop().call_later(self._max_idle_time, self._shrink)
         return kept
+
+    def _shrink(self) -> None:
+        """Close what has lain idle too long, and look again while something is left."""
+        self._shrinking = None
+        longest = self._max_idle_time
+        if longest is None:
+            return
+        for connection in self.state.shrink(longest):
+            # Without a task around it, redis-py closes at once instead of waiting.
+            connection._close()
+            forget_stream(connection)
+        if self.state.idle:
+            self._shrinking = asyncio.get_running_loop().call_later(longest, self._shrink)

@@ -1,50 +1,199 @@
-"""The two clients: redis-py's own, plus a tally of what each caller asked for.
+"""The two clients: redis-py's own, on connections that callers share.
 
 A program written for ``redis.asyncio.Redis`` or ``redis.Redis`` runs unchanged on these.
 """
 
 from __future__ import annotations
 
+import warnings
+from asyncio import get_running_loop
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from inspect import isawaitable
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 import redis.asyncio.client
 import redis.client
+from redis import exceptions as redis_exceptions
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .packing import pack
+from .routing import is_exclusive, only_reads, route_of
+from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
+
+_dict_get: Any = dict.get
 
 
 class AsyncPipeline(redis.asyncio.client.Pipeline):
-    """redis-py's asyncio pipeline, tallied."""
+    """redis-py's asyncio pipeline; without WATCH it travels as one unit on the shared connection."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         tally = current_tally.get()
         if tally is None:
-            return await super().execute(raise_on_error)
+            return await self._execute(raise_on_error)
         commands, started = len(self.command_stack), perf_counter()
         try:
-            return await super().execute(raise_on_error)
+            return await self._execute(raise_on_error)
         finally:
             tally.add(commands, perf_counter() - started)
 
+    async def _execute(self, raise_on_error: bool) -> list[Any]:
+        stack = self.command_stack
+        if not stack or self.watching or self.connection is not None:
+            return await super().execute(raise_on_error)
+        if self.scripts:
+            await self._load_scripts()
+        sharing = sharing_of(self.connection_pool)
+        if sharing is None or any(is_exclusive(args) for args, _ in stack):
+            return await super().execute(raise_on_error)
+        transaction = self.is_transaction or self.explicit_transaction
+        unit = UnitConnection(sharing, stack, transaction)
+        if unit.size > sharing.limits.max_shared_bytes:
+            return await super().execute(raise_on_error)
+        execute = self._execute_transaction if transaction else self._execute_pipeline
+        try:
+            replies: list[Any] = await execute(cast(Any, unit), stack, raise_on_error)
+            return replies
+        finally:
+            await self.reset()  # type: ignore[no-untyped-call]
+
+    async def _load_scripts(self) -> None:
+        """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
+        client = AsyncRedis(connection_pool=self.connection_pool)
+        scripts = list(self.scripts)
+        exists = await client.script_exists(*(script.sha for script in scripts))
+        for script, known in zip(scripts, exists, strict=True):
+            if not known:
+                script.sha = await client.script_load(script.script)
+        self.scripts.clear()
+
+
+class UnitConnection:
+    """What redis-py's pipeline code takes for a connection: one unit on the shared one."""
+
+    def __init__(self, sharing: Sharing, stack: Any, transaction: bool) -> None:
+        sent = [args for args, options in stack if not (transaction and EMPTY_RESPONSE in options)]
+        commands = [("MULTI",), *sent, ("EXEC",)] if transaction else sent
+        self._sharing = sharing
+        self._packed = b"".join([pack(args, sharing.encoder) for args in commands])
+        # Inside a transaction redis-py decodes every reply, whatever its options say.
+        self._decode = [transaction or NEVER_DECODE not in options for _, options in stack]
+        if transaction:
+            self._decode = [True] * len(commands)
+        self._reads = all(only_reads(args[0]) for args in sent)
+        self._replies: deque[Any] = deque()
+        self.himport_registry = None  # HIMPORT travels on a connection of its own
+
+    @property
+    def size(self) -> int:
+        """How many bytes it sends."""
+        return len(self._packed)
+
+    def pack_commands(self, commands: Iterable[Any]) -> list[bytes]:
+        return [self._packed]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self._replies.extend(await self._sharing.replies(self._packed, self._decode, reads=self._reads))
+
+    async def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
+        reply = self._replies.popleft()
+        if isinstance(reply, Exception):
+            self._sharing.error_reply(reply)
+            raise reply
+        return reply
+
 
 class AsyncRedis(redis.asyncio.Redis):
-    """``redis.asyncio.Redis`` on a pool of this project."""
+    """``redis.asyncio.Redis`` whose callers share one connection and write once per loop tick.
+
+    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
+    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    """
+
+    _shared: Sharing | None = None
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The shared connection of the running event loop; None where every command has one of its own."""
+        return sharing_of(self.connection_pool)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         tally = current_tally.get()
         if tally is None:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await self._execute(args, options)
         started = perf_counter()
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await self._execute(args, options)
         finally:
             tally.add(1, perf_counter() - started)
 
+    async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        name = args[0]
+        route = route_of(name)
+        sharing = self._shared
+        if sharing is None or sharing.connection is None or sharing.loop is not get_running_loop():
+            sharing = self._shared = sharing_of(self.connection_pool)
+        if (
+            sharing is None
+            or route.exclusive
+            or self.single_connection_client
+            or (route.depends and is_exclusive(args))
+        ):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        packed = pack(args, sharing.encoder)
+        if len(packed) > sharing.limits.max_shared_bytes:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        decode = not options or NEVER_DECODE not in options
+        connection = sharing.open_connection()
+        try:
+            if connection is None:
+                reply = await sharing.reply(packed, decode, reads=route.reads)
+            else:
+                try:
+                    reply = await connection.send(packed, decode)
+                except (ConnectionLostError, ReplyTimeoutError) as error:
+                    reply = await sharing.reply(packed, decode, reads=route.reads, lost=error)
+        except redis_exceptions.ResponseError as error:
+            sharing.error_reply(error)
+            if EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        if options:
+            options.pop(NEVER_DECODE, None)
+            options.pop(EMPTY_RESPONSE, None)
+            options.pop("keys", None)
+        # The dict folds case in Python; redis-py's own names need no folding.
+        callback = _dict_get(self.response_callbacks, name)
+        if callback is None:
+            if name.__class__ is str and name.isupper():
+                return reply
+            callback = self.response_callbacks.get(name)
+            if callback is None:
+                return reply
+        result = callback(reply, **options)
+        return await result if isawaitable(result) else result
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> AsyncPipeline:
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
+            await close_sharing(self.connection_pool)
+        await super().aclose(close_connection_pool)
+
+    def __del__(self, _warnings: Any = warnings, _grl: Any = get_running_loop) -> None:
+        sharing = self._shared
+        if sharing is not None and sharing.connection is not None and self.auto_close_connection_pool:
+            _warnings.warn(f"unclosed client {self!r}", ResourceWarning, source=self)
+            with suppress(RuntimeError):
+                sharing.abandon()
+        super().__del__(_warnings, _grl)
 
 
 class SyncPipeline(redis.client.Pipeline):

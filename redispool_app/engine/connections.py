@@ -34,6 +34,7 @@ class ObservedAsync:
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
         self._counted = False
+        self._opened_at = 0.0
         self._started = monotonic()
         self._last_words: LastWords | None = None
         super().__init__(**kwargs)
@@ -92,6 +93,7 @@ class ObservedSync:
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
         self._counted = False
+        self._opened_at = 0.0
         self._started = monotonic()
         self._last_words: LastWords | None = None
         super().__init__(**kwargs)
@@ -152,11 +154,29 @@ def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exce
     return error
 
 
+def forget_stream(connection: Any) -> None:
+    """Tell a connection that its transport, which somebody else took over, is closed."""
+    connection._parser.on_disconnect()
+    connection._reader = connection._writer = None
+    if isinstance(connection, ObservedAsync):
+        _count_closed(connection)
+
+
 def _count_opened(connection: Any) -> None:
     if not connection._counted:
         connection._counted = True
+        connection._opened_at = monotonic()
         connection.monitor.opened()
         _open.add(connection)
+
+
+def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
+    """Whether a connection has lived its time: up to a tenth less than ``max_lifetime`` seconds, each another."""
+    if max_lifetime is None or not connection._counted:
+        return False
+    # The same for as long as the connection lives, and no two alike, so that they do not end together.
+    share = 0.9 + (hash((id(connection), connection._opened_at)) % 1000) / 10_000
+    return bool(monotonic() - connection._opened_at > max_lifetime * share)
 
 
 def _count_closed(connection: Any) -> None:
@@ -253,7 +273,8 @@ def abandon(connections: Iterable[Any]) -> None:
     for connection in connections:
         writer = getattr(connection, "_writer", None)
         connection._reader = connection._writer = None
-        _count_closed(connection)
+        if isinstance(connection, ObservedAsync):
+            _count_closed(connection)
         transport = getattr(writer, "transport", None)
         if transport is None:
             continue

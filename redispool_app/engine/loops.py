@@ -15,6 +15,7 @@ from typing import Any
 
 from .async_pool import AsyncPool
 from .clients import AsyncRedis
+from .statistics import Statistics
 
 
 class LoopClient:
@@ -45,6 +46,7 @@ class LoopClients:
         self._lock = threading.Lock()
         self.by_loop: dict[int, LoopClient] = {}
         self._retired: list[LoopClient] = []
+        self._past = Statistics()
 
     def current(self) -> LoopClient | None:
         """Return the running loop's client if it has one."""
@@ -90,16 +92,23 @@ class LoopClients:
         for entry in entries:
             loop = entry.loop_ref()
             if loop is None or loop.is_closed():
-                self._drop(entry)
-                with self._lock:
-                    if entry in self._retired:
-                        self._retired.remove(entry)
                 entry.pool.abandon()
+                self._forget(entry)
 
-    def stats(self) -> list[dict[str, Any]]:
+    def stats(self) -> list[dict[str, int]]:
         """Return one JSON-ready dict for each loop's pool."""
         with self._lock:
             return [pool_numbers(entry.pool) for entry in self.by_loop.values()]
+
+    def statistics(self) -> Statistics:
+        """Return what the shared connections of all loops have done, those that ended included."""
+        total = Statistics()
+        with self._lock:
+            total.add(self._past)
+            for entry in [*self.by_loop.values(), *self._retired]:
+                if entry.pool._sharing is not None:
+                    total.add(entry.pool._sharing.statistics)
+        return total
 
     def forget_inherited(self) -> None:
         """In a forked child: the parent's loops do not run here, and their clients must not be closed."""
@@ -107,16 +116,24 @@ class LoopClients:
         self._lock = threading.Lock()
         self.by_loop = {}
         self._retired = []
+        self._past = Statistics()
 
     async def _keep(self, entry: LoopClient) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            self._drop(entry)
-            with self._lock:
-                if entry in self._retired:
-                    self._retired.remove(entry)
             await entry.pool.drain(0)
+            self._forget(entry)
+
+    def _forget(self, entry: LoopClient) -> None:
+        """A client's loop has ended; its totals stay."""
+        self._drop(entry)
+        with self._lock:
+            if entry in self._retired:
+                self._retired.remove(entry)
+            sharing, entry.pool._sharing = entry.pool._sharing, None
+            if sharing is not None:
+                self._past.add(sharing.statistics)
 
     def _drop(self, entry: LoopClient) -> None:
         with self._lock:
@@ -131,12 +148,16 @@ def pool_numbers(pool: Any) -> dict[str, int]:
     # A connection object outlives its socket: one that failed lies idle, unconnected, until it is used again.
     idle = sum(1 for connection in list(state.idle) if connection._counted)
     in_use = list(state.in_use)
+    sharing = getattr(pool, "_sharing", None)
+    shared = 1 if sharing is not None and sharing.connection is not None else 0
     return {
-        "connections_open": idle + sum(1 for connection in in_use if connection._counted),
+        "connections_open": idle + sum(1 for connection in in_use if connection._counted) + shared,
+        "connections_shared": shared,
+        "commands_in_flight": sharing.in_flight if sharing is not None else 0,
         "connections_in_use": len(in_use),
         "connections_idle": idle,
-        "connections_max": state.max_connections,
-        "waiting": len(state.waiters),
+        "connections_max": pool.max_connections,
+        "waiting": len(state.waiters) + (sharing.waiting if sharing is not None else 0),
         "waiting_max": state.max_waiting,
     }
 

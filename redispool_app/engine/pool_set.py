@@ -25,6 +25,7 @@ from .health import Health
 from .loops import LoopClient, LoopClients, pool_numbers
 from .monitor import Flight, Monitor
 from .probe import ping, ping_sync
+from .sharing import SharingLimits
 from .sync_pool import SyncPool
 
 _EMBEDDED_START = 10.0
@@ -43,6 +44,8 @@ class PoolSettings:
     max_connections: int
     max_waiting: int
     timeout: float
+    max_idle_time: float | None
+    max_lifetime: float | None
     check_interval: float
     check_timeout: float
     backoff_base: float
@@ -50,6 +53,7 @@ class PoolSettings:
     async_class: type[Any] | None = None
     sync_class: type[Any] | None = None
     embedded: EmbeddedServer | None = None
+    sharing: SharingLimits | None = None
 
 
 class PoolSet:
@@ -94,6 +98,7 @@ class PoolSet:
     def _build_async(self) -> tuple[AsyncRedis, AsyncPool]:
         pool = AsyncPool(
             connection_class=self.settings.async_class or ASYNC_CLASSES[self.settings.kind],
+            sharing_limits=self.settings.sharing,
             **self._pool_kwargs(),
         )
         return AsyncRedis(connection_pool=pool), pool
@@ -104,6 +109,8 @@ class PoolSet:
             "max_connections": self.settings.max_connections,
             "max_waiting": self.settings.max_waiting,
             "timeout": self.settings.timeout,
+            "max_idle_time": self.settings.max_idle_time,
+            "max_lifetime": self.settings.max_lifetime,
             # Off: they would cost every RESP3 connection a command that only one vendor's servers know.
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             "driver_info": DriverInfo().add_upstream_driver("django-redispool-app", __version__),
@@ -237,16 +244,18 @@ class PoolSet:
 
     # Facts.
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int | float | None]:
         """Return the numbers of all pools of this process, added up."""
         self.loops.sweep()
         pools = self.loops.stats()
-        totals = {"loops": len(pools)}
+        totals: dict[str, int | float | None] = {"loops": len(pools)}
         pair = self._sync
         if pair is not None:
             pools.append(pool_numbers(pair[1]))
         for key in (
             "connections_open",
+            "connections_shared",
+            "commands_in_flight",
             "connections_in_use",
             "connections_idle",
             "connections_max",
@@ -254,6 +263,7 @@ class PoolSet:
             "waiting_max",
         ):
             totals[key] = sum(numbers[key] for numbers in pools)
+        totals.update(self.loops.statistics().as_dict())
         return totals
 
     def forget_inherited(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull
@@ -34,6 +35,7 @@ class PoolState(Generic[C]):
         self.max_connections = max_connections
         self.max_waiting = max_waiting
         self.idle: list[C] = []
+        self.idle_since: dict[C, float] = {}
         self.in_use: set[C] = set()
         self.waiters: deque[Waiter[C]] = deque()
         self.closed = False
@@ -58,6 +60,7 @@ class PoolState(Generic[C]):
         if self.idle:
             # The one used last is the likeliest to be alive, and lets the others grow old.
             connection = self.idle.pop()
+            self.idle_since.pop(connection, None)
         elif len(self.in_use) < self.max_connections:
             connection = self._make()
         else:
@@ -78,7 +81,17 @@ class PoolState(Generic[C]):
                 return True
             self.in_use.discard(connection)
         self.idle.append(connection)
+        self.idle_since[connection] = monotonic()
         return True
+
+    def shrink(self, longest: float) -> list[C]:
+        """Take out what has lain idle for more than ``longest`` seconds; return it, to be disconnected."""
+        horizon = monotonic() - longest
+        old = [connection for connection in self.idle if self.idle_since.get(connection, horizon) <= horizon]
+        for connection in old:
+            self.idle.remove(connection)
+            self.idle_since.pop(connection, None)
+        return old
 
     def leave(self, waiter: Waiter[C]) -> None:
         """A waiter gave up."""
@@ -91,4 +104,5 @@ class PoolState(Generic[C]):
         while self.waiters:
             self.waiters.popleft().refuse(PoolClosed("The connection pool was closed while this caller waited."))
         idle, self.idle[:] = list(self.idle), []
+        self.idle_since.clear()
         return idle

@@ -13,7 +13,10 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 
 from .async_pool import AsyncPool
+from .sharing import sharing_of
 from .sync_pool import SyncPool
+
+_PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 def _check(answer: Any) -> None:
@@ -33,10 +36,17 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
     except TimeoutError as error:
         if aside and await asyncio.to_thread(_speaks_http, pool, aside):
             raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
-        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from error
+        sharing = sharing_of(pool)
+        cause = await sharing.give_up_connecting() if sharing is not None else None
+        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from cause or error
 
 
 async def _ping_through(pool: AsyncPool) -> float:
+    sharing = sharing_of(pool)
+    if sharing is not None:
+        started = perf_counter()
+        _check(await sharing.probe(_PING))
+        return perf_counter() - started
     connection = pool.state.take_at_once()
     if connection is None:
         # All are in use, perhaps by commands that block: that says nothing about the server.

@@ -12,6 +12,7 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolTimeout
 
+from .connections import is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
 
@@ -48,13 +49,23 @@ class SyncPool(redis.ConnectionPool):
     """
 
     def __init__(
-        self, *, monitor: Monitor, max_connections: int, max_waiting: int, timeout: float, **kwargs: Any
+        self,
+        *,
+        monitor: Monitor,
+        max_connections: int,
+        max_waiting: int,
+        timeout: float,
+        max_idle_time: float | None = None,
+        max_lifetime: float | None = None,
+        **kwargs: Any,
     ) -> None:
         self._changed = threading.Condition()
         self.state: PoolState[Any] = PoolState(self.make_connection, max_connections, max_waiting)
         super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout
+        self._max_idle_time = max_idle_time
+        self._max_lifetime = max_lifetime
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
 
@@ -79,12 +90,13 @@ class SyncPool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
-            if connection.should_reconnect():
+            if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                 connection.disconnect()
             self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
         finally:
             if not self._give_back(connection):
                 connection.disconnect()
+            self._shrink()
 
     def take_at_once(self) -> Any:
         """Borrow a connection, perhaps not connected yet; None when all are in use."""
@@ -97,12 +109,13 @@ class SyncPool(redis.ConnectionPool):
 
     def ready(self, connection: Any) -> None:
         """Connect if need be; a connection that the server closed, or that holds unread data, is replaced."""
-        if connection._sock is not None:
+        if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
             try:
                 if not connection.can_read(timeout=0):
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass
+        if connection._sock is not None:
             connection.disconnect()
         connection.connect()
 
@@ -131,6 +144,14 @@ class SyncPool(redis.ConnectionPool):
 
     def _checkpid(self) -> None:
         """Nothing to do: a forked child drops the whole pool (see ``forget_inherited``)."""
+
+    def _shrink(self) -> None:
+        """Close what has lain idle too long. Whoever gives a connection back looks; no thread is kept for it."""
+        if self._max_idle_time is not None:
+            with self._changed:
+                old = self.state.shrink(self._max_idle_time)
+            for connection in old:
+                connection.disconnect()
 
     def _wait(self, waiter: _ThreadWaiter) -> Any:
         try:

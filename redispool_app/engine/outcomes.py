@@ -1,0 +1,76 @@
+"""What may be done about a command whose connection was lost: pure decisions, shared by async and sync code.
+
+Not yet written: send again. Written, and it only reads: send again, within the deadline and a budget that all callers
+share. Written, and it changes data: nobody can know, so the caller is told that.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from time import monotonic
+
+from redis import exceptions as redis_exceptions
+
+
+class ConnectionLostError(redis_exceptions.ConnectionError):
+    """The shared connection ended before a command's reply.
+
+    ``written`` says whether the command may have reached the server, ``started``
+    when its caller asked (monotonic seconds).
+    """
+
+    def __init__(self, message: str, *, written: bool, started: float) -> None:
+        super().__init__(message)
+        self.written = written
+        self.started = started
+
+
+class ReplyTimeoutError(redis_exceptions.TimeoutError):
+    """A reply did not come in time; the attributes are those of ``ConnectionLostError``."""
+
+    def __init__(self, message: str, *, written: bool, started: float) -> None:
+        super().__init__(message)
+        self.written = written
+        self.started = started
+
+
+class Verdict(Enum):
+    """What to do about a lost command."""
+
+    AGAIN = "again"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+class RetryBudget:
+    """A bucket of tokens: each retry takes one, each success gives ``earn`` back, up to ``size``.
+
+    One lost connection may send again all it carried; connections that are lost again and again end with the bucket
+    instead of multiplying the load (https://sre.google/sre-book/addressing-cascading-failures/).
+    """
+
+    __slots__ = ("earn", "size", "tokens")
+
+    def __init__(self, size: float, earn: float = 0.1) -> None:
+        self.size = size
+        self.earn = earn
+        self.tokens = size
+
+    def succeeded(self, count: int = 1) -> None:
+        self.tokens = min(self.size, self.tokens + self.earn * count)
+
+    def take(self) -> bool:
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, budget: RetryBudget) -> Verdict:
+    """Decide about a command that was lost; ``deadline`` is in monotonic seconds."""
+    if written and not reads and not retry_writes:
+        return Verdict.UNKNOWN
+    if monotonic() >= deadline or not budget.take():
+        # A write may have been done even if it may be repeated.
+        return Verdict.UNKNOWN if written and not reads else Verdict.FAIL
+    return Verdict.AGAIN

@@ -1,0 +1,24 @@
+"""Packs commands for the wire: hiredis where it gives what redis-py would, redis-py's encoder where it would not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hiredis
+
+_PLAIN = frozenset((str, bytes, int, float))
+
+
+def pack(args: Sequence[Any], encoder: Any) -> bytes:
+    """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+    name = args[0]
+    if isinstance(name, str):
+        if " " in name:
+            args = (*name.encode().split(), *args[1:])
+    elif b" " in bytes(name):
+        args = (*bytes(name).split(), *args[1:])
+    if not _PLAIN.issuperset(map(type, args)) or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
+        first = args[0].encode() if isinstance(args[0], str) else args[0]
+        args = tuple(bytes(encoder.encode(arg)) for arg in (first, *args[1:]))
+    return cast(bytes, hiredis.pack_command(tuple(args)))

@@ -1,0 +1,87 @@
+"""Which commands may travel on the shared connection, and which of them only read.
+
+Sources: the flags and ACL categories of the server's own ``COMMAND`` table
+(https://redis.io/docs/latest/commands/command/), which the tests hold against these sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+BLOCKING = frozenset("BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN MIGRATE WAIT WAITAOF".split())
+"""Commands that may make their connection wait for somebody else."""
+
+BLOCKING_BY_OPTION = frozenset(("XREAD", "XREADGROUP"))
+"""Commands that block only with the option ``BLOCK``."""
+
+STATEFUL = frozenset(
+    "ASKING AUTH CLIENT DISCARD EXEC HELLO HIMPORT MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY "
+    "READWRITE REPLCONF RESET SELECT SHUTDOWN SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH".split()
+)
+"""Commands that change, read or end the state of the connection they travel on."""
+
+READING = frozenset(
+    "BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH "
+    "GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HEXPIRETIME HGET HGETALL HKEYS "
+    "HLEN HMGET HPEXPIRETIME HPTTL HRANDFIELD HSCAN HSTRLEN HTTL HVALS INFO KEYS LCS LINDEX LLEN LPOS LRANGE MGET "
+    "PEXPIRETIME PFCOUNT PING PTTL RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER "
+    "SORT_RO SRANDMEMBER SSCAN STRLEN SUBSTR SUNION TIME TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT "
+    "ZDIFF ZINTER ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE "
+    "ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION".split()
+)
+"""Commands that change nothing, so that sending one twice does no harm."""
+
+
+class Route(NamedTuple):
+    """What a command's name alone says."""
+
+    exclusive: bool
+    """It needs a connection of its own."""
+    depends: bool
+    """It needs one if its arguments hold the option ``BLOCK``."""
+    reads: bool
+    """It only reads."""
+
+
+def _classify(name: Any) -> Route:
+    text = bytes(name).decode("latin-1") if isinstance(name, bytes | bytearray | memoryview) else str(name)
+    words = text.upper().split()
+    first = words[0] if words else ""
+    exclusive = first in BLOCKING or first in STATEFUL or words[:2] == ["SCRIPT", "DEBUG"]
+    return Route(exclusive, first in BLOCKING_BY_OPTION, first in READING)
+
+
+_routes: dict[Any, Route] = {}
+_MOST_ROUTES = 2000  # names can come from users; real ones are a few hundred
+
+
+def route_of(name: Any) -> Route:
+    """Return the route of a command's name, in any spelling that redis-py takes."""
+    route = _routes.get(name) if isinstance(name, str | bytes) else None
+    if route is None:
+        route = _classify(name)
+        if isinstance(name, str | bytes) and len(_routes) < _MOST_ROUTES:
+            _routes[name] = route
+    return route
+
+
+def is_exclusive(args: Sequence[Any]) -> bool:
+    """Whether a command, name first, needs a connection of its own."""
+    route = route_of(args[0])
+    if route.depends:
+        return any(_is_word(arg, "BLOCK") for arg in args[1:])
+    if not route.exclusive and len(args) > 1 and _is_word(args[0], "SCRIPT"):
+        return _is_word(args[1], "DEBUG")
+    return route.exclusive
+
+
+def only_reads(name: Any) -> bool:
+    """Whether sending the command twice does no harm."""
+    return route_of(name).reads
+
+
+def _is_word(value: Any, word: str) -> bool:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).upper() == word.encode()
+    return isinstance(value, str) and value.upper() == word

@@ -1,0 +1,302 @@
+"""One connection that all coroutines of an event loop share.
+
+redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_unsent``, the
+commands gathered during this loop tick, and ``_slots``, one for each reply that is still to come, in order. A caller
+that leaves (cancelled, timed out) leaves its slot behind, and the reply is thrown away when it comes. Every change of
+state is a plain function: nothing can be cancelled half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import hiredis
+from redis import exceptions as redis_exceptions
+
+from .connections import forget_stream
+from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .statistics import Statistics
+
+_INCOMPLETE = object()
+
+
+class Unit:
+    """The replies of commands that left as one: a pipeline, or MULTI to EXEC. Errors are among them as values."""
+
+    __slots__ = ("future", "replies", "wanted")
+
+    def __init__(self, future: asyncio.Future[list[Any]], wanted: int) -> None:
+        self.future = future
+        self.wanted = wanted
+        self.replies: list[Any] = []
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_exception(self, error: BaseException) -> None:
+        self.future.set_exception(error)
+
+    def add(self, reply: Any) -> None:
+        self.replies.append(reply)
+        if len(self.replies) == self.wanted and not self.future.done():
+            self.future.set_result(self.replies)
+
+
+Sink = Any
+"""An ``asyncio.Future`` for one reply, or a ``Unit`` for several."""
+
+
+class SharedConnection(asyncio.Protocol):
+    """A redis-py connection whose transport many callers write to and whose replies each get their own.
+
+    ``timeout`` is how long a caller waits for its reply, in seconds, None for ever.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        timeout: float | None,
+        statistics: Statistics,
+        on_replies: Callable[[int], None],
+        on_lost: Callable[[SharedConnection, BaseException, float | None], None],
+    ) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.closed = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the socket is closed."""
+        self.in_flight = 0
+        self.bytes_in_flight = 0
+        self._statistics = statistics
+        self._on_replies = on_replies
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[tuple[Any, Sink, Any, float]] = []
+        self._slots: deque[tuple[Sink, bool, float, int]] = deque()
+        self._flushing = False
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_received = monotonic()
+        self._reader = _make_reader(connection)
+        self._where = connection._host_error()
+        self._take_over()
+
+    def _take_over(self) -> None:
+        stream = self.connection._reader
+        self._transport: asyncio.Transport = self.connection._writer.transport
+        self._former = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+        left = bytes(stream._buffer)
+        if left:
+            stream._buffer.clear()
+            self._loop.call_soon(self.data_received, left)
+        if stream.at_eof() or self._transport.is_closing():
+            self._loop.call_soon(self.connection_lost, None)
+
+    # What callers ask.
+
+    def send(self, packed: bytes, decode: bool) -> asyncio.Future[Any]:
+        """Send one packed command with the others of this tick; the future brings its reply or its error."""
+        loop = self._loop
+        future: asyncio.Future[Any] = loop.create_future()
+        self._unsent.append((packed, future, decode, monotonic()))
+        self.in_flight += 1
+        self.bytes_in_flight += len(packed)
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return future
+
+    def send_unit(self, packed: bytes, decode: Sequence[bool]) -> asyncio.Future[list[Any]]:
+        """Send several packed commands as one unit; ``decode`` has an entry for each reply."""
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._unsent.append((packed, Unit(future, len(decode)), decode, monotonic()))
+        self.in_flight += len(decode)
+        self.bytes_in_flight += len(packed)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    # Writing: once per tick.
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._paused or self.closed:
+            return
+        slots, chunks = self._slots, []
+        for packed, sink, decode, started in self._unsent:
+            if sink.done():
+                # Its caller left before anything was written: nobody need ever know.
+                self.in_flight -= 1 if decode.__class__ is bool else len(decode)
+                self.bytes_in_flight -= len(packed)
+                continue
+            chunks.append(packed)
+            if decode.__class__ is bool:
+                slots.append((sink, decode, started, len(packed)))
+            else:
+                last = len(decode) - 1
+                for position, each in enumerate(decode):
+                    slots.append((sink, each, started, len(packed) if position == last else 0))
+        self._unsent.clear()
+        if not chunks:
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        statistics = self._statistics
+        statistics.commands += len(chunks)
+        statistics.batches += 1
+        statistics.bytes_sent += len(data)
+        if self._timer is None and self.timeout is not None:
+            # Never early: what this flush adds is not older than the timer's own start.
+            self._timer = self._loop.call_later(self.timeout, self._expire)
+        self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._timer is None and self.timeout is not None:
+            self._timer = self._loop.call_later(self.timeout, self._expire)
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    # Reading: replies come in the order of their commands.
+
+    def data_received(self, data: bytes) -> None:
+        reader, slots = self._reader, self._slots
+        gets, popleft = reader.gets, slots.popleft
+        count = 0
+        started = 0.0
+        try:
+            reader.feed(data)
+            while slots:
+                sink, decode, began, size = slots[0]
+                reply = gets() if decode else gets(False)
+                if reply is _INCOMPLETE:
+                    break
+                if reply.__class__ is hiredis.PushNotification:
+                    continue
+                popleft()
+                count += 1
+                started = began
+                self.bytes_in_flight -= size
+                if sink.__class__ is Unit:
+                    sink.add(reply)
+                elif not sink.done():
+                    if isinstance(reply, Exception):
+                        sink.set_exception(reply)
+                    else:
+                        sink.set_result(reply)
+            else:
+                self._receive_unasked(gets)
+        except redis_exceptions.InvalidResponse as error:
+            self._lose(error)
+            return
+        now = monotonic()
+        self._last_received = now
+        self._statistics.bytes_received += len(data)
+        if count:
+            self.in_flight -= count
+            self._statistics.sample(now - started)
+        self._on_replies(count)
+
+    def _receive_unasked(self, gets: Callable[..., Any]) -> None:
+        """Nobody waits: only a push, or an error with which the server says farewell, may come."""
+        while (reply := gets()) is not _INCOMPLETE:
+            if reply.__class__ is hiredis.PushNotification:
+                continue
+            error = reply if isinstance(reply, redis_exceptions.RedisError) else None
+            raise redis_exceptions.InvalidResponse(str(error) if error else "A reply came that nobody asked for")
+
+    def eof_received(self) -> bool:
+        return False
+
+    # Time: one timer for all deadlines, which come in the order of the commands.
+
+    def _expire(self) -> None:
+        self._timer = None
+        timeout = self.timeout
+        if timeout is None or self.closed:
+            return
+        now = monotonic()
+        horizon = now - timeout
+        upcoming: list[float] = []
+        for sink, _, started, _ in self._slots:
+            if started > horizon:
+                upcoming.append(started + timeout)
+                break
+            self._time_out(sink, started, written=True)
+        if self._slots and (oldest := self._slots[0][2]) <= horizon:
+            silent_until = self._last_received + timeout
+            if now >= silent_until or now >= oldest + 2 * timeout:
+                # Nothing came for a whole time-out, or not what the oldest waits for: stuck.
+                self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
+                return
+            upcoming.append(min(silent_until, oldest + 2 * timeout))
+        for _, sink, _, started in self._unsent:
+            if started > horizon:
+                upcoming.append(started + timeout)
+                break
+            self._time_out(sink, started, written=False)
+        if upcoming:
+            self._timer = self._loop.call_later(max(min(upcoming) - now, 0.001), self._expire)
+
+    def _time_out(self, sink: Sink, started: float, *, written: bool) -> None:
+        if not sink.done():
+            self._statistics.timeouts += 1
+            sink.set_exception(
+                ReplyTimeoutError(f"Timeout reading from {self._where}", written=written, started=started)
+            )
+
+    # The end.
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._former.connection_lost(error)
+        if not self.gone.done():
+            self.gone.set_result(None)
+        if not self.closed:
+            self._lose(error or redis_exceptions.ConnectionError("Connection closed by server."))
+
+    def close(self) -> None:
+        """Close at once; callers that still wait get ``ConnectionLostError``."""
+        if not self.closed:
+            self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
+
+    def _lose(self, error: BaseException, *, report: bool = True) -> None:
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        oldest = self._slots[0][2] if self._slots else None
+        slots, self._slots = self._slots, deque()
+        unsent, self._unsent = self._unsent, []
+        self.in_flight = self.bytes_in_flight = 0
+        self._transport.abort()
+        forget_stream(self.connection)
+        if report:
+            self._on_lost(self, error, oldest)
+        text = str(error) or type(error).__name__
+        if not isinstance(error, redis_exceptions.RedisError):
+            text = f"Error while reading from {self._where}: {text}"
+        for sink, _, started, _ in slots:
+            if not sink.done():
+                sink.set_exception(ConnectionLostError(text, written=True, started=started))
+        for _, sink, _, started in unsent:
+            if not sink.done():
+                sink.set_exception(ConnectionLostError(text, written=False, started=started))
+
+
+def _make_reader(connection: Any) -> Any:
+    options: dict[str, Any] = {
+        "protocolError": redis_exceptions.InvalidResponse,
+        "replyError": connection._parser.parse_error,
+        "notEnoughData": _INCOMPLETE,
+    }
+    encoder = connection.encoder
+    if encoder.decode_responses:
+        options.update(encoding=encoder.encoding, errors=encoder.encoding_errors)
+    return hiredis.Reader(**options)

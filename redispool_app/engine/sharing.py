@@ -1,0 +1,391 @@
+"""Keeps one shared connection per event loop alive: connects once for all who ask, admits no more than it can carry.
+
+A caller that has not been written yet waits for the connection within its own deadline. Beyond ``max_in_flight``
+commands or ``max_in_flight_bytes`` it waits its turn; beyond ``max_waiting`` waiting callers it is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+from redis._defaults import DEFAULT_SOCKET_TIMEOUT
+
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
+
+from .connections import abandon
+from .health import full_jitter
+from .monitor import Monitor
+from .outcomes import ConnectionLostError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .shared_connection import SharedConnection
+from .statistics import Statistics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharingLimits:
+    """What one shared connection carries; sizes in bytes, times in seconds."""
+
+    max_in_flight: int = 20_000
+    max_in_flight_bytes: int = 64 * 1024 * 1024
+    max_waiting: int = 20_000
+    max_shared_bytes: int = 1024 * 1024
+    """A command or unit above this size travels on a connection of its own."""
+    retry_writes: bool = False
+    backoff_base: float = 0.05
+    backoff_cap: float = 1.0
+
+
+class Sharing:
+    """The shared connection of one pool on one event loop, present or to be made."""
+
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+        self.pool = pool
+        self.monitor = monitor
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self.statistics = Statistics()
+        self.budget = RetryBudget(limits.max_in_flight)
+        self.connection: SharedConnection | None = None
+        self.closed = False
+        self._leaving: SharedConnection | None = None
+        self.encoder = pool.get_encoder()
+        self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
+        self._connecting: asyncio.Task[None] | None = None
+        self._attempt_ended: BaseException | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Commands whose replies are still to come."""
+        connection = self.connection or self._leaving
+        return connection.in_flight if connection is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """Callers that wait for room."""
+        return len(self._waiting)
+
+    # Sending. The fast path of a single command is in the client, which calls ``open_connection`` and ``send`` itself.
+
+    def open_connection(self) -> SharedConnection | None:
+        """Return the connection if it can take one more command now."""
+        connection = self.connection
+        if (
+            connection is None
+            or connection.in_flight >= self.limits.max_in_flight
+            or connection.bytes_in_flight >= self.limits.max_in_flight_bytes
+            or self._waiting
+        ):
+            return None
+        if self.monitor is not None and self.monitor.health.confirmed:
+            self.monitor.gate()
+        return connection
+
+    async def reply(
+        self,
+        packed: bytes,
+        decode: bool,
+        *,
+        reads: bool,
+        lost: ConnectionLostError | ReplyTimeoutError | None = None,
+    ) -> Any:
+        """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
+        deadline = self._deadline(lost)
+        if lost is not None:
+            self.judge(lost, reads=reads, deadline=deadline)
+        while True:
+            connection = self.open_connection() or await self._admitted(deadline)
+            try:
+                return await connection.send(packed, decode)
+            except (ConnectionLostError, ReplyTimeoutError) as error:
+                self.judge(error, reads=reads, deadline=deadline)
+
+    async def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> list[Any]:
+        """Send a unit of packed commands and return all their replies."""
+        deadline = self._deadline()
+        while True:
+            connection = self.open_connection() or await self._admitted(deadline)
+            try:
+                return await connection.send_unit(packed, decode)
+            except (ConnectionLostError, ReplyTimeoutError) as error:
+                self.judge(error, reads=reads, deadline=deadline)
+
+    def judge(self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float) -> None:
+        """Return if the command is to be sent again; else raise what its caller should know."""
+        if isinstance(error, ReplyTimeoutError):
+            if error.written and not reads:
+                self.statistics.unknown += 1
+                raise OutcomeUnknown(f"{error}: the command may or may not have been carried out.") from error
+            raise error
+        verdict = decide(
+            written=error.written,
+            reads=reads,
+            retry_writes=self.limits.retry_writes,
+            deadline=deadline,
+            budget=self.budget,
+        )
+        if verdict is Verdict.AGAIN and not self.closed:
+            self.statistics.retries += 1
+            return
+        if error.written and not reads:
+            self.statistics.unknown += 1
+            raise OutcomeUnknown(f"{error} The command may or may not have been carried out.") from error
+        raise redis_exceptions.ConnectionError(str(error)) from error
+
+    def error_reply(self, error: Exception) -> None:
+        """The server answered with an error; the status page may name it."""
+        if self.monitor is not None:
+            self.monitor.error_reply(error)
+
+    def _deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
+        if self.timeout is None:
+            return float("inf")
+        return (monotonic() if lost is None else lost.started) + self.timeout
+
+    async def probe(self, packed: bytes) -> Any:
+        """Send a command that only reads past every gate and limit; twice if the connection turns out to be dead."""
+        for last in (False, True):
+            while self.connection is None:
+                if self.closed:
+                    raise PoolClosed("This connection pool is closed.")
+                # A server that was just found down may be up: no waiting for the backoff.
+                self._not_before = 0.0
+                await self._connect(float("inf"))
+            try:
+                return await self.connection.send(packed, True)
+            except ConnectionLostError:
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    # Waiting: for the connection, and for room on it.
+
+    async def _admitted(self, deadline: float) -> SharedConnection:
+        while True:
+            if self.closed:
+                raise PoolClosed("This connection pool is closed.")
+            if self.monitor is not None:
+                self.monitor.gate()
+            if self.connection is None:
+                try:
+                    await self._connect(deadline)
+                except redis_exceptions.ConnectionError as error:
+                    if not self._may_connect_again(error, deadline):
+                        raise
+                continue
+            connection = self.open_connection()
+            if connection is not None:
+                return connection
+            await self._wait_for_room(deadline)
+            if self.connection is not None and not self.connection.closed:
+                return self.connection
+
+    def _may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
+        """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
+        if self.monitor is None or isinstance(error, redis_exceptions.AuthenticationError):
+            return False  # without a manager, redis-py's own retry policy has been followed
+        return not self.closed and not self.monitor.health.confirmed and monotonic() < deadline
+
+    async def _wait_for_room(self, deadline: float) -> None:
+        if len(self._waiting) >= self.limits.max_waiting:
+            self.statistics.refused += 1
+            raise PoolQueueFull(
+                f"{self.in_flight} commands are in flight and {len(self._waiting)} callers wait: "
+                "Redis or this process is too slow for so many."
+            )
+        turn: asyncio.Future[None] = self.loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
+        except BaseException:
+            self._leave(turn)
+            raise
+        if not turn.done():
+            self._leave(turn)
+            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+
+    def _leave(self, turn: asyncio.Future[None]) -> None:
+        if turn.done():
+            self._admit()  # the turn was given at the same moment; let the next have it
+        else:
+            self._waiting.remove(turn)
+
+    def _admit(self) -> None:
+        connection = self.connection
+        room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
+        if connection is not None and connection.bytes_in_flight >= self.limits.max_in_flight_bytes:
+            return
+        while self._waiting and room > 0:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
+
+    # Connecting: one attempt for all who wait.
+
+    async def _connect(self, deadline: float) -> None:
+        if self._connecting is None:
+            self._connecting = self.loop.create_task(self._make_connection())
+        attempt = self._connecting
+        # The attempt outlives any one caller.
+        left = deadline - monotonic()
+        done, _ = await asyncio.wait([attempt], timeout=None if left == float("inf") else max(0.0, left))
+        if not done:
+            raise redis_exceptions.TimeoutError("Timeout connecting to server")
+        if attempt.cancelled():
+            raise redis_exceptions.ConnectionError("The connection attempt was given up.")
+        error = attempt.exception()
+        if error is not None:
+            # An instance of one's own: many callers share this attempt, and a traceback is not to be shared.
+            raise _copy_of(error) from error
+
+    async def give_up_connecting(self) -> BaseException | None:
+        """End an attempt that takes too long for a health check; return what it was waiting for, as its exception."""
+        attempt = self._connecting
+        if attempt is None:
+            return None
+        self._attempt_ended = None
+        attempt.cancel()
+        await asyncio.wait([attempt], timeout=0.1)
+        return self._attempt_ended
+
+    async def _make_connection(self) -> None:
+        try:
+            delay = self._not_before - monotonic()
+            if delay > 0:
+                await asyncio.sleep(delay)
+            connection = self.pool.make_connection()
+            try:
+                await connection.connect()
+                if self.closed:
+                    raise PoolClosed("This connection pool is closed.")
+            except BaseException as error:
+                self._attempt_ended = error
+                self._failures += 1
+                self._not_before = monotonic() + full_jitter(
+                    self._failures, self.limits.backoff_base, self.limits.backoff_cap, random.uniform
+                )
+                await connection.disconnect(nowait=True)
+                raise
+            self._failures = 0
+            if self.statistics.commands:
+                self.statistics.reconnects += 1
+            self.connection = SharedConnection(connection, self.timeout, self.statistics, self._received, self._lost)
+        finally:
+            self._connecting = None
+            self._admit()
+
+    # What the connection reports.
+
+    def _received(self, count: int) -> None:
+        if self.monitor is not None:
+            self.monitor.reply()
+        if count:
+            self.budget.succeeded(count)
+            if self._waiting:
+                self._admit()
+            if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
+        if self.connection is connection:
+            self.connection = None
+        if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
+            self.monitor.failure(error, oldest if oldest is not None else monotonic())
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+        self._admit()
+
+    # The end.
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        self.closed = True
+        if self.connection is not None:
+            self._leaving, self.connection = self.connection, None
+        attempt = self._connecting
+        if attempt is not None:
+            attempt.cancel()
+            await asyncio.wait([attempt], timeout=1.0)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # it finds the closed state
+        leaving = self._leaving
+        if leaving is None:
+            return
+        if leaving.in_flight and timeout > 0:
+            self._emptied = self._emptied or self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=timeout)
+        self._leaving = None
+        leaving.close()
+        await asyncio.wait([leaving.gone], timeout=1.0)
+
+    def leave_loop(self) -> None:
+        """Let go of a connection whose event loop is not the running one, and is probably closed."""
+        self.closed = True
+        for connection in (self.connection, self._leaving):
+            if connection is not None:
+                connection.closed = True
+                abandon([connection.connection])
+        self.connection = self._leaving = None
+
+    def abandon(self) -> None:
+        """Close at once, without waiting."""
+        self.closed = True
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+
+def sharing_of(pool: Any) -> Sharing | None:
+    """Return what the running event loop shares of ``pool``, made on first use. None where nothing may be shared."""
+    sharing: Sharing | None = getattr(pool, "_sharing", None)
+    if (
+        sharing is not None
+        and sharing.loop is asyncio.get_running_loop()
+        and not (sharing.closed and sharing.monitor is None)
+    ):
+        # A managed pool that was drained stays closed; redis-py's own may be used again.
+        return sharing
+    limits: SharingLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
+    # With a single connection allowed, the one must be free for what cannot share.
+    if limits is None or pool.max_connections < 2 or pool.connection_kwargs.get("parser_class") is not None:
+        return None
+    if sharing is not None:
+        sharing.leave_loop()
+    sharing = Sharing(pool, getattr(pool, "monitor", None), limits)
+    pool._sharing = sharing
+    return sharing
+
+
+async def close_sharing(pool: Any) -> None:
+    """Close the shared connection of ``pool``; the next command makes another."""
+    sharing: Sharing | None = getattr(pool, "_sharing", None)
+    if sharing is not None:
+        pool._sharing = None
+        if sharing.loop is asyncio.get_running_loop():
+            await sharing.drain(0)
+        else:
+            sharing.leave_loop()
+
+
+_DEFAULT_LIMITS = SharingLimits()
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    try:
+        copy = type(error)(*error.args)
+    except Exception:
+        return redis_exceptions.ConnectionError(str(error))
+    copy.__dict__.update(error.__dict__)
+    return copy
