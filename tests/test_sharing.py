@@ -276,3 +276,25 @@ def test_totals_add_up():
     one.add(other)
     assert one.commands == 7
     assert sum(one.buckets) == 2
+
+
+async def test_an_error_that_concerns_everybody_makes_the_next_caller_check(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    client = await manager.get_client()
+    with own_server.client() as admin:
+        admin.config_set("requirepass", "s3cret")
+    own_server.password = "s3cret"
+    with pytest.raises(redis_exceptions.ConnectionError):
+        # What AUTH rotation does to a connection that must log in anew.
+        await client.execute_command("EVAL", "return redis.error_reply('NOAUTH Authentication required.')", 0)
+    assert not manager._is_healthy
+    assert await (await manager.get_client()).ping(), "this connection is still logged in"
+
+
+async def test_an_error_reply_concerns_its_caller_only(manager):
+    client = await manager.get_client()
+    await client.set("text", "x")
+    results = await asyncio.gather(client.lpush("text", 1), client.get("text"), return_exceptions=True)
+    assert isinstance(results[0], redis_exceptions.ResponseError)
+    assert results[1] == b"x"
+    assert manager._is_healthy

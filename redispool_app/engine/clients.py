@@ -104,7 +104,6 @@ class UnitConnection:
     async def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         reply = self._replies.popleft()
         if isinstance(reply, Exception):
-            self._sharing.error_reply(reply)
             raise reply
         return reply
 
@@ -159,8 +158,7 @@ class AsyncRedis(redis.asyncio.Redis):
                     reply = await connection.send(packed, decode)
                 except (ConnectionLostError, ReplyTimeoutError) as error:
                     reply = await sharing.reply(packed, decode, reads=route.reads, lost=error)
-        except redis_exceptions.ResponseError as error:
-            sharing.error_reply(error)
+        except redis_exceptions.ResponseError:
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
             raise

@@ -62,6 +62,7 @@ class SharedConnection(asyncio.Protocol):
         timeout: float | None,
         statistics: Statistics,
         on_replies: Callable[[int], None],
+        on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedConnection, BaseException, float | None], None],
     ) -> None:
         self.connection = connection
@@ -73,6 +74,7 @@ class SharedConnection(asyncio.Protocol):
         self.bytes_in_flight = 0
         self._statistics = statistics
         self._on_replies = on_replies
+        self._on_error = on_error
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._unsent: list[tuple[Any, Sink, Any, float]] = []
@@ -184,13 +186,16 @@ class SharedConnection(asyncio.Protocol):
                 count += 1
                 started = began
                 self.bytes_in_flight -= size
-                if sink.__class__ is Unit:
+                if isinstance(reply, Exception):
+                    self._on_error(reply)
+                    if sink.__class__ is Unit:
+                        sink.add(reply)
+                    elif not sink.done():
+                        sink.set_exception(reply)
+                elif sink.__class__ is Unit:
                     sink.add(reply)
                 elif not sink.done():
-                    if isinstance(reply, Exception):
-                        sink.set_exception(reply)
-                    else:
-                        sink.set_result(reply)
+                    sink.set_result(reply)
             else:
                 self._receive_unasked(gets)
         except redis_exceptions.InvalidResponse as error:

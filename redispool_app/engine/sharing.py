@@ -141,11 +141,6 @@ class Sharing:
             raise OutcomeUnknown(f"{error} The command may or may not have been carried out.") from error
         raise redis_exceptions.ConnectionError(str(error)) from error
 
-    def error_reply(self, error: Exception) -> None:
-        """The server answered with an error; the status page may name it."""
-        if self.monitor is not None:
-            self.monitor.error_reply(error)
-
     def _deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
         if self.timeout is None:
             return float("inf")
@@ -279,7 +274,9 @@ class Sharing:
             self._failures = 0
             if self.statistics.commands:
                 self.statistics.reconnects += 1
-            self.connection = SharedConnection(connection, self.timeout, self.statistics, self._received, self._lost)
+            self.connection = SharedConnection(
+                connection, self.timeout, self.statistics, self._received, self._refused, self._lost
+            )
         finally:
             self._connecting = None
             self._admit()
@@ -295,6 +292,15 @@ class Sharing:
                 self._admit()
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
+
+    def _refused(self, error: Exception) -> None:
+        """The server answered with an error. Some concern every caller: LOADING, NOAUTH."""
+        if self.monitor is None:
+            return
+        if isinstance(error, redis_exceptions.ConnectionError):
+            self.monitor.failure(error, monotonic())
+        else:
+            self.monitor.error_reply(error)
 
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
