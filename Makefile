@@ -21,7 +21,8 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.manager
 
 clean:
@@ -40,4 +41,9 @@ $(VENV)/.demo: $(VENV)/bin/python requirements.txt
 $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
 	@echo "Installing what the tests need ..."
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
+	@echo "Installing what the benchmark compares with ..."
+	@$(PIP) -r requirements-bench.txt
 	@touch $@

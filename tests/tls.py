@@ -56,6 +56,9 @@ class TLSEnd:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        # Aborted transports close their sockets in the next rounds of the loop.
+        for _ in range(5):
+            await asyncio.sleep(0.01)
 
     async def accept(self, reader, writer):
         self.tasks.add(asyncio.current_task())
