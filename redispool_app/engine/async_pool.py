@@ -113,19 +113,22 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
-        deadline = monotonic() + timeout
         if self._shrinking is not None:
             self._shrinking.cancel()
+        deadline = monotonic() + timeout
         idle = self.state.close()
-        for connection in idle:
-            await connection.disconnect(nowait=True)
-        if self._sharing is not None:
-            await self._sharing.drain(timeout)
-        if self.state.in_use and (left := deadline - monotonic()) > 0:
-            self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._emptied], timeout=left)
-        for connection in list(self.state.in_use):
-            await connection.disconnect(nowait=True)
+        try:
+            for connection in idle:
+                await connection.disconnect(nowait=True)
+            if self._sharing is not None:
+                await self._sharing.drain(timeout)
+            if self.state.in_use and (left := deadline - monotonic()) > 0:
+                self._emptied = self._emptied or asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._emptied], timeout=left)
+        finally:
+            # Also when the caller is cancelled: nobody else would cut them.
+            for connection in list(self.state.in_use):
+                await connection.disconnect(nowait=True)
 
     def abandon(self) -> None:
         """Close every socket without the event loop, which is closed."""

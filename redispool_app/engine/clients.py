@@ -18,12 +18,13 @@ import redis
 import redis.asyncio
 import redis.asyncio.client
 import redis.client
+from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError
-from .packing import pack
-from .routing import is_exclusive, only_reads, route_of
+from .packing import PLAIN, pack
+from .routing import ROUTES, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
 
@@ -122,10 +123,12 @@ class AsyncRedis(redis.asyncio.Redis):
         """The shared connection of the running event loop; None where every command has one of its own."""
         return sharing_of(self.connection_pool)
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        # No coroutine around the other: each would be resumed once more per reply.
         tally = current_tally.get()
-        if tally is None:
-            return await self._execute(args, options)
+        return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
+
+    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         started = perf_counter()
         try:
             return await self._execute(args, options)
@@ -134,7 +137,7 @@ class AsyncRedis(redis.asyncio.Redis):
 
     async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]
-        route = route_of(name)
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None or sharing.loop is not get_running_loop():
             sharing = self._shared = sharing_of(self.connection_pool)
@@ -145,7 +148,10 @@ class AsyncRedis(redis.asyncio.Redis):
             or (route.depends and is_exclusive(args))
         ):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        packed = pack(args, sharing.encoder)
+        if len(args) == 2 and route.word and args[1].__class__ in PLAIN and sharing.plain_encoding:
+            packed = pack_command(cast(Any, args))
+        else:
+            packed = pack(args, sharing.encoder)
         if len(packed) > sharing.limits.max_shared_bytes:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         decode = not options or NEVER_DECODE not in options
@@ -162,18 +168,18 @@ class AsyncRedis(redis.asyncio.Redis):
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
             raise
-        if options:
-            options.pop(NEVER_DECODE, None)
-            options.pop(EMPTY_RESPONSE, None)
-            options.pop("keys", None)
         # The dict folds case in Python; redis-py's own names need no folding.
         callback = _dict_get(self.response_callbacks, name)
         if callback is None:
-            if name.__class__ is str and name.isupper():
+            if route.upper:
                 return reply
             callback = self.response_callbacks.get(name)
             if callback is None:
                 return reply
+        if options:
+            options.pop(NEVER_DECODE, None)
+            options.pop(EMPTY_RESPONSE, None)
+            options.pop("keys", None)
         result = callback(reply, **options)
         return await result if isawaitable(result) else result
 
@@ -181,9 +187,11 @@ class AsyncRedis(redis.asyncio.Redis):
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
-            await close_sharing(self.connection_pool)
-        await super().aclose(close_connection_pool)
+        try:
+            if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
+                await close_sharing(self.connection_pool)
+        finally:
+            await super().aclose(close_connection_pool)
 
     def __del__(self, _warnings: Any = warnings, _grl: Any = get_running_loop) -> None:
         sharing = self._shared

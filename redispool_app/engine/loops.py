@@ -122,8 +122,11 @@ class LoopClients:
         try:
             yield
         finally:
-            await entry.pool.drain(0)
-            self._forget(entry)
+            self._drop(entry)
+            try:
+                await entry.pool.drain(0)
+            finally:
+                self._forget(entry)
 
     def _forget(self, entry: LoopClient) -> None:
         """A client's loop has ended; its totals stay."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import hiredis
 
-_PLAIN = frozenset((str, bytes, int, float))
+PLAIN = frozenset((str, bytes, int, float))
 
 
 def pack(args: Sequence[Any], encoder: Any) -> bytes:
@@ -16,9 +16,9 @@ def pack(args: Sequence[Any], encoder: Any) -> bytes:
     if isinstance(name, str):
         if " " in name:
             args = (*name.encode().split(), *args[1:])
-    elif b" " in bytes(name):
-        args = (*bytes(name).split(), *args[1:])
-    if not _PLAIN.issuperset(map(type, args)) or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
+    elif b" " in name:  # what is no name at all fails here, as in redis-py
+        args = (*name.split(), *args[1:])
+    if not PLAIN.issuperset(map(type, args)) or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
         first = args[0].encode() if isinstance(args[0], str) else args[0]
         args = tuple(bytes(encoder.encode(arg)) for arg in (first, *args[1:]))
     return cast(bytes, hiredis.pack_command(tuple(args)))

@@ -39,41 +39,55 @@ class Route(NamedTuple):
     exclusive: bool
     """It needs a connection of its own."""
     depends: bool
-    """It needs one if its arguments hold the option ``BLOCK``."""
+    """It needs one with the option ``BLOCK``, or as ``SCRIPT DEBUG``."""
     reads: bool
     """It only reads."""
+    word: bool
+    """It is one word, to be sent as it is."""
+    upper: bool
+    """A ``str`` in upper case, as redis-py's own methods spell it."""
 
 
 def _classify(name: Any) -> Route:
     text = bytes(name).decode("latin-1") if isinstance(name, bytes | bytearray | memoryview) else str(name)
     words = text.upper().split()
     first = words[0] if words else ""
-    exclusive = first in BLOCKING or first in STATEFUL or words[:2] == ["SCRIPT", "DEBUG"]
-    return Route(exclusive, first in BLOCKING_BY_OPTION, first in READING)
+    exclusive = (
+        # An empty command is answered by nothing; nobody else may wait for that.
+        not words
+        or first in BLOCKING
+        or first in STATEFUL
+        or words[:2] == ["SCRIPT", "DEBUG"]
+        or (first in BLOCKING_BY_OPTION and "BLOCK" in words)
+    )
+    upper = isinstance(name, str) and name.isupper()
+    depends = first in BLOCKING_BY_OPTION or words == ["SCRIPT"]
+    word = isinstance(name, str | bytes) and words == [text.upper()]
+    return Route(exclusive, depends, first in READING, word, upper)
 
 
-_routes: dict[Any, Route] = {}
+ROUTES: dict[Any, Route] = {}
 _MOST_ROUTES = 2000  # names can come from users; real ones are a few hundred
 
 
 def route_of(name: Any) -> Route:
     """Return the route of a command's name, in any spelling that redis-py takes."""
-    route = _routes.get(name) if isinstance(name, str | bytes) else None
+    route = ROUTES.get(name) if isinstance(name, str | bytes) else None
     if route is None:
         route = _classify(name)
-        if isinstance(name, str | bytes) and len(_routes) < _MOST_ROUTES:
-            _routes[name] = route
+        if isinstance(name, str | bytes) and len(ROUTES) < _MOST_ROUTES:
+            ROUTES[name] = route
     return route
 
 
 def is_exclusive(args: Sequence[Any]) -> bool:
     """Whether a command, name first, needs a connection of its own."""
     route = route_of(args[0])
-    if route.depends:
-        return any(_is_word(arg, "BLOCK") for arg in args[1:])
-    if not route.exclusive and len(args) > 1 and _is_word(args[0], "SCRIPT"):
-        return _is_word(args[1], "DEBUG")
-    return route.exclusive
+    if route.exclusive or not route.depends:
+        return route.exclusive
+    if _is_word(args[0], "SCRIPT"):
+        return len(args) > 1 and _is_word(args[1], "DEBUG")
+    return any(_is_word(arg, "BLOCK") for arg in args[1:])
 
 
 def only_reads(name: Any) -> bool:

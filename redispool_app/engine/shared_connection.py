@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -77,13 +78,24 @@ class SharedConnection(asyncio.Protocol):
         self._on_error = on_error
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._unsent: list[tuple[Any, Sink, Any, float]] = []
-        self._slots: deque[tuple[Sink, bool, float, int]] = deque()
+        # asyncio's own method is a Python frame around this; uvloop's is not.
+        plain = type(self._loop).create_future is asyncio.BaseEventLoop.create_future
+        self._create_future = partial(asyncio.Future, loop=self._loop) if plain else self._loop.create_future
+        self._tick = 0.0
+        self._unsent: list[tuple[Sink, Any, float, int, bytes]] = []
+        self._slots: deque[tuple[Sink, bool, float, int, bytes]] = deque()
         self._flushing = False
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_received = monotonic()
         self._reader = _make_reader(connection)
+        encoder = connection.encoder
+        # Where pushes may come, a reply must be told from one before anything in it can fail to decode.
+        self._decoding = (
+            (encoder.encoding, encoder.encoding_errors)
+            if encoder.decode_responses and int(connection.get_protocol()) == 3
+            else None
+        )
         self._where = connection._host_error()
         self._take_over()
 
@@ -103,25 +115,26 @@ class SharedConnection(asyncio.Protocol):
 
     def send(self, packed: bytes, decode: bool) -> asyncio.Future[Any]:
         """Send one packed command with the others of this tick; the future brings its reply or its error."""
-        loop = self._loop
-        future: asyncio.Future[Any] = loop.create_future()
-        self._unsent.append((packed, future, decode, monotonic()))
-        self.in_flight += 1
-        self.bytes_in_flight += len(packed)
+        future: asyncio.Future[Any] = self._create_future()
         if not self._flushing:
             self._flushing = True
-            loop.call_soon(self._flush)
+            self._tick = monotonic()
+            self._loop.call_soon(self._flush)
+        self._unsent.append((future, decode, self._tick, len(packed), packed))
+        self.in_flight += 1
+        self.bytes_in_flight += len(packed)
         return future
 
     def send_unit(self, packed: bytes, decode: Sequence[bool]) -> asyncio.Future[list[Any]]:
         """Send several packed commands as one unit; ``decode`` has an entry for each reply."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._unsent.append((packed, Unit(future, len(decode)), decode, monotonic()))
-        self.in_flight += len(decode)
-        self.bytes_in_flight += len(packed)
         if not self._flushing:
             self._flushing = True
+            self._tick = monotonic()
             self._loop.call_soon(self._flush)
+        self._unsent.append((Unit(future, len(decode)), decode, self._tick, len(packed), packed))
+        self.in_flight += len(decode)
+        self.bytes_in_flight += len(packed)
         return future
 
     # Writing: once per tick.
@@ -131,19 +144,20 @@ class SharedConnection(asyncio.Protocol):
         if self._paused or self.closed:
             return
         slots, chunks = self._slots, []
-        for packed, sink, decode, started in self._unsent:
+        for slot in self._unsent:
+            sink, decode, started, size, packed = slot
             if sink.done():
                 # Its caller left before anything was written: nobody need ever know.
                 self.in_flight -= 1 if decode.__class__ is bool else len(decode)
-                self.bytes_in_flight -= len(packed)
+                self.bytes_in_flight -= size
                 continue
             chunks.append(packed)
             if decode.__class__ is bool:
-                slots.append((sink, decode, started, len(packed)))
+                slots.append(slot)
             else:
                 last = len(decode) - 1
                 for position, each in enumerate(decode):
-                    slots.append((sink, each, started, len(packed) if position == last else 0))
+                    slots.append((sink, each, started, size if position == last else 0, b""))
         self._unsent.clear()
         if not chunks:
             return
@@ -171,13 +185,28 @@ class SharedConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, slots = self._reader, self._slots
         gets, popleft = reader.gets, slots.popleft
-        count = 0
+        decoding = self._decoding
+        count = freed = 0
         started = 0.0
         try:
             reader.feed(data)
             while slots:
-                sink, decode, began, size = slots[0]
-                reply = gets() if decode else gets(False)
+                sink, decode, began, size, _ = slots[0]
+                try:
+                    reply = gets() if decode and not decoding else gets(False)
+                    if decoding and decode and reply.__class__ not in _UNDECODED:
+                        reply = _decoded(reply, *decoding)
+                except UnicodeDecodeError as error:
+                    reply = error  # this caller's; hiredis has gone on to the next reply
+                if reply.__class__ is bytes and sink.__class__ is not Unit:
+                    # The commonest case first: nothing else that hiredis gives back is of this class.
+                    popleft()
+                    count += 1
+                    started = began
+                    freed += size
+                    if not sink.done():
+                        sink.set_result(reply)
+                    continue
                 if reply is _INCOMPLETE:
                     break
                 if reply.__class__ is hiredis.PushNotification:
@@ -185,7 +214,7 @@ class SharedConnection(asyncio.Protocol):
                 popleft()
                 count += 1
                 started = began
-                self.bytes_in_flight -= size
+                freed += size
                 if isinstance(reply, Exception):
                     self._on_error(reply)
                     if sink.__class__ is Unit:
@@ -206,12 +235,13 @@ class SharedConnection(asyncio.Protocol):
         self._statistics.bytes_received += len(data)
         if count:
             self.in_flight -= count
+            self.bytes_in_flight -= freed
             self._statistics.sample(now - started)
         self._on_replies(count)
 
     def _receive_unasked(self, gets: Callable[..., Any]) -> None:
         """Nobody waits: only a push, or an error with which the server says farewell, may come."""
-        while (reply := gets()) is not _INCOMPLETE:
+        while (reply := gets(False)) is not _INCOMPLETE:
             if reply.__class__ is hiredis.PushNotification:
                 continue
             error = reply if isinstance(reply, redis_exceptions.RedisError) else None
@@ -230,7 +260,7 @@ class SharedConnection(asyncio.Protocol):
         now = monotonic()
         horizon = now - timeout
         upcoming: list[float] = []
-        for sink, _, started, _ in self._slots:
+        for sink, _, started, *_ in self._slots:
             if started > horizon:
                 upcoming.append(started + timeout)
                 break
@@ -242,7 +272,7 @@ class SharedConnection(asyncio.Protocol):
                 self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
                 return
             upcoming.append(min(silent_until, oldest + 2 * timeout))
-        for _, sink, _, started in self._unsent:
+        for sink, _, started, *_ in self._unsent:
             if started > horizon:
                 upcoming.append(started + timeout)
                 break
@@ -287,12 +317,29 @@ class SharedConnection(asyncio.Protocol):
         text = str(error) or type(error).__name__
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
-        for sink, _, started, _ in slots:
+        for sink, _, started, *_ in slots:
             if not sink.done():
                 sink.set_exception(ConnectionLostError(text, written=True, started=started))
-        for _, sink, _, started in unsent:
+        for sink, _, started, *_ in unsent:
             if not sink.done():
                 sink.set_exception(ConnectionLostError(text, written=False, started=started))
+
+
+_UNDECODED = frozenset((object, hiredis.PushNotification, int, float, bool, type(None)))
+"""Classes of what holds no text: ``_INCOMPLETE``, pushes, numbers."""
+
+
+def _decoded(reply: Any, encoding: str, errors: str) -> Any:
+    """Decode a reply as hiredis does: every string in it, however deep."""
+    if isinstance(reply, bytes):
+        return reply.decode(encoding, errors)
+    if isinstance(reply, list):
+        return [_decoded(each, encoding, errors) for each in reply]
+    if isinstance(reply, dict):
+        return {_decoded(key, encoding, errors): _decoded(value, encoding, errors) for key, value in reply.items()}
+    if isinstance(reply, set | frozenset | tuple):
+        return type(reply)(_decoded(each, encoding, errors) for each in reply)
+    return reply
 
 
 def _make_reader(connection: Any) -> Any:

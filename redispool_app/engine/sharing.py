@@ -55,6 +55,7 @@ class Sharing:
         self.closed = False
         self._leaving: SharedConnection | None = None
         self.encoder = pool.get_encoder()
+        self.plain_encoding = self.encoder.encoding == "utf-8" and self.encoder.encoding_errors == "strict"
         self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._connecting: asyncio.Task[None] | None = None
         self._attempt_ended: BaseException | None = None
@@ -230,6 +231,7 @@ class Sharing:
     async def _connect(self, deadline: float) -> None:
         if self._connecting is None:
             self._connecting = self.loop.create_task(self._make_connection())
+            self._connecting.add_done_callback(self._attempted)
         attempt = self._connecting
         # The attempt outlives any one caller.
         left = deadline - monotonic()
@@ -254,32 +256,35 @@ class Sharing:
         return self._attempt_ended
 
     async def _make_connection(self) -> None:
+        delay = self._not_before - monotonic()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        connection = self.pool.make_connection()
         try:
-            delay = self._not_before - monotonic()
-            if delay > 0:
-                await asyncio.sleep(delay)
-            connection = self.pool.make_connection()
-            try:
-                await connection.connect()
-                if self.closed:
-                    raise PoolClosed("This connection pool is closed.")
-            except BaseException as error:
-                self._attempt_ended = error
-                self._failures += 1
-                self._not_before = monotonic() + full_jitter(
-                    self._failures, self.limits.backoff_base, self.limits.backoff_cap, random.uniform
-                )
-                await connection.disconnect(nowait=True)
-                raise
-            self._failures = 0
-            if self.statistics.commands:
-                self.statistics.reconnects += 1
-            self.connection = SharedConnection(
-                connection, self.timeout, self.statistics, self._received, self._refused, self._lost
+            await connection.connect()
+            if self.closed:
+                raise PoolClosed("This connection pool is closed.")
+        except BaseException as error:
+            self._attempt_ended = error
+            self._failures += 1
+            self._not_before = monotonic() + full_jitter(
+                self._failures, self.limits.backoff_base, self.limits.backoff_cap, random.uniform
             )
-        finally:
-            self._connecting = None
-            self._admit()
+            await connection.disconnect(nowait=True)
+            raise
+        self._failures = 0
+        if self.statistics.commands:
+            self.statistics.reconnects += 1
+        self.connection = SharedConnection(
+            connection, self.timeout, self.statistics, self._received, self._refused, self._lost
+        )
+
+    def _attempted(self, attempt: asyncio.Task[None]) -> None:
+        # Looked at here, for its callers may all have left.
+        if not attempt.cancelled():
+            attempt.exception()
+        self._connecting = None
+        self._admit()
 
     # What the connection reports.
 
@@ -329,11 +334,14 @@ class Sharing:
         leaving = self._leaving
         if leaving is None:
             return
-        if leaving.in_flight and timeout > 0:
-            self._emptied = self._emptied or self.loop.create_future()
-            await asyncio.wait([self._emptied], timeout=timeout)
-        self._leaving = None
-        leaving.close()
+        try:
+            if leaving.in_flight and timeout > 0:
+                self._emptied = self._emptied or self.loop.create_future()
+                await asyncio.wait([self._emptied], timeout=timeout)
+        finally:
+            # Also when the caller is cancelled: nobody else would close it.
+            self._leaving = None
+            leaving.close()
         await asyncio.wait([leaving.gone], timeout=1.0)
 
     def leave_loop(self) -> None:

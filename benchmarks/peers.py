@@ -1,0 +1,93 @@
+"""The clients under comparison, each used as its own documentation says: one client, which shares as it sees fit.
+
+Each contender is an async context manager that yields a coroutine function: key in, value out. One that is not
+installed is left out of the measurement and named in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from .server import HOST
+
+Get = Callable[[str], Awaitable[Any]]
+
+OURS = "AsyncRedis"
+REDIS_PY = "redis-py asyncio"
+COREDIS = "coredis"
+GLIDE = "valkey-glide"
+
+
+@asynccontextmanager
+async def asyncredis(port: int, callers: int) -> AsyncIterator[Get]:
+    from redispool_app.engine import AsyncRedis
+
+    client = AsyncRedis(host=HOST, port=port, max_connections=max(100, callers))
+    try:
+        yield client.get
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def redis_py(port: int, callers: int) -> AsyncIterator[Get]:
+    import redis.asyncio
+
+    # It needs a connection for every caller and refuses one more than max_connections.
+    client = redis.asyncio.Redis(host=HOST, port=port, max_connections=max(100, callers))
+    try:
+        yield client.get
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def coredis(port: int, callers: int) -> AsyncIterator[Get]:
+    import coredis
+
+    async with coredis.Redis(host=HOST, port=port) as client:
+        yield client.get
+
+
+@asynccontextmanager
+async def valkey_glide(port: int, callers: int) -> AsyncIterator[Get]:
+    from glide import GlideClient, GlideClientConfiguration, NodeAddress
+
+    # Its default of 250 ms is meant for production; here nothing may time out.
+    configuration = GlideClientConfiguration([NodeAddress(HOST, port)], request_timeout=5000)
+    client = await GlideClient.create(configuration)
+    try:
+        yield client.get
+    finally:
+        await client.close()
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    distribution: str
+    connect: Callable[[int, int], AbstractAsyncContextManager[Get]]
+
+    @property
+    def version(self) -> str | None:
+        """The installed version, or None."""
+        return installed_version(self.distribution)
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+PEERS = (
+    Peer(OURS, "redis", asyncredis),
+    Peer(REDIS_PY, "redis", redis_py),
+    Peer(COREDIS, "coredis", coredis),
+    Peer(GLIDE, "valkey-glide", valkey_glide),
+)

@@ -1,0 +1,448 @@
+"""What a program does with the engine, one scenario for each way to wait in it.
+
+Each is a coroutine that prepares the world, arms the watch, and does what may be cancelled at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+from dataclasses import dataclass
+
+from redis import exceptions as redis_exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from redispool_app.engine import AsyncRedis
+from redispool_app.engine.connections import AsyncTLSConnection
+from redispool_app.engine.tally import CommandTally, current_tally
+
+from .await_points import Watch
+
+LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
+
+
+@dataclass
+class World:
+    manager: object
+    server: object
+    proxy: object
+    watch: Watch
+
+    def arm(self):
+        self.watch.armed = True
+
+    async def client(self):
+        return await self.manager.get_client()
+
+    async def client_without_check(self):
+        return (await self.manager._built().open()).client
+
+    def push(self, key):
+        with self.server.client() as admin:
+            admin.rpush(key, "x")
+
+
+SCENARIOS = {}
+
+
+def scenario(**settings):
+    def register(function):
+        SCENARIOS[function.__name__.replace("_", " ")] = (function, settings)
+        return function
+
+    return register
+
+
+@scenario()
+async def the_first_command(world):
+    world.arm()
+    client = await world.client()
+    await client.get("k")
+
+
+@scenario()
+async def a_command_on_a_warm_connection(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    await client.set("other", "v")
+
+
+@scenario()
+async def commands_counted_by_a_tally(world):
+    client = await world.client()
+    current_tally.set(CommandTally())
+    world.arm()
+    await client.get("k")
+    await client.pipeline().get("k").execute()
+
+
+@scenario()
+async def pipelines_of_every_kind(world):
+    client = await world.client()
+    world.arm()
+    await client.pipeline(transaction=False).set("p", 1).get("p").execute()
+    await client.pipeline(transaction=True).set("p", 1).get("p").execute()
+    async with client.pipeline() as pipe:
+        await pipe.watch("p")
+        value = await pipe.get("p")
+        pipe.multi()
+        pipe.set("p", value)
+        await pipe.execute()
+
+
+@scenario()
+async def a_script_in_a_pipeline(world):
+    client = await world.client()
+    with world.server.client() as admin:
+        admin.script_flush()
+    world.arm()
+    pipe = client.pipeline()
+    await client.register_script("return redis.call('GET', KEYS[1])")(keys=["k"], client=pipe)
+    await pipe.execute()
+
+
+@scenario()
+async def a_pipeline_with_a_blocking_command(world):
+    client = await world.client()
+    world.arm()
+    await client.pipeline(transaction=False).rpush("list", "x").blpop("list", 1).execute()
+
+
+@scenario()
+async def a_blocking_command(world):
+    client = await world.client()
+    await client.rpush("list", "x")
+    world.arm()
+    await client.blpop("list", 1)
+
+
+@scenario()
+async def publish_and_subscribe(world):
+    client = await world.client()
+    world.arm()
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe("channel")
+        await client.publish("channel", "hello")
+        for _ in range(2):
+            await pubsub.get_message(timeout=1)
+
+
+@scenario()
+async def a_big_value(world):
+    client = await world.client()
+    world.arm()
+    await client.set("big", b"x" * (2 << 20))
+    await client.pipeline(transaction=False).set("big", b"x" * (2 << 20)).execute()
+
+
+@scenario(MAX_CONNECTIONS=1, TIMEOUT=2.0)
+async def waiting_for_the_only_connection(world):
+    client = await world.client()
+    async with client.pipeline() as pipe:
+        await pipe.watch("k")
+        world.arm()
+        waiting = asyncio.create_task(client.get("k"))
+        await asyncio.sleep(0.01)
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+
+
+@scenario(MAX_CONNECTIONS=1)
+async def a_check_while_the_only_connection_is_held(world):
+    client = await world.client()
+    async with client.pipeline() as pipe:
+        await pipe.watch("k")
+        world.manager._last_health_check = 0.0
+        world.arm()
+        await world.client()
+
+
+@scenario(MAX_CONNECTIONS=1)
+async def a_command_where_nothing_may_be_shared(world):
+    client = await world.client()
+    await client.ping()
+    with world.server.client() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.02)
+    world.arm()
+    await client.get("k")
+
+
+@scenario(MAX_IN_FLIGHT=1, SOCKET_TIMEOUT=1.0)
+async def waiting_for_room_on_the_shared_connection(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    ended = await asyncio.gather(
+        *(client.get("k") for _ in range(3)), client.pipeline().get("k").execute(), return_exceptions=True
+    )
+    for each in ended:
+        assert each in (b"v", [b"v"]) or isinstance(each, asyncio.CancelledError), "a bystander lost its turn"
+
+
+@scenario()
+async def a_read_whose_connection_is_cut(world):
+    client = await world.client()
+    await client.ping()
+    world.proxy.cut_before = b"GET"
+    world.arm()
+    await client.get("k")
+    world.proxy.cut_before = b"GET"
+    await client.pipeline(transaction=False).get("k").execute()
+
+
+@scenario()
+async def a_connection_refused_for_a_while(world):
+    client = await world.client()
+    await client.ping()
+    world.proxy.refuse()
+    world.proxy.cut()
+    await asyncio.sleep(0.01)
+    world.arm()
+    try:
+        for _ in range(2):
+            with contextlib.suppress(*LOST):
+                await client.get("k")
+    finally:
+        world.proxy.accept()
+    for _ in range(2):
+        with contextlib.suppress(*LOST):
+            await client.get("k")
+
+
+@scenario()
+async def several_who_wait_for_one_reconnection(world):
+    client = await world.client()
+    world.proxy.cut()
+    await asyncio.sleep(0.01)
+    world.arm()
+    await all_of(*(client.get("k") for _ in range(3)))
+
+
+@scenario()
+async def checks_that_share_one_ping(world):
+    await world.client()
+    world.arm()
+    await all_of(world.manager._health_check(), world.manager._health_check())
+
+
+@scenario()
+async def a_check_on_a_connection_that_has_died(world):
+    client = await world.client()
+    await client.ping()
+    world.proxy.cut(reset=False)
+    world.arm()
+    await world.manager._health_check()
+    world.proxy.cut_before = b"PING"
+    await world.manager._health_check()
+
+
+@scenario(CLOSE_TIMEOUT=0.5)
+async def a_reset_while_commands_run(world):
+    client = await world.client()
+    blocked = asyncio.create_task(client.blpop("nothing", 0.03))
+    world.proxy.reply_delay = 0.02
+    running = asyncio.create_task(client.get("k"))
+    await asyncio.sleep(0.01)
+    world.arm()
+    try:
+        await world.manager.reset_pool()
+    finally:
+        world.proxy.heal()
+        await asyncio.gather(blocked, running, return_exceptions=True)
+
+
+@scenario(CLOSE_TIMEOUT=0.02)
+async def a_close_that_has_to_cut(world):
+    client = await world.client()
+    blocked = asyncio.create_task(client.blpop("nothing", 0.1))
+    world.proxy.swallow_replies_of_open_connections()
+    running = asyncio.create_task(client.get("k"))
+    await asyncio.sleep(0.01)
+    world.arm()
+    try:
+        await world.manager.close()
+    finally:
+        world.watch.armed = False
+        world.proxy.cut()
+        await asyncio.gather(blocked, running, return_exceptions=True)
+
+
+@scenario()
+async def a_close_while_connecting(world):
+    client = await world.client()
+    await client.ping()
+    world.proxy.cut()
+    await asyncio.sleep(0.01)
+    running = asyncio.create_task(client.get("k"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    world.arm()
+    try:
+        await world.manager.close()
+    finally:
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@scenario(CLOSE_TIMEOUT=0.5)
+async def a_reset_while_a_blocking_command_runs(world):
+    client = await world.client()
+    blocked = asyncio.create_task(client.blpop("list", 1))
+    await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_later(0.02, world.push, "list")
+    world.arm()
+    try:
+        await world.manager.reset_pool()
+    finally:
+        world.proxy.cut()
+        await asyncio.gather(blocked, return_exceptions=True)
+
+
+@scenario()
+async def a_close_while_the_embedded_server_starts(world):
+    pool_set = world.manager._built()
+    embedded = SlowStart()
+    pool_set.settings = dataclasses.replace(pool_set.settings, embedded=embedded)
+    world.arm()
+    checking = asyncio.create_task(world.manager._health_check())
+    try:
+        await asyncio.sleep(0.001)
+        await world.manager.close()
+        await checking
+    finally:
+        embedded.release()
+        await asyncio.gather(checking, return_exceptions=True)
+
+
+class SlowStart:
+    """What an ``EmbeddedServer`` is to a pool set; it takes until the pool is closed to start."""
+
+    def __init__(self):
+        self._started = threading.Event()
+
+    def ensure_running(self, timeout):
+        self._started.wait(timeout)
+
+    def release(self):
+        self._started.set()
+
+
+@scenario()
+async def the_end_of_an_event_loop(world):
+    client = await world.client()
+    await client.ping()
+    entry = await world.manager._built().open()
+    world.arm()
+    await entry.keeper.aclose()
+
+
+@scenario()
+async def disconnecting_the_pool(world):
+    client = await world.client()
+    await client.rpush("list", "x")
+    await client.blpop("list", 1)
+    world.arm()
+    await client.connection_pool.disconnect()
+
+
+@scenario(HEALTH_CHECK_TIMEOUT=0.05)
+async def a_first_check_that_nobody_answers(world):
+    world.proxy.swallow = True
+    world.arm()
+    await world.manager._health_check()
+
+
+@scenario(MAX_CONNECTIONS=1)
+async def checks_where_nothing_may_be_shared(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    await world.manager._health_check()
+    world.proxy.cut_before = b"PING"
+    await world.manager._health_check()
+    world.proxy.cut()
+    await asyncio.sleep(0.01)
+    await world.manager._health_check()
+
+
+@scenario()
+async def a_tls_handshake_that_nobody_answers(world):
+    world.proxy.swallow = True
+    monitor = (await world.client_without_check()).connection_pool.monitor
+    connection = AsyncTLSConnection(
+        monitor=monitor,
+        host="127.0.0.1",
+        port=world.proxy.port,
+        ssl_cert_reqs="none",
+        ssl_check_hostname=False,
+        socket_connect_timeout=0.02,
+        retry=Retry(NoBackoff(), 0),
+    )
+    world.arm()
+    with contextlib.suppress(*LOST):
+        await connection.connect()
+
+
+@scenario()
+async def a_response_callback_that_has_to_wait(world):
+    async def slowly(response, **options):
+        await asyncio.sleep(0.001)
+        return response
+
+    client = await world.client()
+    await client.ping()
+    usual = client.response_callbacks.get("GET")
+    client.set_response_callback("GET", slowly)
+    world.arm()
+    try:
+        await client.get("k")
+    finally:
+        client.response_callbacks.pop("GET")
+        assert usual is None
+
+
+@scenario()
+async def waiting_before_the_next_attempt_to_connect(world):
+    world.proxy.refuse()
+    retry = Retry(NoBackoff(), 0)
+    async with AsyncRedis.from_url(world.proxy.url, retry=retry, socket_timeout=1) as client:
+        world.arm()
+        try:
+            for _ in range(2):
+                with contextlib.suppress(*LOST):
+                    await client.get("k")
+        finally:
+            world.watch.armed = False
+            world.proxy.accept()
+
+
+@scenario()
+async def a_client_of_its_own(world):
+    world.arm()
+    async with AsyncRedis.from_url(world.proxy.url) as client:
+        await client.rpush("list", "x")
+        await client.blpop("list", 1)
+
+
+@scenario()
+async def closing_a_client_of_its_own(world):
+    client = AsyncRedis.from_url(world.proxy.url)
+    await client.get("k")
+    world.arm()
+    try:
+        await client.aclose()
+    finally:
+        world.watch.armed = False
+        await client.aclose()
+
+
+async def all_of(*awaitables):
+    """Await all; one that was cancelled as the victim does not end the others."""
+    ended = await asyncio.gather(*awaitables, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, Exception):
+            raise each

@@ -1,0 +1,73 @@
+"""Calls that fail: in redis-py before anything is sent, or in the server."""
+
+from __future__ import annotations
+
+from operator import methodcaller as do
+
+FAILURES = [
+    do("set", "k", True),
+    do("set", "k", None),
+    do("set", "k", object()),
+    do("set", "k", ["list"]),
+    do("set", "k", {"a": 1}),
+    do("set", None, "v"),
+    do("set", ("tuple",), "v"),
+    do("set", "k", "\ud800"),
+    do("hset", "h"),
+    do("hset", "h", "f", None),
+    do("zadd", "z", {}),
+    do("zadd", "z", {"a": "no number"}),
+    do("mset", {"a": None}),
+    do("lpush", "l", 1, False),
+    do("set", "k", "v", nx=True, xx=True),
+    do("set", "k", "v", ex="soon"),
+    do("execute_command"),
+    do("execute_command", None),
+    do("execute_command", 5),
+    do("execute_command", bytearray(b"GET"), "k"),
+    do("execute_command", memoryview(b"GET"), "k"),
+    do("execute_command", "EXPIRE", "k", 1, unheard_of=1),
+    do("execute_command", "NOSUCHCOMMAND", "k"),
+    do("execute_command", "JSON.GET", "k"),
+    do("execute_command", "GET"),
+    do("execute_command", "GET", "a", "b"),
+    do("execute_command", "CONFIG NOSUCH"),
+    do("execute_command", "EXEC"),
+    do("execute_command", "DISCARD"),
+    do("evalsha", "0" * 40, 0),
+    do("eval", "return redis.error_reply('MINE own words')", 0),
+    do("eval", "syntax error", 0),
+    do("eval", "return redis.call('NOSUCHCOMMAND')", 0),
+    do("fcall", "nosuchfunction", 0),
+    do("xgroup_create", "missing", "g"),
+    do("xreadgroup", "nogroup", "me", {"s": ">"}),
+    do("rename", "missing", "k"),
+    do("restore", "k2", 0, b"rubbish"),
+    do("setrange", "k", -1, "v"),
+    do("object", "nosuch", "k"),
+    do("config_set", "nosuch", 1),
+    do("config_set", "port", "x"),
+    do("acl_setuser", "u", enabled=True, passwords=["+p"], nopass=True),
+    do("client_kill", "1.2.3.4:5"),
+    do("select"),
+    do("latency_doctor"),
+    do("georadius", "g", 15, 37, 200, unit="parsec"),
+]
+"""Calls that fail, in redis-py or in the server."""
+
+WRONG_KIND = [
+    do("set", "k", "text"),
+    do("incr", "k"),
+    do("lpush", "k", 1),
+    do("hset", "k", "f", 1),
+    do("hgetall", "k"),
+    do("sadd", "k", 1),
+    do("zadd", "k", {"a": 1}),
+    do("zrange", "k", 0, -1, withscores=True),
+    do("xadd", "k", {"a": 1}),
+    do("blpop", "k", timeout=1),
+    do("bzpopmin", "k", timeout=1),
+    do("xread", {"k": "0"}, block=10),
+    do("eval", "return redis.call('LPUSH', KEYS[1], 1)", 1, "k"),
+]
+"""One call that succeeds, then calls for which its value is of the wrong kind."""
