@@ -39,8 +39,15 @@ async def test_a_thousand_callers_use_one_connection(own_server, pool_settings):
 async def test_commands_of_one_tick_leave_in_one_write(manager):
     client = await manager.get_client()
     before = client.sharing.statistics.batches
-    await asyncio.gather(*(client.get(str(number)) for number in range(100)))
+    await asyncio.gather(*(client.get(str(number)) for number in range(20)))
     assert client.sharing.statistics.batches == before + 1
+
+
+async def test_a_long_tick_writes_before_its_end(manager):
+    client = await manager.get_client()
+    before = client.sharing.statistics.batches
+    await asyncio.gather(*(client.get(str(number)) for number in range(100)))
+    assert client.sharing.statistics.batches == before + 4
 
 
 async def test_a_command_cancelled_before_it_was_written_is_never_sent(manager, server):

@@ -24,6 +24,9 @@ from .statistics import Statistics
 
 _INCOMPLETE = object()
 
+_EARLY = 32
+"""A tick with more commands than this writes before its end, so that the server works beside it, not after it."""
+
 
 class Unit:
     """The replies of commands that left as one: a pipeline, or MULTI to EXEC. Errors are among them as values."""
@@ -123,6 +126,9 @@ class SharedConnection(asyncio.Protocol):
         self._unsent.append((future, decode, self._tick, len(packed), packed))
         self.in_flight += 1
         self.bytes_in_flight += len(packed)
+        if len(self._unsent) >= _EARLY:
+            self._flush()
+            self._flushing = True  # the tick's own flush is still to come
         return future
 
     def send_unit(self, packed: bytes, decode: Sequence[bool]) -> asyncio.Future[list[Any]]:
@@ -137,7 +143,7 @@ class SharedConnection(asyncio.Protocol):
         self.bytes_in_flight += len(packed)
         return future
 
-    # Writing: once per tick.
+    # Writing: once per tick, or for each ``_EARLY`` commands of a long one.
 
     def _flush(self) -> None:
         self._flushing = False
