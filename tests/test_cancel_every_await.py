@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 
 import pytest
 
@@ -26,6 +27,16 @@ cancelled: set[AwaitPoint] = set()
 _NOWAIT = "with nowait=True redis-py closes the socket and waits for nothing"
 _CONTEXT = "asyncio.timeout itself never suspends, only what it surrounds"
 _BUILDS = "builds a client, without I/O; an async generator's first step up to its yield is all there is to await"
+
+# Since Python 3.12 asyncio.wait_for makes no task, so that sending suspends only when the socket's buffer is full.
+SELDOM = (
+    {
+        "connections.py ObservedAsync.send_packed_command: await super().send_packed_command(*args, **kwargs)",
+        "probe.py _ping: await connection.send_command('PING', check_health=False)",
+    }
+    if sys.version_info >= (3, 12)
+    else set()
+)
 
 EXEMPT = {
     "async_pool.py AsyncPool.drain: await connection.disconnect(nowait=True)": _NOWAIT,
@@ -154,7 +165,7 @@ def test_every_await_of_the_engine_was_cancelled(server, proxy, pool_settings):
                     cancel_at_every_suspension(name, late, server, proxy, pool_settings)
         met = {point.name for point in cancelled}
         assert met & EXEMPT.keys() == set(), "these are exempt and were cancelled all the same"
-        never = sorted(names - met - EXEMPT.keys())
+        never = sorted(names - met - EXEMPT.keys() - SELDOM)
         walked.clear()
         if not never:
             break
