@@ -268,7 +268,7 @@ class RedisConnectionManager:
     def get_pool_info(self) -> dict[str, Any]:
         """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.
 
-        Times are in seconds, ``latency_ms`` in milliseconds, ``last_health_check`` and ``since`` are Unix
+        Times are in seconds, ``*_ms`` in milliseconds, ``last_health_check`` and ``since`` are Unix
         times, ``*_total`` count since the process started or forked. Numbers cover all event loops
         and threads of this process.
         """

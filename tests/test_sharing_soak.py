@@ -135,10 +135,7 @@ async def check(server, seconds, pause, growth):
     assert samples[-1][2] - settled < growth
 
 
-async def test_some_seconds_of_load_and_cuts_leave_everything_flat(server):
-    await check(server, seconds=3, pause=0.15, growth=50 * MEGABYTE)
-
-
-@pytest.mark.skipif(not LONG, reason="set REDISPOOL_SOAK to a number of seconds, for instance 300")
-async def test_a_long_time_of_load_and_cuts_leaves_everything_flat(server):
-    await check(server, seconds=LONG, pause=3, growth=50 * MEGABYTE)
+# REDISPOOL_SOAK=300 adds five minutes with cuts every few seconds.
+@pytest.mark.parametrize(("seconds", "pause"), [(3, 0.15), *([(LONG, 3)] if LONG else [])])
+async def test_load_and_cuts_leave_everything_flat(server, seconds, pause):
+    await check(server, seconds=seconds, pause=pause, growth=50 * MEGABYTE)

@@ -84,9 +84,7 @@ class UnitConnection:
         self._sharing = sharing
         self._packed = b"".join([pack(args, sharing.encoder) for args in commands])
         # Inside a transaction redis-py decodes every reply, whatever its options say.
-        self._decode = [transaction or NEVER_DECODE not in options for _, options in stack]
-        if transaction:
-            self._decode = [True] * len(commands)
+        self._decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
         self._reads = all(only_reads(args[0]) for args in sent)
         self._replies: deque[Any] = deque()
         self.himport_registry = None  # HIMPORT travels on a connection of its own
@@ -110,7 +108,7 @@ class UnitConnection:
 
 
 class AsyncRedis(redis.asyncio.Redis):
-    """``redis.asyncio.Redis`` whose callers share one connection and write once per loop tick.
+    """``redis.asyncio.Redis`` whose callers share one connection and write together, not one by one.
 
     What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
     a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.

@@ -7,6 +7,7 @@ commands or ``max_in_flight_bytes`` it waits its turn; beyond ``max_waiting`` wa
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -122,29 +123,28 @@ class Sharing:
 
     def judge(self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float) -> None:
         """Return if the command is to be sent again; else raise what its caller should know."""
-        if isinstance(error, ReplyTimeoutError):
-            if error.written and not reads:
-                self.statistics.unknown += 1
-                raise OutcomeUnknown(f"{error}: the command may or may not have been carried out.") from error
-            raise error
+        # A time-out has used the deadline up, and a closed connection carries nothing again.
+        over = self.closed or isinstance(error, ReplyTimeoutError)
         verdict = decide(
             written=error.written,
             reads=reads,
             retry_writes=self.limits.retry_writes,
-            deadline=deadline,
+            deadline=-math.inf if over else deadline,
             budget=self.budget,
         )
-        if verdict is Verdict.AGAIN and not self.closed:
+        if verdict is Verdict.AGAIN:
             self.statistics.retries += 1
-            return
-        if error.written and not reads:
+        elif verdict is Verdict.UNKNOWN:
             self.statistics.unknown += 1
-            raise OutcomeUnknown(f"{error} The command may or may not have been carried out.") from error
-        raise redis_exceptions.ConnectionError(str(error)) from error
+            raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
+        elif isinstance(error, ReplyTimeoutError):
+            raise error
+        else:
+            raise redis_exceptions.ConnectionError(str(error)) from error
 
     def _deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
         if self.timeout is None:
-            return float("inf")
+            return math.inf
         return (monotonic() if lost is None else lost.started) + self.timeout
 
     async def probe(self, packed: bytes) -> Any:
@@ -155,7 +155,7 @@ class Sharing:
                     raise PoolClosed("This connection pool is closed.")
                 # A server that was just found down may be up: no waiting for the backoff.
                 self._not_before = 0.0
-                await self._connect(float("inf"))
+                await self._connect(math.inf)
             try:
                 return await self.connection.send(packed, True)
             except ConnectionLostError:
@@ -235,7 +235,7 @@ class Sharing:
         attempt = self._connecting
         # The attempt outlives any one caller.
         left = deadline - monotonic()
-        done, _ = await asyncio.wait([attempt], timeout=None if left == float("inf") else max(0.0, left))
+        done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
         if not done:
             raise redis_exceptions.TimeoutError("Timeout connecting to server")
         if attempt.cancelled():
@@ -323,26 +323,25 @@ class Sharing:
         self.closed = True
         if self.connection is not None:
             self._leaving, self.connection = self.connection, None
-        attempt = self._connecting
-        if attempt is not None:
-            attempt.cancel()
-            await asyncio.wait([attempt], timeout=1.0)
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)  # it finds the closed state
-        leaving = self._leaving
-        if leaving is None:
-            return
+        attempt, leaving = self._connecting, self._leaving
         try:
-            if leaving.in_flight and timeout > 0:
+            if attempt is not None:
+                attempt.cancel()
+                await asyncio.wait([attempt], timeout=1.0)
+            if leaving is not None and leaving.in_flight and timeout > 0:
                 self._emptied = self._emptied or self.loop.create_future()
                 await asyncio.wait([self._emptied], timeout=timeout)
         finally:
             # Also when the caller is cancelled: nobody else would close it.
             self._leaving = None
-            leaving.close()
-        await asyncio.wait([leaving.gone], timeout=1.0)
+            if leaving is not None:
+                leaving.close()
+        if leaving is not None:
+            await asyncio.wait([leaving.gone], timeout=1.0)
 
     def leave_loop(self) -> None:
         """Let go of a connection whose event loop is not the running one, and is probably closed."""
