@@ -305,3 +305,30 @@ async def test_an_error_reply_concerns_its_caller_only(manager):
     assert isinstance(results[0], redis_exceptions.ResponseError)
     assert results[1] == b"x"
     assert manager._is_healthy
+
+
+@pytest.mark.parametrize(
+    ("said", "attempts"), [("Connection closed by server.", 2), ("max number of clients reached", 1)]
+)
+async def test_without_a_manager_only_a_cut_handshake_is_tried_again(own_server, monkeypatch, said, attempts):
+    client = AsyncRedis.from_url(own_server.url)
+    make, made = client.connection_pool.make_connection, []
+
+    async def fail():
+        raise redis_exceptions.ConnectionError(said)
+
+    def make_connection():
+        connection = make()
+        made.append(connection)
+        if len(made) == 1:
+            connection.connect = fail
+        return connection
+
+    monkeypatch.setattr(client.connection_pool, "make_connection", make_connection)
+    if attempts == 1:
+        with pytest.raises(redis_exceptions.ConnectionError, match=said):
+            await client.ping()
+    else:
+        assert await client.ping()
+    assert len(made) == attempts
+    await client.aclose()

@@ -21,6 +21,7 @@ from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from .connections import abandon
+from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
 from .outcomes import ConnectionLostError, ReplyTimeoutError, RetryBudget, Verdict, decide
@@ -187,9 +188,12 @@ class Sharing:
 
     def _may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
         """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
-        if self.monitor is None or isinstance(error, redis_exceptions.AuthenticationError):
-            return False  # without a manager, redis-py's own retry policy has been followed
-        return not self.closed and not self.monitor.health.confirmed and monotonic() < deadline
+        if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
+            return False
+        if self.monitor is not None:
+            return not self.monitor.health.confirmed
+        # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
+        return classify(error, "").kind is FaultKind.CLOSED
 
     async def _wait_for_room(self, deadline: float) -> None:
         if len(self._waiting) >= self.limits.max_waiting:
