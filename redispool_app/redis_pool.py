@@ -21,7 +21,7 @@ from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
 from .engine.pool_set import PoolSet, PoolSettings
-from .engine.sharing import SharingLimits
+from .engine.sharing_rules import SharingLimits
 from .exceptions import PoolClosed
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redispool_app.engine import AsyncRedis
 from redispool_app.engine.connections import AsyncTLSConnection
 from redispool_app.engine.tally import CommandTally, current_tally
+from redispool_app.engine.telemetry import Telemetry
 
 from .await_points import Watch
 
@@ -78,6 +79,26 @@ async def commands_counted_by_a_tally(world):
     world.arm()
     await client.get("k")
     await client.pipeline().get("k").execute()
+
+
+@scenario()
+async def commands_whose_replies_stay_as_they_came(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    await client.execute_raw("GET", "k")
+    await client.execute_raw(b"SET", "other", "v")
+    world.proxy.cut_before = b"GET"
+    await client.execute_raw("GET", "k")
+
+
+@scenario()
+async def commands_recorded_for_the_metrics(world):
+    client = await world.client()
+    await client.ping()
+    client.sharing.telemetry = Telemetry(client.connection_pool)
+    world.arm()
+    await client.get("k")
 
 
 @scenario()

@@ -83,7 +83,14 @@ class Proxy:
 
     def cut(self, reset: bool = True) -> int:
         """End every connection now, with RST or with FIN; return how many there were."""
-        return self._call(self._cut, reset)
+
+        async def cut() -> int:
+            count = self._cut(reset)
+            # An aborted transport closes its socket, which sends the RST, one turn of the loop later.
+            await asyncio.sleep(0)
+            return count
+
+        return self._await(cut())
 
     def swallow_replies_of_open_connections(self) -> None:
         """Answer nothing any more on the connections open now; new ones work."""

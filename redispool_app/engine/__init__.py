@@ -1,5 +1,6 @@
 """Moves bytes: health, connections, pools and the two clients. Never imports Django."""
 
-from .clients import AsyncRedis, SyncRedis
+from .async_client import AsyncRedis
+from .sync_client import SyncRedis
 
 __all__ = ["AsyncRedis", "SyncRedis"]

@@ -15,7 +15,8 @@ from redispool_app.exceptions import PoolTimeout
 from .connections import abandon, forget_stream, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
-from .sharing import Sharing, SharingLimits
+from .sharing import Sharing
+from .sharing_rules import SharingLimits
 
 
 class _LoopWaiter:

@@ -12,7 +12,7 @@ import os
 import ssl
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -296,3 +296,17 @@ def _descriptor(connection: Any) -> int:
         return descriptor if descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode) else -1
     except (AttributeError, OSError, ValueError):
         return -1
+
+
+@contextlib.contextmanager
+def shortened(connection: Any, deadline: float) -> Iterator[None]:
+    """Let no single step of a connection take longer than until ``deadline``."""
+    usual = connection.socket_timeout, connection.socket_connect_timeout
+    left = max(0.001, deadline - monotonic())
+    connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
+    try:
+        yield
+    finally:
+        connection.socket_timeout, connection.socket_connect_timeout = usual
+        if connection._sock is not None:
+            connection._sock.settimeout(usual[0])

@@ -13,8 +13,8 @@ import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from .async_client import AsyncRedis
 from .async_pool import AsyncPool
-from .clients import AsyncRedis
 from .statistics import Statistics
 
 
@@ -151,7 +151,7 @@ def pool_numbers(pool: Any) -> dict[str, int]:
     # A connection object outlives its socket: one that failed lies idle, unconnected, until it is used again.
     idle = sum(1 for connection in list(state.idle) if connection._counted)
     in_use = list(state.in_use)
-    sharing = getattr(pool, "_sharing", None)
+    sharing = pool._sharing
     shared = 1 if sharing is not None and sharing.connection is not None else 0
     return {
         "connections_open": idle + sum(1 for connection in in_use if connection._counted) + shared,

@@ -74,3 +74,11 @@ def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, b
         # A write may have been done even if it may be repeated.
         return Verdict.UNKNOWN if written and not reads else Verdict.FAIL
     return Verdict.AGAIN
+
+
+def stuck_from(oldest: float, last_received: float, timeout: float) -> float:
+    """Return from when a connection counts as stuck: nothing came for a whole time-out, or not what the oldest wants.
+
+    All three times in monotonic seconds; ``oldest`` is when the caller asked that waits longest.
+    """
+    return max(oldest + timeout, min(last_received + timeout, oldest + 2 * timeout))

@@ -17,15 +17,17 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from redispool_app import __version__
 
+from .async_client import AsyncRedis
 from .async_pool import AsyncPool
-from .clients import AsyncRedis, SyncRedis
 from .connections import ASYNC_CLASSES, SYNC_CLASSES
 from .embedded import EmbeddedServer
 from .health import Health
 from .loops import LoopClient, LoopClients, pool_numbers
 from .monitor import Flight, Monitor
 from .probe import ping, ping_sync
-from .sharing import SharingLimits
+from .sharing_rules import SharingLimits
+from .statistics import Statistics
+from .sync_client import SyncRedis
 from .sync_pool import SyncPool
 
 _EMBEDDED_START = 10.0
@@ -70,6 +72,7 @@ class PoolSet:
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
+        self._past = Statistics()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Clients. Building one does no I/O.
@@ -98,7 +101,6 @@ class PoolSet:
     def _build_async(self) -> tuple[AsyncRedis, AsyncPool]:
         pool = AsyncPool(
             connection_class=self.settings.async_class or ASYNC_CLASSES[self.settings.kind],
-            sharing_limits=self.settings.sharing,
             **self._pool_kwargs(),
         )
         return AsyncRedis(connection_pool=pool), pool
@@ -109,6 +111,7 @@ class PoolSet:
             "max_connections": self.settings.max_connections,
             "max_waiting": self.settings.max_waiting,
             "timeout": self.settings.timeout,
+            "sharing_limits": self.settings.sharing,
             "max_idle_time": self.settings.max_idle_time,
             "max_lifetime": self.settings.max_lifetime,
             # Off: they would cost every RESP3 connection a command that only one vendor's servers know.
@@ -208,7 +211,7 @@ class PoolSet:
                 entry.pool.state.close()
         pool = self._retire_sync()
         if pool is not None:
-            if pool.state.in_use:
+            if pool.is_busy:
                 waits.append(here.create_task(asyncio.to_thread(pool.drain, timeout)))
             else:
                 pool.drain(0)
@@ -236,6 +239,8 @@ class PoolSet:
     def _retire_sync(self) -> SyncPool | None:
         with self._lock:
             pair, self._sync = self._sync, None
+            if pair is not None and pair[1]._sharing is not None:
+                self._past.add(pair[1]._sharing.statistics)
         return pair[1] if pair is not None else None
 
     def _keep_task(self, task: asyncio.Task[None]) -> None:
@@ -263,7 +268,11 @@ class PoolSet:
             "waiting_max",
         ):
             totals[key] = sum(numbers[key] for numbers in pools)
-        totals.update(self.loops.statistics().as_dict())
+        statistics = self.loops.statistics()
+        statistics.add(self._past)
+        if pair is not None and pair[1]._sharing is not None:
+            statistics.add(pair[1]._sharing.statistics)
+        totals.update(statistics.as_dict())
         return totals
 
     def forget_inherited(self) -> None:
@@ -271,6 +280,7 @@ class PoolSet:
         _graveyard.append((self._sync, self._tasks))
         self._lock = threading.Lock()
         self._sync = None
+        self._past = Statistics()
         self._tasks = set()
         self.loops.forget_inherited()
         self.monitor.forget_inherited()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic, perf_counter
 from typing import Any
 
 from redis import exceptions as redis_exceptions
 
 from .async_pool import AsyncPool
+from .connections import shortened
 from .sharing import sharing_of
 from .sync_pool import SyncPool
+from .thread_sharing import thread_sharing_of
 
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -93,12 +93,17 @@ def ping_sync(pool: SyncPool, timeout: float) -> float:
 
 
 def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
+    sharing = thread_sharing_of(pool)
+    if sharing is not None:
+        started = perf_counter()
+        _check(sharing.probe(_PING, deadline))
+        return perf_counter() - started
     connection = pool.take_at_once()
     if connection is None:
         return _ping_on_new_sync(pool, deadline)
     try:
         was_connected = connection._sock is not None
-        with _shortened(connection, deadline):
+        with shortened(connection, deadline):
             pool.ready(connection)
             return _ping_sync(connection, deadline)
     except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
@@ -113,25 +118,11 @@ def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
 def _ping_on_new_sync(pool: SyncPool, deadline: float) -> float:
     connection = pool.make_connection()
     try:
-        with _shortened(connection, deadline):
+        with shortened(connection, deadline):
             connection.connect()
             return _ping_sync(connection, deadline)
     finally:
         connection.disconnect()
-
-
-@contextmanager
-def _shortened(connection: Any, deadline: float) -> Iterator[None]:
-    """Let no single step of a connection take longer than until ``deadline``."""
-    usual = connection.socket_timeout, connection.socket_connect_timeout
-    left = max(0.001, deadline - monotonic())
-    connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
-    try:
-        yield
-    finally:
-        connection.socket_timeout, connection.socket_connect_timeout = usual
-        if connection._sock is not None:
-            connection._sock.settimeout(usual[0])
 
 
 def _ping_sync(connection: Any, deadline: float) -> float:

@@ -19,10 +19,9 @@ import hiredis
 from redis import exceptions as redis_exceptions
 
 from .connections import forget_stream
-from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
+from .replies import INCOMPLETE, UNDECODED, decoded
 from .statistics import Statistics
-
-_INCOMPLETE = object()
 
 _EARLY = 32
 """A tick with more commands than this writes before its end, so that the server works beside it, not after it."""
@@ -123,10 +122,12 @@ class SharedConnection(asyncio.Protocol):
             self._flushing = True
             self._tick = monotonic()
             self._loop.call_soon(self._flush)
-        self._unsent.append((future, decode, self._tick, len(packed), packed))
+        size = len(packed)
+        unsent = self._unsent
+        unsent.append((future, decode, self._tick, size, packed))
         self.in_flight += 1
-        self.bytes_in_flight += len(packed)
-        if len(self._unsent) >= _EARLY:
+        self.bytes_in_flight += size
+        if len(unsent) >= _EARLY:
             self._flush()
             self._flushing = True  # the tick's own flush is still to come
         return future
@@ -200,8 +201,8 @@ class SharedConnection(asyncio.Protocol):
                 sink, decode, began, size, _ = slots[0]
                 try:
                     reply = gets() if decode and not decoding else gets(False)
-                    if decoding and decode and reply.__class__ not in _UNDECODED:
-                        reply = _decoded(reply, *decoding)
+                    if decoding and decode and reply.__class__ not in UNDECODED:
+                        reply = decoded(reply, *decoding)
                 except UnicodeDecodeError as error:
                     reply = error  # this caller's; hiredis has gone on to the next reply
                 if reply.__class__ is bytes and sink.__class__ is not Unit:
@@ -213,7 +214,7 @@ class SharedConnection(asyncio.Protocol):
                     if not sink.done():
                         sink.set_result(reply)
                     continue
-                if reply is _INCOMPLETE:
+                if reply is INCOMPLETE:
                     break
                 if reply.__class__ is hiredis.PushNotification:
                     continue
@@ -247,7 +248,7 @@ class SharedConnection(asyncio.Protocol):
 
     def _receive_unasked(self, gets: Callable[..., Any]) -> None:
         """Nobody waits: only a push, or an error with which the server says farewell, may come."""
-        while (reply := gets(False)) is not _INCOMPLETE:
+        while (reply := gets(False)) is not INCOMPLETE:
             if reply.__class__ is hiredis.PushNotification:
                 continue
             error = reply if isinstance(reply, redis_exceptions.RedisError) else None
@@ -272,12 +273,11 @@ class SharedConnection(asyncio.Protocol):
                 break
             self._time_out(sink, started, written=True)
         if self._slots and (oldest := self._slots[0][2]) <= horizon:
-            silent_until = self._last_received + timeout
-            if now >= silent_until or now >= oldest + 2 * timeout:
-                # Nothing came for a whole time-out, or not what the oldest waits for: stuck.
+            stuck_at = stuck_from(oldest, self._last_received, timeout)
+            if now >= stuck_at:
                 self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
                 return
-            upcoming.append(min(silent_until, oldest + 2 * timeout))
+            upcoming.append(stuck_at)
         for sink, _, started, *_ in self._unsent:
             if started > horizon:
                 upcoming.append(started + timeout)
@@ -331,28 +331,11 @@ class SharedConnection(asyncio.Protocol):
                 sink.set_exception(ConnectionLostError(text, written=False, started=started))
 
 
-_UNDECODED = frozenset((object, hiredis.PushNotification, int, float, bool, type(None)))
-"""Classes of what holds no text: ``_INCOMPLETE``, pushes, numbers."""
-
-
-def _decoded(reply: Any, encoding: str, errors: str) -> Any:
-    """Decode a reply as hiredis does: every string in it, however deep."""
-    if isinstance(reply, bytes):
-        return reply.decode(encoding, errors)
-    if isinstance(reply, list):
-        return [_decoded(each, encoding, errors) for each in reply]
-    if isinstance(reply, dict):
-        return {_decoded(key, encoding, errors): _decoded(value, encoding, errors) for key, value in reply.items()}
-    if isinstance(reply, set | frozenset | tuple):
-        return type(reply)(_decoded(each, encoding, errors) for each in reply)
-    return reply
-
-
 def _make_reader(connection: Any) -> Any:
     options: dict[str, Any] = {
         "protocolError": redis_exceptions.InvalidResponse,
         "replyError": connection._parser.parse_error,
-        "notEnoughData": _INCOMPLETE,
+        "notEnoughData": INCOMPLETE,
     }
     encoder = connection.encoder
     if encoder.decode_responses:

@@ -8,61 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from redis import exceptions as redis_exceptions
-from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 
-from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
+from redispool_app.exceptions import PoolClosed, PoolTimeout
 
 from .connections import abandon
-from .faults import FaultKind, classify
-from .health import full_jitter
 from .monitor import Monitor
-from .outcomes import ConnectionLostError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .outcomes import ConnectionLostError, ReplyTimeoutError
 from .shared_connection import SharedConnection
-from .statistics import Statistics
+from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SharingLimits:
-    """What one shared connection carries; sizes in bytes, times in seconds."""
-
-    max_in_flight: int = 20_000
-    max_in_flight_bytes: int = 64 * 1024 * 1024
-    max_waiting: int = 20_000
-    max_shared_bytes: int = 1024 * 1024
-    """A command or unit above this size travels on a connection of its own."""
-    retry_writes: bool = False
-    backoff_base: float = 0.05
-    backoff_cap: float = 1.0
-
-
-class Sharing:
+class Sharing(SharingRules):
     """The shared connection of one pool on one event loop, present or to be made."""
 
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
-        self.pool = pool
-        self.monitor = monitor
-        self.limits = limits
+        super().__init__(pool, monitor, limits)
         self.loop = asyncio.get_running_loop()
-        self.statistics = Statistics()
-        self.budget = RetryBudget(limits.max_in_flight)
         self.connection: SharedConnection | None = None
-        self.closed = False
         self._leaving: SharedConnection | None = None
-        self.encoder = pool.get_encoder()
-        self.plain_encoding = self.encoder.encoding == "utf-8" and self.encoder.encoding_errors == "strict"
-        self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._connecting: asyncio.Task[None] | None = None
         self._attempt_ended: BaseException | None = None
-        self._failures = 0
-        self._not_before = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._emptied: asyncio.Future[None] | None = None
 
@@ -102,7 +73,7 @@ class Sharing:
         lost: ConnectionLostError | ReplyTimeoutError | None = None,
     ) -> Any:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
-        deadline = self._deadline(lost)
+        deadline = self.deadline(lost)
         if lost is not None:
             self.judge(lost, reads=reads, deadline=deadline)
         while True:
@@ -114,7 +85,7 @@ class Sharing:
 
     async def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> list[Any]:
         """Send a unit of packed commands and return all their replies."""
-        deadline = self._deadline()
+        deadline = self.deadline()
         while True:
             connection = self.open_connection() or await self._admitted(deadline)
             try:
@@ -122,40 +93,13 @@ class Sharing:
             except (ConnectionLostError, ReplyTimeoutError) as error:
                 self.judge(error, reads=reads, deadline=deadline)
 
-    def judge(self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float) -> None:
-        """Return if the command is to be sent again; else raise what its caller should know."""
-        # A time-out has used the deadline up, and a closed connection carries nothing again.
-        over = self.closed or isinstance(error, ReplyTimeoutError)
-        verdict = decide(
-            written=error.written,
-            reads=reads,
-            retry_writes=self.limits.retry_writes,
-            deadline=-math.inf if over else deadline,
-            budget=self.budget,
-        )
-        if verdict is Verdict.AGAIN:
-            self.statistics.retries += 1
-        elif verdict is Verdict.UNKNOWN:
-            self.statistics.unknown += 1
-            raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
-        elif isinstance(error, ReplyTimeoutError):
-            raise error
-        else:
-            raise redis_exceptions.ConnectionError(str(error)) from error
-
-    def _deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
-        if self.timeout is None:
-            return math.inf
-        return (monotonic() if lost is None else lost.started) + self.timeout
-
     async def probe(self, packed: bytes) -> Any:
         """Send a command that only reads past every gate and limit; twice if the connection turns out to be dead."""
         for last in (False, True):
             while self.connection is None:
                 if self.closed:
                     raise PoolClosed("This connection pool is closed.")
-                # A server that was just found down may be up: no waiting for the backoff.
-                self._not_before = 0.0
+                self.attempt_at_once()
                 await self._connect(math.inf)
             try:
                 return await self.connection.send(packed, True)
@@ -168,15 +112,12 @@ class Sharing:
 
     async def _admitted(self, deadline: float) -> SharedConnection:
         while True:
-            if self.closed:
-                raise PoolClosed("This connection pool is closed.")
-            if self.monitor is not None:
-                self.monitor.gate()
+            self.gate()
             if self.connection is None:
                 try:
                     await self._connect(deadline)
                 except redis_exceptions.ConnectionError as error:
-                    if not self._may_connect_again(error, deadline):
+                    if not self.may_connect_again(error, deadline):
                         raise
                 continue
             connection = self.open_connection()
@@ -186,22 +127,9 @@ class Sharing:
             if self.connection is not None and not self.connection.closed:
                 return self.connection
 
-    def _may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
-        """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
-        if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
-            return False
-        if self.monitor is not None:
-            return not self.monitor.health.confirmed
-        # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
-        return classify(error, "").kind is FaultKind.CLOSED
-
     async def _wait_for_room(self, deadline: float) -> None:
         if len(self._waiting) >= self.limits.max_waiting:
-            self.statistics.refused += 1
-            raise PoolQueueFull(
-                f"{self.in_flight} commands are in flight and {len(self._waiting)} callers wait: "
-                "Redis or this process is too slow for so many."
-            )
+            raise self.too_many(self.in_flight, len(self._waiting))
         turn: asyncio.Future[None] = self.loop.create_future()
         self._waiting.append(turn)
         try:
@@ -246,8 +174,7 @@ class Sharing:
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         error = attempt.exception()
         if error is not None:
-            # An instance of one's own: many callers share this attempt, and a traceback is not to be shared.
-            raise _copy_of(error) from error
+            raise copy_of(error) from error
 
     async def give_up_connecting(self) -> BaseException | None:
         """End an attempt that takes too long for a health check; return what it was waiting for, as its exception."""
@@ -260,7 +187,7 @@ class Sharing:
         return self._attempt_ended
 
     async def _make_connection(self) -> None:
-        delay = self._not_before - monotonic()
+        delay = self.attempt_delay()
         if delay > 0:
             await asyncio.sleep(delay)
         connection = self.pool.make_connection()
@@ -270,17 +197,12 @@ class Sharing:
                 raise PoolClosed("This connection pool is closed.")
         except BaseException as error:
             self._attempt_ended = error
-            self._failures += 1
-            self._not_before = monotonic() + full_jitter(
-                self._failures, self.limits.backoff_base, self.limits.backoff_cap, random.uniform
-            )
+            self.attempt_failed()
             await connection.disconnect(nowait=True)
             raise
-        self._failures = 0
-        if self.statistics.commands:
-            self.statistics.reconnects += 1
+        self.attempt_succeeded()
         self.connection = SharedConnection(
-            connection, self.timeout, self.statistics, self._received, self._refused, self._lost
+            connection, self.timeout, self.statistics, self._received, self.report_error, self._lost
         )
 
     def _attempted(self, attempt: asyncio.Task[None]) -> None:
@@ -302,20 +224,10 @@ class Sharing:
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
 
-    def _refused(self, error: Exception) -> None:
-        """The server answered with an error. Some concern every caller: LOADING, NOAUTH."""
-        if self.monitor is None:
-            return
-        if isinstance(error, redis_exceptions.ConnectionError):
-            self.monitor.failure(error, monotonic())
-        else:
-            self.monitor.error_reply(error)
-
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
-        if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
-            self.monitor.failure(error, oldest if oldest is not None else monotonic())
+        self.report_loss(error, oldest)
         if self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
         self._admit()
@@ -374,9 +286,8 @@ def sharing_of(pool: Any) -> Sharing | None:
     ):
         # A managed pool that was drained stays closed; redis-py's own may be used again.
         return sharing
-    limits: SharingLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
-    # With a single connection allowed, the one must be free for what cannot share.
-    if limits is None or pool.max_connections < 2 or pool.connection_kwargs.get("parser_class") is not None:
+    limits = limits_of(pool)
+    if limits is None:
         return None
     if sharing is not None:
         sharing.leave_loop()
@@ -394,15 +305,3 @@ async def close_sharing(pool: Any) -> None:
             await sharing.drain(0)
         else:
             sharing.leave_loop()
-
-
-_DEFAULT_LIMITS = SharingLimits()
-
-
-def _copy_of(error: BaseException) -> BaseException:
-    try:
-        copy = type(error)(*error.args)
-    except Exception:
-        return redis_exceptions.ConnectionError(str(error))
-    copy.__dict__.update(error.__dict__)
-    return copy

@@ -1,4 +1,4 @@
-"""The pool of blocking connections that all threads of a process share."""
+"""The blocking connections of a process: one that all threads share, and a pool of those that serve one at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from redispool_app.exceptions import PoolTimeout
 from .connections import is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
+from .sharing_rules import SharingLimits
+from .thread_sharing import ThreadSharing, thread_sharing_of
 
 
 class _ThreadWaiter:
@@ -55,17 +57,23 @@ class SyncPool(redis.ConnectionPool):
         max_connections: int,
         max_waiting: int,
         timeout: float,
+        sharing_limits: SharingLimits | None = None,
         max_idle_time: float | None = None,
         max_lifetime: float | None = None,
         **kwargs: Any,
     ) -> None:
         self._changed = threading.Condition()
-        self.state: PoolState[Any] = PoolState(self.make_connection, max_connections, max_waiting)
+        # The shared connection counts towards the limit.
+        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
+        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
+        self.sharing_limits = sharing_limits
+        self._sharing: ThreadSharing | None = None
         super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout
         self._max_idle_time = max_idle_time
         self._max_lifetime = max_lifetime
+        self._look_at = 0.0
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
 
@@ -96,7 +104,7 @@ class SyncPool(redis.ConnectionPool):
         finally:
             if not self._give_back(connection):
                 connection.disconnect()
-            self._shrink()
+            self.shrink()
 
     def take_at_once(self) -> Any:
         """Borrow a connection, perhaps not connected yet; None when all are in use."""
@@ -119,6 +127,11 @@ class SyncPool(redis.ConnectionPool):
             connection.disconnect()
         connection.connect()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for a reply or holds a connection."""
+        return bool(self.state.in_use) or (self._sharing is not None and self._sharing.in_flight > 0)
+
     def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
         deadline = monotonic() + timeout
@@ -126,6 +139,9 @@ class SyncPool(redis.ConnectionPool):
             idle = self.state.close()
         for connection in idle:
             connection.disconnect()
+        # Made here if nobody has, so that who comes late finds it closed.
+        if (sharing := thread_sharing_of(self)) is not None:
+            sharing.drain(timeout)
         with self._changed:
             while self.state.in_use and (left := deadline - monotonic()) > 0:
                 self._changed.wait(left)
@@ -145,13 +161,15 @@ class SyncPool(redis.ConnectionPool):
     def _checkpid(self) -> None:
         """Nothing to do: a forked child drops the whole pool (see ``forget_inherited``)."""
 
-    def _shrink(self) -> None:
-        """Close what has lain idle too long. Whoever gives a connection back looks; no thread is kept for it."""
-        if self._max_idle_time is not None:
-            with self._changed:
-                old = self.state.shrink(self._max_idle_time)
-            for connection in old:
-                connection.disconnect()
+    def shrink(self) -> None:
+        """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""
+        if self._max_idle_time is None or not self.state.idle or monotonic() < self._look_at:
+            return
+        with self._changed:
+            self._look_at = monotonic() + self._max_idle_time / 4
+            old = self.state.shrink(self._max_idle_time)
+        for connection in old:
+            connection.disconnect()
 
     def _wait(self, waiter: _ThreadWaiter) -> Any:
         try:

@@ -1,30 +1,28 @@
-"""The two clients: redis-py's own, on connections that callers share.
+"""The asyncio client: redis-py's own, on a connection that the callers of an event loop share.
 
-A program written for ``redis.asyncio.Redis`` or ``redis.Redis`` runs unchanged on these.
+A program written for ``redis.asyncio.Redis`` runs unchanged on it.
 """
 
 from __future__ import annotations
 
 import warnings
 from asyncio import get_running_loop
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable
 from contextlib import suppress
 from inspect import isawaitable
 from time import perf_counter
 from typing import Any, cast
 
-import redis
 import redis.asyncio
 import redis.asyncio.client
-import redis.client
 from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError
 from .packing import PLAIN, pack
-from .routing import ROUTES, is_exclusive, only_reads, route_of
+from .pipeline_unit import PipelineUnit
+from .routing import ROUTES, is_exclusive, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
 
@@ -54,13 +52,15 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
         if sharing is None or any(is_exclusive(args) for args, _ in stack):
             return await super().execute(raise_on_error)
         transaction = self.is_transaction or self.explicit_transaction
-        unit = UnitConnection(sharing, stack, transaction)
-        if unit.size > sharing.limits.max_shared_bytes:
+        unit = _Unit(sharing, stack, transaction)
+        if len(unit.packed) > sharing.limits.max_shared_bytes:
             return await super().execute(raise_on_error)
         execute = self._execute_transaction if transaction else self._execute_pipeline
+        replies: Awaitable[list[Any]] = execute(cast(Any, unit), stack, raise_on_error)
+        if sharing.telemetry is not None:
+            replies = sharing.telemetry.of_reply("MULTI" if transaction else "PIPELINE", replies)
         try:
-            replies: list[Any] = await execute(cast(Any, unit), stack, raise_on_error)
-            return replies
+            return await replies
         finally:
             await self.reset()  # type: ignore[no-untyped-call]
 
@@ -75,36 +75,18 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
         self.scripts.clear()
 
 
-class UnitConnection:
-    """What redis-py's pipeline code takes for a connection: one unit on the shared one."""
+class _Unit(PipelineUnit):
+    """A unit on the shared connection of an event loop."""
 
     def __init__(self, sharing: Sharing, stack: Any, transaction: bool) -> None:
-        sent = [args for args, options in stack if not (transaction and EMPTY_RESPONSE in options)]
-        commands = [("MULTI",), *sent, ("EXEC",)] if transaction else sent
+        super().__init__(sharing.encoder, stack, transaction)
         self._sharing = sharing
-        self._packed = b"".join([pack(args, sharing.encoder) for args in commands])
-        # Inside a transaction redis-py decodes every reply, whatever its options say.
-        self._decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
-        self._reads = all(only_reads(args[0]) for args in sent)
-        self._replies: deque[Any] = deque()
-        self.himport_registry = None  # HIMPORT travels on a connection of its own
-
-    @property
-    def size(self) -> int:
-        """How many bytes it sends."""
-        return len(self._packed)
-
-    def pack_commands(self, commands: Iterable[Any]) -> list[bytes]:
-        return [self._packed]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        self._replies.extend(await self._sharing.replies(self._packed, self._decode, reads=self._reads))
+        self.replies.extend(await self._sharing.replies(self.packed, self.decode, reads=self.reads))
 
     async def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
-        reply = self._replies.popleft()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        return self.next_reply()
 
 
 class AsyncRedis(redis.asyncio.Redis):
@@ -126,12 +108,40 @@ class AsyncRedis(redis.asyncio.Redis):
         tally = current_tally.get()
         return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
 
-    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def execute_raw(self, *args: Any) -> Any:
+        """Send one plain command; the awaitable brings its reply as it came: not decoded, through no callback.
+
+        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        """
+        tally = current_tally.get()
+        return self._execute_raw(args) if tally is None else self._tallied(tally, args, None)
+
+    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
         started = perf_counter()
         try:
-            return await self._execute(args, options)
+            return await (self._execute_raw(args) if options is None else self._execute(args, options))
         finally:
             tally.add(1, perf_counter() - started)
+
+    async def _execute_raw(self, args: tuple[Any, ...]) -> Any:
+        sharing, route = self._shared, ROUTES.get(args[0])
+        if (
+            route is not None
+            and not (route.exclusive or route.depends or self.single_connection_client)
+            and sharing is not None
+            and sharing.loop is get_running_loop()
+            and sharing.telemetry is None
+            and (connection := sharing.open_connection()) is not None
+        ):
+            packed = pack(args, sharing.encoder)
+            if len(packed) <= sharing.limits.max_shared_bytes:
+                try:
+                    return await connection.send(packed, False)
+                except (ConnectionLostError, ReplyTimeoutError) as error:
+                    return await sharing.reply(packed, False, reads=route.reads, lost=error)
+        # Response callbacks go by names that are text.
+        name = args[0].encode() if isinstance(args[0], str) else args[0]
+        return await self._execute((name, *args[1:]), {NEVER_DECODE: True})
 
     async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]
@@ -147,7 +157,7 @@ class AsyncRedis(redis.asyncio.Redis):
         ):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         if len(args) == 2 and route.word and args[1].__class__ in PLAIN and sharing.plain_encoding:
-            packed = pack_command(cast(Any, args))
+            packed = pack_command(args)  # type: ignore[arg-type]
         else:
             packed = pack(args, sharing.encoder)
         if len(packed) > sharing.limits.max_shared_bytes:
@@ -155,7 +165,9 @@ class AsyncRedis(redis.asyncio.Redis):
         decode = not options or NEVER_DECODE not in options
         connection = sharing.open_connection()
         try:
-            if connection is None:
+            if sharing.telemetry is not None:
+                reply = await sharing.telemetry.of_reply(name, sharing.reply(packed, decode, reads=route.reads))
+            elif connection is None:
                 reply = await sharing.reply(packed, decode, reads=route.reads)
             else:
                 try:
@@ -198,34 +210,3 @@ class AsyncRedis(redis.asyncio.Redis):
             with suppress(RuntimeError):
                 sharing.abandon()
         super().__del__(_warnings, _grl)
-
-
-class SyncPipeline(redis.client.Pipeline):
-    """redis-py's pipeline, tallied."""
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        tally = current_tally.get()
-        if tally is None:
-            return super().execute(raise_on_error)
-        commands, started = len(self.command_stack), perf_counter()
-        try:
-            return super().execute(raise_on_error)
-        finally:
-            tally.add(commands, perf_counter() - started)
-
-
-class SyncRedis(redis.Redis):
-    """``redis.Redis`` on a pool of this project."""
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        tally = current_tally.get()
-        if tally is None:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        started = perf_counter()
-        try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        finally:
-            tally.add(1, perf_counter() - started)
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> SyncPipeline:
-        return SyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

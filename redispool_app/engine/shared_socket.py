@@ -1,0 +1,448 @@
+"""A redis-py connection whose socket all threads share: whoever finds nobody reading leads, the others follow.
+
+The leader sends what has gathered, reads, gives each reply to its owner, and hands the role on when its own reply is
+in. Mutable state: ``_queue``, the exchanges whose replies are due or still to be sent, in order; ``_written``, how
+many of those have been packed for sending; ``_outgoing``, bytes on their way; ``_replies``, parsed and not yet handed
+out. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
+
+A thread can be interrupted between any two calls (KeyboardInterrupt, an exception thrown into it). So roles are held
+by identity, every step can be run again by the next leader, bytes pass from the socket to the parser inside single C
+calls, and what must change together is stored without a call in between.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import hiredis
+from redis import exceptions as redis_exceptions
+
+from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
+from .replies import INCOMPLETE
+from .statistics import Statistics
+
+_RECEIVE = (256 * 1024,)
+_FIRST = (0,)
+_exhaust = deque[Any](maxlen=0).extend
+"""Runs an iterator to its end in C."""
+
+_FRESH = 0.001
+"""A connection that spoke within this many seconds is not asked whether it is still open."""
+
+_FAR = 0.0005
+"""A server with a round trip above this many seconds is worth a write for each caller."""
+
+_LONGEST_POLL = 60.0
+
+_LOOK_AGAIN = 0.5
+"""A follower looks every so many seconds whether its leader still leads."""
+
+
+class Exchange:
+    """One caller's command, or unit of ``wanted`` commands, and what comes of it."""
+
+    __slots__ = ("done", "error", "left", "packed", "reply", "sent", "started", "turn", "wanted")
+
+    def __init__(self, packed: bytes, wanted: int, started: float) -> None:
+        self.packed = packed
+        self.wanted = wanted
+        """0 for a single command, whose reply is not a list."""
+        self.started = started
+        self.reply: Any = None
+        self.error: Exception | None = None
+        self.done = False
+        self.left = False
+        self.sent = 0.0
+        """When it was written, if it was the last of its batch."""
+        self.turn: Any = None
+        """What a follower waits on: a lock that is held until there is something to do."""
+
+    def wake(self) -> None:
+        turn = self.turn
+        if turn is not None:
+            with suppress(RuntimeError):  # woken already
+                turn.release()
+
+
+class SharedSocket:
+    """``timeout`` is how long a caller waits for its reply, in seconds, None for ever."""
+
+    def __init__(
+        self,
+        connection: Any,
+        timeout: float | None,
+        statistics: Statistics,
+        on_replies: Callable[[int], None],
+        on_error: Callable[[Exception], None],
+        on_lost: Callable[[SharedSocket, BaseException, float | None], None],
+    ) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.closed = False
+        self._statistics = statistics
+        self._on_replies = on_replies
+        self._on_error = on_error
+        self._on_lost = on_lost
+        self._mutex = threading.Lock()
+        self._queue: list[Exchange] = []
+        self._written = 0
+        self._outgoing = b""
+        self._sent: list[int] = []
+        self._received: list[bytes] = []
+        self._replies: list[Any] = []
+        self._leader: Exchange | None = None
+        self._sender: Exchange | None = None
+        self._round_trip = 0.0
+        self._last_received = monotonic()
+        # Never decoding: each caller decodes its own reply, in its own thread.
+        self._reader = hiredis.Reader(
+            protocolError=redis_exceptions.InvalidResponse,
+            replyError=connection._parser.parse_error,
+            notEnoughData=INCOMPLETE,
+        )
+        self._pushes = int(connection.get_protocol()) == 3
+        self._where = connection._host_error()
+        self._take_over(connection)
+
+    def _take_over(self, connection: Any) -> None:
+        sock = connection._sock
+        sock.setblocking(False)
+        self._receive, self._transmit = sock.recv, sock.send
+        self._io_lock: Any = None
+        if isinstance(sock, ssl.SSLSocket):
+            # The methods behind the socket's own: no Python frame in which an interrupt could lose bytes.
+            session: Any = sock._sslobj  # type: ignore[attr-defined]
+            self._receive, self._transmit = session.read, session.write
+            # One TLS session must not be read and written at the same moment.
+            self._io_lock = threading.Lock()
+        self._poller = select.poll()
+        self._descriptor = sock.fileno()
+        self._poller.register(self._descriptor, select.POLLIN)
+
+    @property
+    def callers(self) -> int:
+        """Callers whose replies are still to come."""
+        return len(self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        """Commands whose replies are still to come."""
+        return sum(exchange.wanted or 1 for exchange in list(self._queue))
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """How many bytes those commands have."""
+        return sum(len(exchange.packed) for exchange in list(self._queue))
+
+    # What callers ask.
+
+    def exchange(self, packed: bytes, wanted: int, started: float, deadline: float) -> Any:
+        """Send a command, or a unit of ``wanted`` commands, and return its reply, or the list of its replies.
+
+        Errors that the server answers with are returned. Raises ``ReplyTimeoutError`` at ``deadline`` (monotonic
+        seconds) and ``ConnectionLostError``.
+        """
+        exchange = Exchange(packed, wanted, started)
+        try:
+            self._enter(exchange)
+            while not exchange.done:
+                if self._leader is exchange:
+                    self._lead(exchange, deadline)
+                else:
+                    self._follow(exchange, deadline)
+            self._hand_over(exchange)
+        except BaseException:
+            # From here on others take the roles of this exchange, even if the next lines are interrupted too.
+            exchange.left = True
+            self._withdraw(exchange)
+            self._hand_over(exchange)
+            raise
+        if exchange.error is not None:
+            raise exchange.error
+        return exchange.reply
+
+    def _enter(self, exchange: Exchange) -> None:
+        with self._mutex:
+            if self.closed:
+                raise ConnectionLostError("The connection was closed.", written=False, started=exchange.started)
+            if self._leader is None or self._leader.left:
+                self._queue.append(exchange)
+                self._leader = exchange
+            else:
+                exchange.turn = turn = threading.Lock()
+                turn.acquire()
+                self._queue.append(exchange)
+
+    def _withdraw(self, exchange: Exchange) -> None:
+        """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
+        with self._mutex:
+            if exchange in self._queue[self._written :]:
+                self._queue.remove(exchange)
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        """Give the leader's role to somebody who waits."""
+        with self._mutex:
+            if self._leader is not exchange:
+                return
+            for follower in self._queue:
+                if follower.turn is not None and not (follower.left or follower.done):
+                    # It takes the mutex before it looks whether it leads.
+                    follower.wake()
+                    self._leader = follower
+                    return
+            self._leader = None
+
+    # Following.
+
+    def _follow(self, exchange: Exchange, deadline: float) -> None:
+        if self._round_trip > _FAR:
+            self._flush(exchange)
+        left = deadline - monotonic()
+        exchange.turn.acquire(timeout=max(0.0, min(left, _LOOK_AGAIN)))
+        with self._mutex:  # whoever woke us is done with its change
+            if exchange.done or self._leader is exchange:
+                return
+            if self._leader is None or self._leader.left:
+                self._leader = exchange
+                return
+        if left <= 0:
+            self._time_out(exchange)
+
+    # Leading.
+
+    def _lead(self, exchange: Exchange, deadline: float) -> None:
+        if monotonic() - self._last_received > _FRESH and self._poller.poll(0):
+            self._read()  # a push, or the end of the connection: nobody has been listening
+        while not exchange.done:
+            self._flush(exchange)
+            if self.closed:
+                self._lose(redis_exceptions.ConnectionError("The connection was closed."))
+            if exchange.done:
+                return
+            if self._received:
+                self._read()
+                continue
+            left = deadline - monotonic()
+            if left <= 0:
+                self._time_out(exchange)
+            if self._poller.poll(min(left, _LONGEST_POLL) * 1000):
+                self._read()
+
+    def _flush(self, exchange: Exchange) -> None:
+        """Send what has gathered, unless somebody else is sending; that one will find it."""
+        try:
+            while outgoing := self._next_outgoing(exchange):
+                try:
+                    # One C call: an interrupt finds the count of what went out, or nothing went out.
+                    if self._io_lock is None:
+                        self._sent.extend(map(self._transmit, (outgoing,)))
+                    else:
+                        with self._io_lock:
+                            self._sent.extend(map(self._transmit, (outgoing,)))
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    self._wait_until_writable(exchange)
+                    return
+        except OSError as error:
+            self._lose(error)
+        finally:
+            if self._sender is exchange:
+                self._sender = None
+
+    def _next_outgoing(self, exchange: Exchange) -> bytes:
+        """Return what is to be sent now, and become its sender; nothing if somebody else is."""
+        with self._mutex:
+            sender = self._sender
+            if self.closed or (sender is not None and sender is not exchange and not sender.left):
+                return b""
+            if self._sent:
+                self._count_sent()
+            if not self._outgoing:
+                queue = self._queue
+                written = len(queue)
+                if written == self._written:
+                    self._sender = None
+                    return b""
+                unsent = queue[self._written :]
+                data = unsent[0].packed if len(unsent) == 1 else b"".join([each.packed for each in unsent])
+                unsent[-1].sent = monotonic()
+                statistics = self._statistics
+                statistics.commands += len(unsent)
+                statistics.batches += 1
+                statistics.bytes_sent += len(data)
+                # Together, with no call in between.
+                self._outgoing = data
+                self._written = written
+            self._sender = exchange
+            return self._outgoing
+
+    def _count_sent(self) -> None:
+        rest, none = self._outgoing[sum(self._sent) :], list[int]()
+        self._outgoing = rest
+        self._sent = none
+
+    def _wait_until_writable(self, exchange: Exchange) -> None:
+        """The peer takes no more for now. It may want its replies read first, which is what the leader does."""
+        leading = self._leader is exchange
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN | select.POLLOUT if leading else select.POLLOUT)
+        left = _LONGEST_POLL if self.timeout is None else exchange.started + self.timeout - monotonic()
+        events = poller.poll(max(0.0, left * 1000))
+        if leading and any(event & ~select.POLLOUT for _, event in events):
+            self._read()
+
+    # Reading. Only the leader does.
+
+    def _read(self) -> None:
+        try:
+            size = self._take_in()
+            if size is None:
+                return
+            self._replies.extend(iter(self._reader.gets, INCOMPLETE))
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except (OSError, redis_exceptions.InvalidResponse) as error:
+            self._lose(error)
+            return
+        now = monotonic()
+        self._last_received = now
+        self._statistics.bytes_received += size
+        self._hand_out(now)
+
+    def _take_in(self) -> int | None:
+        """Move what has arrived from the socket to the parser; return how many bytes, None when there are none."""
+        received = self._received
+        if not received:
+            if self._io_lock is None:
+                received.extend(map(self._receive, _RECEIVE))
+            else:
+                self._take_in_tls(received)
+        size = sum(map(len, received))
+        if not received[-1]:
+            # Its last words may be a reply, or an error that tells why.
+            _exhaust(map(self._reader.feed, map(received.pop, _FIRST * (len(received) - 1))))
+            self._replies.extend(iter(self._reader.gets, INCOMPLETE))
+            if size:
+                self._hand_out(monotonic())
+            if not self.closed:
+                self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
+            return None
+        _exhaust(map(self._reader.feed, map(received.pop, _FIRST * len(received))))
+        return size
+
+    def _take_in_tls(self, received: list[bytes]) -> None:
+        """A TLS session holds back decrypted bytes that no poll sees, so read to its end."""
+        with self._io_lock:
+            try:
+                while not received or received[-1]:
+                    received.extend(map(self._receive, _RECEIVE))
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if not received:
+                    raise
+            except ssl.SSLZeroReturnError:
+                received.append(b"")
+
+    def _hand_out(self, now: float) -> None:
+        replies = self._replies
+        if self._pushes and any(reply.__class__ is hiredis.PushNotification for reply in replies):
+            replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
+        if not replies:
+            return
+        queue, due, position, handed = self._queue, len(replies), 0, 0
+        started = sent = 0.0
+        for exchange in queue:
+            if position >= due:
+                break
+            wanted = exchange.wanted
+            if wanted:
+                if position + wanted > due:
+                    break
+                exchange.reply = replies[position : position + wanted]
+                position += wanted
+                for reply in exchange.reply:
+                    if reply.__class__ is not bytes and isinstance(reply, Exception):
+                        self._on_error(reply)
+            else:
+                reply = replies[position]
+                position += 1
+                if reply.__class__ is not bytes and isinstance(reply, Exception):
+                    self._on_error(reply)
+                exchange.reply = reply
+            exchange.done = True
+            handed += 1
+            started, sent = exchange.started, exchange.sent or sent
+            if exchange.turn is not None:
+                exchange.wake()
+        if handed:
+            self._statistics.sample(now - started)
+            if sent:
+                # The shortest of late: what waiting for the interpreter adds is not the server's distance.
+                self._round_trip = min(now - sent, (self._round_trip or 1.0) * 1.001)
+        with self._mutex:
+            rest, left_over, written = self._queue[handed:], replies[position:], self._written - handed
+            # Together, with no call in between.
+            self._queue = rest
+            self._replies = left_over
+            self._written = written
+        if left_over and not rest:
+            last = left_over[0]
+            text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
+            self._lose(redis_exceptions.InvalidResponse(text))
+        self._on_replies(position)
+
+    # The end.
+
+    def _time_out(self, exchange: Exchange) -> None:
+        now, timeout = monotonic(), self.timeout
+        text = f"Timeout reading from {self._where}"
+        with self._mutex:
+            written = exchange in self._queue[: self._written]
+            oldest = self._queue[0].started if self._queue else now
+        self._statistics.timeouts += 1
+        # Left before the connection is lost: its caller has waited long enough, whatever comes.
+        error = ReplyTimeoutError(text, written=written, started=exchange.started)
+        if written and timeout is not None and now >= stuck_from(oldest, self._last_received, timeout):
+            self._lose(redis_exceptions.TimeoutError(text))
+        raise error
+
+    def close(self) -> None:
+        """Close at once; callers that still wait get ``ConnectionLostError``."""
+        if not self.closed:
+            self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
+
+    def _lose(self, error: BaseException, *, report: bool = True) -> None:
+        with self._mutex:
+            first, self.closed = not self.closed, True
+            queue, written = list(self._queue), self._written
+        oldest = queue[0].started if written else None
+        try:
+            if first and report:
+                self._on_lost(self, error, oldest)
+        finally:
+            self._fail(queue, written, error)
+
+    def _fail(self, queue: list[Exchange], written: int, error: BaseException) -> None:
+        text = str(error) or type(error).__name__
+        if not isinstance(error, redis_exceptions.RedisError):
+            text = f"Error while reading from {self._where}: {text}"
+        for position, exchange in enumerate(queue):
+            if not exchange.done:
+                exchange.error = ConnectionLostError(text, written=position < written, started=exchange.started)
+                exchange.done = True
+            exchange.wake()
+        with self._mutex:
+            self._queue = []
+            self._written = 0
+        self.connection.disconnect()
+
+    def forget_inherited(self) -> None:
+        """In a forked child: the socket is the parent's, and its threads are not here."""
+        self.closed = True
+        self._mutex = threading.Lock()
+        self._leader = self._sender = None

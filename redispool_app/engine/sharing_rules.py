@@ -1,0 +1,165 @@
+"""What the sharing of one connection decides alike for an event loop and for threads; no I/O and no waiting."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+from redis._defaults import DEFAULT_SOCKET_TIMEOUT
+
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull
+
+from .faults import FaultKind, classify
+from .health import full_jitter
+from .monitor import Monitor
+from .outcomes import ConnectionLostError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .statistics import Statistics
+from .telemetry import Telemetry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharingLimits:
+    """What one shared connection carries; sizes in bytes, times in seconds."""
+
+    max_in_flight: int = 20_000
+    max_in_flight_bytes: int = 64 * 1024 * 1024
+    max_waiting: int = 20_000
+    max_shared_bytes: int = 1024 * 1024
+    """A command or unit above this size travels on a connection of its own."""
+    retry_writes: bool = False
+    backoff_base: float = 0.05
+    backoff_cap: float = 1.0
+
+
+_DEFAULT_LIMITS = SharingLimits()
+
+
+def limits_of(pool: Any) -> SharingLimits | None:
+    """Return what may be shared of ``pool``; None where every command has a connection of its own."""
+    limits: SharingLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
+    # With a single connection allowed, the one must be free for what cannot share.
+    if pool.max_connections < 2 or pool.connection_kwargs.get("parser_class") is not None:
+        return None
+    # Client-side caching lives in connections of its own.
+    return None if getattr(pool, "cache", None) is not None else limits
+
+
+class SharingRules:
+    """The state of a shared connection that does not depend on how its callers wait."""
+
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+        self.pool = pool
+        self.monitor = monitor
+        self.limits = limits
+        self.statistics = Statistics()
+        self.telemetry = Telemetry.of(pool)
+        self.budget = RetryBudget(limits.max_in_flight)
+        self.closed = False
+        self.encoder = pool.get_encoder()
+        self.plain_encoding = self.encoder.encoding == "utf-8" and self.encoder.encoding_errors == "strict"
+        self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
+        self._failures = 0
+        self._not_before = 0.0
+
+    def gate(self) -> None:
+        """Raise ``PoolClosed`` or ``RedisUnavailable`` for a caller that must not go on."""
+        if self.closed:
+            raise PoolClosed("This connection pool is closed.")
+        if self.monitor is not None:
+            self.monitor.gate()
+
+    def deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
+        """Return when a caller that asks now, or asked when ``lost`` says, has waited long enough."""
+        if self.timeout is None:
+            return math.inf
+        return (monotonic() if lost is None else lost.started) + self.timeout
+
+    def judge(self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float) -> None:
+        """Return if the command is to be sent again; else raise what its caller should know."""
+        # A time-out has used the deadline up, and a closed connection carries nothing again.
+        over = self.closed or isinstance(error, ReplyTimeoutError)
+        verdict = decide(
+            written=error.written,
+            reads=reads,
+            retry_writes=self.limits.retry_writes,
+            deadline=-math.inf if over else deadline,
+            budget=self.budget,
+        )
+        if verdict is Verdict.AGAIN:
+            self.statistics.retries += 1
+        elif verdict is Verdict.UNKNOWN:
+            self.statistics.unknown += 1
+            raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
+        elif isinstance(error, ReplyTimeoutError):
+            raise error
+        else:
+            raise redis_exceptions.ConnectionError(str(error)) from error
+
+    def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
+        """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
+        if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
+            return False
+        if self.monitor is not None:
+            return not self.monitor.health.confirmed
+        # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
+        return classify(error, "").kind is FaultKind.CLOSED
+
+    def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
+        """Count and return the refusal of a caller for whom there is no room even to wait."""
+        self.statistics.refused += 1
+        return PoolQueueFull(
+            f"{in_flight} commands are in flight and {waiting} callers wait: "
+            "Redis or this process is too slow for so many."
+        )
+
+    # Connecting.
+
+    def attempt_delay(self) -> float:
+        """Seconds until the next attempt may begin."""
+        return self._not_before - monotonic()
+
+    def attempt_at_once(self) -> None:
+        """Let the next attempt begin now: the server may be up again."""
+        self._not_before = 0.0
+
+    def attempt_failed(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._failures += 1
+        self._not_before = monotonic() + full_jitter(
+            self._failures, self.limits.backoff_base, self.limits.backoff_cap, uniform
+        )
+
+    def attempt_succeeded(self) -> None:
+        self._failures = 0
+        if self.statistics.commands:
+            self.statistics.reconnects += 1
+
+    # What the connection reports.
+
+    def report_error(self, error: Exception) -> None:
+        """The server answered with an error. Some concern every caller: LOADING, NOAUTH."""
+        if self.monitor is None:
+            return
+        if isinstance(error, redis_exceptions.ConnectionError):
+            self.monitor.failure(error, monotonic())
+        else:
+            self.monitor.error_reply(error)
+
+    def report_loss(self, error: BaseException, oldest: float | None) -> None:
+        """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited."""
+        if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
+            self.monitor.failure(error, oldest if oldest is not None else monotonic())
+
+
+def copy_of(error: BaseException) -> BaseException:
+    """Return an equal exception: many callers share one attempt, and a traceback is not to be shared."""
+    try:
+        copy = type(error)(*error.args)
+    except Exception:
+        return redis_exceptions.ConnectionError(str(error))
+    copy.__dict__.update(error.__dict__)
+    return copy

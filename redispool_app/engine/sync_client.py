@@ -1,0 +1,200 @@
+"""The blocking client: redis-py's own, on a connection that all threads of the process share.
+
+A program written for ``redis.Redis`` runs unchanged on it.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, cast
+
+import redis
+import redis.client
+from hiredis import pack_command
+from redis import exceptions as redis_exceptions
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+
+from .packing import PLAIN, pack
+from .pipeline_unit import PipelineUnit
+from .replies import UNDECODED, decoded
+from .routing import ROUTES, is_exclusive, route_of
+from .tally import current_tally
+from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
+
+_dict_get: Any = dict.get
+
+
+class SyncPipeline(redis.client.Pipeline):
+    """redis-py's pipeline; without WATCH it travels as one unit on the shared connection."""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        tally = current_tally.get()
+        if tally is None:
+            return self._execute(raise_on_error)
+        commands, started = len(self.command_stack), perf_counter()
+        try:
+            return self._execute(raise_on_error)
+        finally:
+            tally.add(commands, perf_counter() - started)
+
+    def _execute(self, raise_on_error: bool) -> list[Any]:
+        stack = self.command_stack
+        if not stack or self.watching or self.connection is not None:
+            return super().execute(raise_on_error)
+        if self.scripts:
+            self._load_scripts()
+        sharing = thread_sharing_of(self.connection_pool)
+        if sharing is None or any(is_exclusive(args) for args, _ in stack):
+            return super().execute(raise_on_error)
+        # Its attribute hides the method of this name.
+        transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
+        unit = _Unit(sharing, stack, transaction)
+        if len(unit.packed) > sharing.limits.max_shared_bytes:
+            return super().execute(raise_on_error)
+        execute = self._execute_transaction if transaction else self._execute_pipeline
+
+        def replies() -> list[Any]:
+            return execute(cast(Any, unit), stack, raise_on_error)
+
+        try:
+            if sharing.telemetry is not None:
+                return sharing.telemetry.of_call("MULTI" if transaction else "PIPELINE", replies)
+            return replies()
+        finally:
+            self.reset()
+
+    def _load_scripts(self) -> None:
+        """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
+        client = SyncRedis(connection_pool=self.connection_pool)
+        scripts = list(self.scripts)
+        exists = client.script_exists(*(script.sha for script in scripts))
+        for script, known in zip(scripts, exists, strict=True):
+            if not known:
+                script.sha = client.script_load(script.script)
+        self.scripts.clear()
+
+
+class _Unit(PipelineUnit):
+    """A unit on the shared connection of all threads."""
+
+    def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool) -> None:
+        super().__init__(sharing.encoder, stack, transaction)
+        self._sharing = sharing
+        self._position = 0
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self.replies.extend(self._sharing.reply(self.packed, len(self.decode), reads=self.reads))
+
+    def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
+        decode, self._position = self.decode[self._position], self._position + 1
+        reply = self.next_reply()
+        return decoded(reply, *self._sharing.decoding) if decode and self._sharing.decoding else reply
+
+
+class SyncRedis(redis.Redis):
+    """``redis.Redis`` whose threads share one connection: one of them sends and reads for all who wait.
+
+    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
+    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    """
+
+    _shared: ThreadSharing | None = None
+
+    @property
+    def sharing(self) -> ThreadSharing | None:
+        """The shared connection; None where every command has one of its own."""
+        return thread_sharing_of(self.connection_pool)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        tally = current_tally.get()
+        if tally is None:
+            return self._share(args, options)
+        started = perf_counter()
+        try:
+            return self._share(args, options)
+        finally:
+            tally.add(1, perf_counter() - started)
+
+    def execute_raw(self, *args: Any) -> Any:
+        """Send one plain command and return its reply as it came: not decoded, through no callback.
+
+        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        """
+        tally = current_tally.get()
+        if tally is None:
+            return self._share_raw(args)
+        started = perf_counter()
+        try:
+            return self._share_raw(args)
+        finally:
+            tally.add(1, perf_counter() - started)
+
+    def _share_raw(self, args: tuple[Any, ...]) -> Any:
+        sharing, route = self._shared, ROUTES.get(args[0])
+        if (
+            route is not None
+            and not (route.exclusive or route.depends or self._single_connection_client)
+            and sharing is not None
+            and not sharing.closed
+            and sharing.telemetry is None
+        ):
+            packed = pack(args, sharing.encoder)
+            if len(packed) <= sharing.limits.max_shared_bytes:
+                return sharing.reply(packed, 0, reads=route.reads)
+        # Response callbacks go by names that are text.
+        name = args[0].encode() if isinstance(args[0], str) else args[0]
+        return self._share((name, *args[1:]), {NEVER_DECODE: True})
+
+    def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        name = args[0]
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        sharing = self._shared
+        if sharing is None or sharing.connection is None:
+            sharing = self._shared = thread_sharing_of(self.connection_pool)
+        if (
+            sharing is None
+            or route.exclusive
+            or self._single_connection_client
+            or (route.depends and is_exclusive(args))
+        ):
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        if len(args) == 2 and route.word and args[1].__class__ in PLAIN and sharing.plain_encoding:
+            packed = pack_command(args)  # type: ignore[arg-type]
+        else:
+            packed = pack(args, sharing.encoder)
+        if len(packed) > sharing.limits.max_shared_bytes:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        try:
+            if sharing.telemetry is None:
+                reply = sharing.reply(packed, 0, reads=route.reads)
+            else:
+                reply = sharing.telemetry.of_call(name, lambda: sharing.reply(packed, 0, reads=route.reads))
+        except redis_exceptions.ResponseError:
+            if EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        if sharing.decoding and reply.__class__ not in UNDECODED and NEVER_DECODE not in options:
+            reply = decoded(reply, *sharing.decoding)
+        # The dict folds case in Python; redis-py's own names need no folding.
+        callback = _dict_get(self.response_callbacks, name)
+        if callback is None:
+            if route.upper:
+                return reply
+            callback = cast(Any, self.response_callbacks).get(name)
+            if callback is None:
+                return reply
+        if options:
+            options.pop(NEVER_DECODE, None)
+            options.pop(EMPTY_RESPONSE, None)
+            options.pop("keys", None)
+        return callback(reply, **options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> SyncPipeline:
+        return SyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def close(self) -> None:
+        try:
+            if getattr(self, "auto_close_connection_pool", False):
+                close_thread_sharing(self.connection_pool)
+        finally:
+            super().close()

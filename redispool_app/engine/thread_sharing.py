@@ -1,0 +1,315 @@
+"""Keeps the shared connection of all threads alive: connects once for all who ask, admits no more than it can carry.
+
+The twin of ``sharing``, with the same rules; a caller here waits by blocking its thread, never beyond its deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.exceptions import PoolClosed, PoolTimeout
+
+from .connections import shortened
+from .monitor import Monitor
+from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .shared_socket import SharedSocket
+from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
+
+_WITHOUT_DEADLINE = threading.TIMEOUT_MAX
+
+
+class _Attempt:
+    """A connection attempt that one thread makes for all who wait."""
+
+    __slots__ = ("ended", "error")
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+
+class ThreadSharing(SharingRules):
+    """The shared connection of one pool and all threads of the process, present or to be made."""
+
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+        super().__init__(pool, monitor, limits)
+        self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
+        # No thread is kept for the idle connections beside this one: whoever reads looks after them.
+        self._shrink: Callable[[], None] | None = getattr(pool, "shrink", None)
+        self._start_anew()
+        _all.add(self)
+
+    def _start_anew(self) -> None:
+        self.connection: SharedSocket | None = None
+        self._leaving: SharedSocket | None = None
+        self._lock = threading.Lock()
+        self._attempt: _Attempt | None = None
+        self._waiting: deque[Any] = deque()
+        self._emptied: threading.Event | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Commands whose replies are still to come."""
+        connection = self.connection or self._leaving
+        return connection.in_flight if connection is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """Callers that wait for room."""
+        return len(self._waiting)
+
+    # Sending.
+
+    def reply(self, packed: bytes, wanted: int, *, reads: bool) -> Any:
+        """Send one packed command, again where that is safe, and return its reply or raise its error.
+
+        With ``wanted`` it is a unit of so many commands: all their replies, with errors among them as values.
+        """
+        started = monotonic()
+        deadline = started + (_WITHOUT_DEADLINE if self.timeout is None else self.timeout)
+        while True:
+            connection = self._open_connection() or self._admitted(deadline)
+            try:
+                reply = connection.exchange(packed, wanted, started, deadline)
+            except (ConnectionLostError, ReplyTimeoutError) as error:
+                self.judge(error, reads=reads, deadline=deadline)
+                continue
+            if reply.__class__ is not bytes and isinstance(reply, Exception):
+                raise reply
+            return reply
+
+    def _open_connection(self) -> SharedSocket | None:
+        """Return the connection if it can take one more command now."""
+        connection = self.connection
+        if connection is None or connection.closed or self._waiting or self._is_full(connection):
+            return None
+        if self.monitor is not None and self.monitor.health.confirmed:
+            self.monitor.gate()
+        return connection
+
+    def _is_full(self, connection: SharedSocket) -> bool:
+        limits, callers = self.limits, connection.callers
+        if callers >= limits.max_in_flight:
+            return True
+        # Only so many of the largest could reach the bound; below that nobody needs to count.
+        most = callers * limits.max_shared_bytes
+        return most >= limits.max_in_flight_bytes and connection.bytes_in_flight >= limits.max_in_flight_bytes
+
+    def probe(self, packed: bytes, deadline: float) -> Any:
+        """Send a command that only reads past every gate and limit; twice if the connection turns out to be dead."""
+        for last in (False, True):
+            while (connection := self.connection) is None or connection.closed:
+                if self.closed:
+                    raise PoolClosed("This connection pool is closed.")
+                self.attempt_at_once()
+                self._connect(deadline)
+            try:
+                reply = connection.exchange(packed, 0, monotonic(), deadline)
+            except ConnectionLostError:
+                if last:
+                    raise
+            else:
+                if isinstance(reply, Exception):
+                    raise reply
+                return reply
+        raise AssertionError("unreachable")
+
+    # Waiting: for the connection, and for room on it.
+
+    def _admitted(self, deadline: float) -> SharedSocket:
+        while True:
+            self.gate()
+            connection = self.connection
+            if connection is None or connection.closed:
+                try:
+                    self._connect(deadline)
+                except redis_exceptions.ConnectionError as error:
+                    if not self.may_connect_again(error, deadline):
+                        raise
+                continue
+            if not self._waiting and not self._is_full(connection):
+                return connection
+            self._wait_for_room(deadline)
+            if (connection := self.connection) is not None and not connection.closed:
+                return connection
+
+    def _wait_for_room(self, deadline: float) -> None:
+        if len(self._waiting) >= self.limits.max_waiting:
+            raise self.too_many(self.in_flight, len(self._waiting))
+        turn = threading.Lock()
+        turn.acquire()
+        self._waiting.append(turn)
+        admitted = False
+        try:
+            # Room may have come before this caller was in the queue.
+            if (connection := self.connection) is not None and not self._is_full(connection):
+                self._admit()
+            admitted = turn.acquire(timeout=max(0.0, deadline - monotonic()))
+        finally:
+            try:
+                self._waiting.remove(turn)
+            except ValueError:
+                if not admitted:
+                    self._admit()  # the turn was given at the same moment; let the next have it
+        if not admitted:
+            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+
+    def _admit(self) -> None:
+        """Let the first in the queue go on. Each that has gone on and come back lets the next."""
+        with suppress(IndexError):  # nobody waits any more
+            self._waiting.popleft().release()
+
+    # Connecting: one attempt for all who wait, made by one of them.
+
+    def _connect(self, deadline: float) -> None:
+        mine = _Attempt()
+        try:
+            with self._lock:
+                if self._attempt is None:
+                    self._attempt = mine
+                attempt = self._attempt
+            if attempt is mine:
+                self._make_connection(deadline)
+            self._end(mine)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                mine.error = error
+            self._end(mine)
+            raise
+        if attempt is mine:
+            return
+        if not attempt.ended.wait(max(0.0, deadline - monotonic())):
+            raise redis_exceptions.TimeoutError("Timeout connecting to server")
+        if attempt.error is not None:
+            raise copy_of(attempt.error) from attempt.error
+
+    def _end(self, attempt: _Attempt) -> None:
+        with self._lock:
+            if self._attempt is attempt:
+                self._attempt = None
+        attempt.ended.set()
+
+    def _make_connection(self, deadline: float) -> None:
+        if (delay := self.attempt_delay()) > 0:
+            left = deadline - monotonic()
+            sleep(max(0.0, min(delay, left)))
+            if delay > left:
+                raise redis_exceptions.TimeoutError("Timeout connecting to server")
+        # Not by the pool, which would count it among those it lends out.
+        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        try:
+            with shortened(connection, deadline):
+                connection.connect()
+            if self.closed:
+                raise PoolClosed("This connection pool is closed.")
+            self.attempt_succeeded()
+            self.connection = SharedSocket(
+                connection, self.timeout, self.statistics, self._received, self.report_error, self._lost
+            )
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.attempt_failed()
+            connection.disconnect()
+            raise
+
+    # What the connection reports.
+
+    def _received(self, count: int) -> None:
+        if self.monitor is not None:
+            self.monitor.reply()
+        if self._shrink is not None:
+            self._shrink()
+        if count:
+            self.budget.succeeded(count)
+            for _ in range(min(count, len(self._waiting))):
+                self._admit()
+            if self._emptied is not None and self.in_flight == 0:
+                self._emptied.set()
+
+    def _lost(self, connection: SharedSocket, error: BaseException, oldest: float | None) -> None:
+        if self.connection is connection:
+            self.connection = None
+        self.report_loss(error, oldest)
+        if self._emptied is not None:
+            self._emptied.set()
+        self._admit()
+
+    # The end.
+
+    def drain(self, timeout: float) -> None:
+        """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        self.closed = True
+        self._emptied = emptied = threading.Event()
+        if self.connection is not None:
+            self._leaving, self.connection = self.connection, None
+        for _ in range(len(self._waiting)):
+            self._admit()  # each finds the closed state
+        leaving = self._leaving
+        if leaving is None:
+            return
+        try:
+            if leaving.in_flight and timeout > 0:
+                emptied.wait(timeout)
+        finally:
+            self._leaving = None
+            leaving.close()
+
+    def forget_inherited(self) -> None:
+        """In a forked child: what is there belongs to the parent and to threads that are not here."""
+        connection = self.connection or self._leaving
+        self._start_anew()
+        if connection is not None:
+            connection.forget_inherited()
+            if self.monitor is None:
+                connection.connection.disconnect()  # redis-py closes an inherited socket without shutting it down
+            _graveyard.append(connection)
+
+
+_all: weakref.WeakSet[ThreadSharing] = weakref.WeakSet()
+_graveyard: list[SharedSocket] = []
+"""What a forked child must neither use nor finalise."""
+
+_making = threading.Lock()
+
+
+def thread_sharing_of(pool: Any) -> ThreadSharing | None:
+    """Return what all threads share of ``pool``, made on first use. None where nothing may be shared."""
+    sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
+    # A managed pool that was drained stays closed; redis-py's own may be used again.
+    if sharing is not None and not (sharing.closed and sharing.monitor is None):
+        return sharing
+    limits = limits_of(pool)
+    if limits is None:
+        return None
+    with _making:
+        sharing = getattr(pool, "_sharing", None)
+        if sharing is None or (sharing.closed and sharing.monitor is None):
+            sharing = ThreadSharing(pool, getattr(pool, "monitor", None), limits)
+            pool._sharing = sharing
+        return sharing
+
+
+def close_thread_sharing(pool: Any) -> None:
+    """Close the shared connection of ``pool``; the next command makes another."""
+    sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
+    if sharing is not None:
+        sharing.drain(0)
+
+
+def _forget_inherited() -> None:
+    global _making
+    _making = threading.Lock()
+    for sharing in list(_all):
+        sharing.forget_inherited()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
