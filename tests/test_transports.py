@@ -11,6 +11,9 @@ from redispool_app.exceptions import RedisUnavailable
 
 from .tls import TLSEnd, make_certificate
 
+PATIENT = {"SOCKET_TIMEOUT": 10, "SOCKET_CONNECT_TIMEOUT": 10, "HEALTH_CHECK_TIMEOUT": 10}
+"""Both ends of a TLS handshake run in this process: on a busy machine it takes its time."""
+
 
 @pytest.fixture
 def tcp(server):
@@ -40,7 +43,7 @@ def unix(tmp_path):
 def test_callers_share_one_connection(transport, loop_module, protocol, request, pool_settings):
     run = pytest.importorskip(loop_module).run
     url, keys = request.getfixturevalue(transport)
-    manager = pool_settings(url, PROTOCOL=protocol, SOCKET_TIMEOUT=10, **keys)
+    manager = pool_settings(url, PROTOCOL=protocol, **PATIENT, **keys)
 
     async def use():
         client = await manager.get_client()
@@ -64,7 +67,7 @@ def test_callers_share_one_connection(transport, loop_module, protocol, request,
 def test_a_tls_connection_that_is_cut_is_replaced(loop_module, server, tls, pool_settings):
     run = pytest.importorskip(loop_module).run
     url, keys = tls
-    manager = pool_settings(url, **keys)
+    manager = pool_settings(url, **PATIENT, **keys)
 
     async def use():
         client = await manager.get_client()

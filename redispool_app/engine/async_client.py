@@ -79,7 +79,7 @@ class _Unit(PipelineUnit):
     """A unit on the shared connection of an event loop."""
 
     def __init__(self, sharing: Sharing, stack: Any, transaction: bool) -> None:
-        super().__init__(sharing.encoder, stack, transaction)
+        super().__init__(lambda args: pack(args, sharing.encoder), stack, transaction)
         self._sharing = sharing
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:

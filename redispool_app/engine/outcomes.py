@@ -16,17 +16,18 @@ class ConnectionLostError(redis_exceptions.ConnectionError):
     """The shared connection ended before a command's reply.
 
     ``written`` says whether the command may have reached the server, ``started``
-    when its caller asked (monotonic seconds).
+    when its caller asked (monotonic seconds), ``stuck`` that it ended because nothing came.
     """
 
-    def __init__(self, message: str, *, written: bool, started: float) -> None:
+    def __init__(self, message: str, *, written: bool, started: float, stuck: bool = False) -> None:
         super().__init__(message)
         self.written = written
         self.started = started
+        self.stuck = stuck
 
 
 class ReplyTimeoutError(redis_exceptions.TimeoutError):
-    """A reply did not come in time; the attributes are those of ``ConnectionLostError``."""
+    """A reply did not come in time; ``written`` and ``started`` are those of ``ConnectionLostError``."""
 
     def __init__(self, message: str, *, written: bool, started: float) -> None:
         super().__init__(message)

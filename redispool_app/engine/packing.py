@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import hiredis
+from redis.exceptions import DataError
 
 PLAIN = frozenset((str, bytes, int, float))
 
@@ -22,3 +23,24 @@ def pack(args: Sequence[Any], encoder: Any) -> bytes:
         first = args[0].encode() if isinstance(args[0], str) else args[0]
         args = tuple(bytes(encoder.encode(arg)) for arg in (first, *args[1:]))
     return cast(bytes, hiredis.pack_command(tuple(args)))
+
+
+def pack_utf8(args: Sequence[Any]) -> bytes:
+    """Return one command as redis-py's blocking client sends it: text in UTF-8, whatever the client's encoding.
+
+    Raises redis-py's ``DataError`` for what cannot be sent.
+    """
+    name = args[0]
+    if isinstance(name, str):
+        if " " in name:
+            args = (*name.encode().split(), *args[1:])
+    elif b" " in name:
+        args = (*name.split(), *args[1:])
+    try:
+        return cast(bytes, hiredis.pack_command(tuple(args)))
+    except TypeError:
+        plain: Any = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
+        try:
+            return cast(bytes, hiredis.pack_command(plain))
+        except TypeError as error:
+            raise DataError(error) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from .packing import pack
 from .routing import only_reads
 
 
@@ -18,10 +17,10 @@ class PipelineUnit:
     himport_registry = None
     """HIMPORT travels on a connection of its own."""
 
-    def __init__(self, encoder: Any, stack: Any, transaction: bool) -> None:
+    def __init__(self, pack: Callable[[Any], bytes], stack: Any, transaction: bool) -> None:
         sent = [args for args, options in stack if not (transaction and EMPTY_RESPONSE in options)]
         commands = [("MULTI",), *sent, ("EXEC",)] if transaction else sent
-        self.packed = b"".join([pack(args, encoder) for args in commands])
+        self.packed = b"".join([pack(args) for args in commands])
         # Inside a transaction redis-py decodes every reply, whatever its options say.
         self.decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
         self.reads = all(only_reads(args[0]) for args in sent)

@@ -148,7 +148,8 @@ class SharedConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._paused or self.closed:
+        # A closing transport drops what it is given: that stays unsent until ``connection_lost``, which is on its way.
+        if self._paused or self.closed or self._transport.is_closing():
             return
         slots, chunks = self._slots, []
         for slot in self._unsent:
@@ -321,14 +322,15 @@ class SharedConnection(asyncio.Protocol):
         if report:
             self._on_lost(self, error, oldest)
         text = str(error) or type(error).__name__
+        stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
         for sink, _, started, *_ in slots:
             if not sink.done():
-                sink.set_exception(ConnectionLostError(text, written=True, started=started))
+                sink.set_exception(ConnectionLostError(text, written=True, started=started, stuck=stuck))
         for sink, _, started, *_ in unsent:
             if not sink.done():
-                sink.set_exception(ConnectionLostError(text, written=False, started=started))
+                sink.set_exception(ConnectionLostError(text, written=False, started=started, stuck=stuck))
 
 
 def _make_reader(connection: Any) -> Any:

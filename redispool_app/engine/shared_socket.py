@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import hiredis
@@ -28,7 +28,7 @@ from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
 from .replies import INCOMPLETE
 from .statistics import Statistics
 
-_RECEIVE = (256 * 1024,)
+_RECEIVE = (64 * 1024,)
 _FIRST = (0,)
 _exhaust = deque[Any](maxlen=0).extend
 """Runs an iterator to its end in C."""
@@ -39,22 +39,33 @@ _FRESH = 0.001
 _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
+_FEW = 2
+"""Up to so many callers, giving up the interpreter once is cheaper than being put to sleep and woken."""
+
+_MANY = 8
+"""After a batch of more replies than this, the next leader lets the others run before it sends."""
+
 _LONGEST_POLL = 60.0
 
 _LOOK_AGAIN = 0.5
 """A follower looks every so many seconds whether its leader still leads."""
 
 
+class NoRoomError(Exception):
+    """As many callers as may have their commands under way."""
+
+
 class Exchange:
     """One caller's command, or unit of ``wanted`` commands, and what comes of it."""
 
-    __slots__ = ("done", "error", "left", "packed", "reply", "sent", "started", "turn", "wanted")
+    __slots__ = ("deadline", "done", "error", "left", "packed", "reply", "sent", "started", "turn", "wanted")
 
-    def __init__(self, packed: bytes, wanted: int, started: float) -> None:
+    def __init__(self, packed: bytes, wanted: int, started: float, deadline: float) -> None:
         self.packed = packed
         self.wanted = wanted
         """0 for a single command, whose reply is not a list."""
         self.started = started
+        self.deadline = deadline
         self.reply: Any = None
         self.error: Exception | None = None
         self.done = False
@@ -79,7 +90,7 @@ class SharedSocket:
         connection: Any,
         timeout: float | None,
         statistics: Statistics,
-        on_replies: Callable[[int], None],
+        on_replies: Callable[[int, float], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedSocket, BaseException, float | None], None],
     ) -> None:
@@ -94,12 +105,16 @@ class SharedSocket:
         self._queue: list[Exchange] = []
         self._written = 0
         self._outgoing = b""
+        self._batch = b""
+        self._batch_size = 0
+        self._batch_is_unsent = False
         self._sent: list[int] = []
         self._received: list[bytes] = []
         self._replies: list[Any] = []
         self._leader: Exchange | None = None
         self._sender: Exchange | None = None
         self._round_trip = 0.0
+        self._crowd = 0
         self._last_received = monotonic()
         # Never decoding: each caller decodes its own reply, in its own thread.
         self._reader = hiredis.Reader(
@@ -107,6 +122,7 @@ class SharedSocket:
             replyError=connection._parser.parse_error,
             notEnoughData=INCOMPLETE,
         )
+        self._feed, self._gets = self._reader.feed, self._reader.gets
         self._pushes = int(connection.get_protocol()) == 3
         self._where = connection._host_error()
         self._take_over(connection)
@@ -143,21 +159,33 @@ class SharedSocket:
 
     # What callers ask.
 
-    def exchange(self, packed: bytes, wanted: int, started: float, deadline: float) -> Any:
+    def exchange(self, packed: bytes, wanted: int, started: float, deadline: float, most: float) -> Any:
         """Send a command, or a unit of ``wanted`` commands, and return its reply, or the list of its replies.
 
         Errors that the server answers with are returned. Raises ``ReplyTimeoutError`` at ``deadline`` (monotonic
-        seconds) and ``ConnectionLostError``.
+        seconds), ``ConnectionLostError``, and ``NoRoomError`` when ``most`` callers are there already.
         """
-        exchange = Exchange(packed, wanted, started)
+        exchange = Exchange(packed, wanted, started, deadline)
         try:
-            self._enter(exchange)
+            with self._mutex:
+                if self.closed:
+                    raise ConnectionLostError("The connection was closed.", written=False, started=started)
+                if len(self._queue) >= most:
+                    raise NoRoomError
+                leader = self._leader
+                if leader is None or leader.left:
+                    self._leader = exchange
+                else:
+                    exchange.turn = turn = threading.Lock()
+                    turn.acquire()
+                self._queue.append(exchange)
             while not exchange.done:
                 if self._leader is exchange:
-                    self._lead(exchange, deadline)
+                    self._lead(exchange)
                 else:
-                    self._follow(exchange, deadline)
-            self._hand_over(exchange)
+                    self._follow(exchange)
+            if self._leader is exchange:
+                self._hand_over(exchange)
         except BaseException:
             # From here on others take the roles of this exchange, even if the next lines are interrupted too.
             exchange.left = True
@@ -167,18 +195,6 @@ class SharedSocket:
         if exchange.error is not None:
             raise exchange.error
         return exchange.reply
-
-    def _enter(self, exchange: Exchange) -> None:
-        with self._mutex:
-            if self.closed:
-                raise ConnectionLostError("The connection was closed.", written=False, started=exchange.started)
-            if self._leader is None or self._leader.left:
-                self._queue.append(exchange)
-                self._leader = exchange
-            else:
-                exchange.turn = turn = threading.Lock()
-                turn.acquire()
-                self._queue.append(exchange)
 
     def _withdraw(self, exchange: Exchange) -> None:
         """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
@@ -201,11 +217,17 @@ class SharedSocket:
 
     # Following.
 
-    def _follow(self, exchange: Exchange, deadline: float) -> None:
+    def _follow(self, exchange: Exchange) -> None:
         if self._round_trip > _FAR:
             self._flush(exchange)
-        left = deadline - monotonic()
-        exchange.turn.acquire(timeout=max(0.0, min(left, _LOOK_AGAIN)))
+        if len(self._queue) <= _FEW:
+            sleep(0)
+            if exchange.done or self._leader is exchange:
+                return
+        left = exchange.deadline - monotonic()
+        exchange.turn.acquire(True, _LOOK_AGAIN if left > _LOOK_AGAIN else max(0.0, left))
+        if exchange.done:
+            return
         with self._mutex:  # whoever woke us is done with its change
             if exchange.done or self._leader is exchange:
                 return
@@ -217,39 +239,49 @@ class SharedSocket:
 
     # Leading.
 
-    def _lead(self, exchange: Exchange, deadline: float) -> None:
-        if monotonic() - self._last_received > _FRESH and self._poller.poll(0):
+    def _lead(self, exchange: Exchange) -> None:
+        if exchange.started - self._last_received > _FRESH and self._poller.poll(0):
             self._read()  # a push, or the end of the connection: nobody has been listening
+        if self._crowd > _MANY:
+            sleep(0)  # those who have just been served may have something to send along
         while not exchange.done:
             self._flush(exchange)
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
             if exchange.done:
                 return
-            if self._received:
-                self._read()
-                continue
-            left = deadline - monotonic()
-            if left <= 0:
-                self._time_out(exchange)
-            if self._poller.poll(min(left, _LONGEST_POLL) * 1000):
-                self._read()
+            if not self._received:
+                left = exchange.deadline - monotonic()
+                if left <= 0:
+                    self._time_out(exchange)
+                if not self._poller.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
+                    continue
+            self._read()
 
     def _flush(self, exchange: Exchange) -> None:
         """Send what has gathered, unless somebody else is sending; that one will find it."""
         try:
             while outgoing := self._next_outgoing(exchange):
+                sent = self._sent
                 try:
                     # One C call: an interrupt finds the count of what went out, or nothing went out.
                     if self._io_lock is None:
-                        self._sent.extend(map(self._transmit, (outgoing,)))
+                        sent.extend(map(self._transmit, (outgoing,)))
                     else:
                         with self._io_lock:
-                            self._sent.extend(map(self._transmit, (outgoing,)))
+                            sent.extend(map(self._transmit, (outgoing,)))
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    self._wait_until_writable(exchange)
+                    if self._is_writable_in_time(exchange):
+                        continue
                     return
+                if sent[-1] == len(outgoing):
+                    self._outgoing, self._sent, self._sender = b"", [], None
+                    # Who came meanwhile and found us sending relies on us.
+                    if self._written == len(self._queue):
+                        return
         except OSError as error:
+            if self._outgoing is self._batch:
+                self._batch_is_unsent = True
             self._lose(error)
         finally:
             if self._sender is exchange:
@@ -276,68 +308,60 @@ class SharedSocket:
                 statistics.commands += len(unsent)
                 statistics.batches += 1
                 statistics.bytes_sent += len(data)
-                # Together, with no call in between.
-                self._outgoing = data
-                self._written = written
+                size = len(unsent)
+                self._outgoing, self._batch, self._batch_size, self._written = data, data, size, written
             self._sender = exchange
             return self._outgoing
 
     def _count_sent(self) -> None:
-        rest, none = self._outgoing[sum(self._sent) :], list[int]()
-        self._outgoing = rest
-        self._sent = none
+        rest = self._outgoing[sum(self._sent) :]
+        self._outgoing, self._sent = rest, []
 
-    def _wait_until_writable(self, exchange: Exchange) -> None:
-        """The peer takes no more for now. It may want its replies read first, which is what the leader does."""
+    def _is_writable_in_time(self, exchange: Exchange) -> bool:
+        """Wait until the peer takes more. It may want its replies read first, which is what the leader does."""
         leading = self._leader is exchange
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN | select.POLLOUT if leading else select.POLLOUT)
-        left = _LONGEST_POLL if self.timeout is None else exchange.started + self.timeout - monotonic()
-        events = poller.poll(max(0.0, left * 1000))
-        if leading and any(event & ~select.POLLOUT for _, event in events):
-            self._read()
+        while not (exchange.done or self.closed):
+            left = exchange.deadline - monotonic()
+            if left <= 0:
+                return False
+            events = poller.poll(min(left, _LONGEST_POLL) * 1000)
+            if leading and any(event & ~select.POLLOUT for _, event in events):
+                self._read()
+            if any(event & ~select.POLLIN for _, event in events):
+                return True
+        return False
 
     # Reading. Only the leader does.
 
     def _read(self) -> None:
+        received = self._received
         try:
-            size = self._take_in()
-            if size is None:
-                return
-            self._replies.extend(iter(self._reader.gets, INCOMPLETE))
+            if not received:
+                if self._io_lock is None:
+                    received.extend(map(self._receive, _RECEIVE))
+                else:
+                    self._take_in_tls(received)
+            size = len(received[0])
+            if size:
+                # From the socket to the parser: one C call again.
+                _exhaust(map(self._feed, map(received.pop, _FIRST)))
+            self._replies.extend(iter(self._gets, INCOMPLETE))
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except (OSError, redis_exceptions.InvalidResponse) as error:
             self._lose(error)
             return
-        now = monotonic()
-        self._last_received = now
+        if not size:
+            self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
+            return
+        self._last_received = now = monotonic()
         self._statistics.bytes_received += size
         self._hand_out(now)
 
-    def _take_in(self) -> int | None:
-        """Move what has arrived from the socket to the parser; return how many bytes, None when there are none."""
-        received = self._received
-        if not received:
-            if self._io_lock is None:
-                received.extend(map(self._receive, _RECEIVE))
-            else:
-                self._take_in_tls(received)
-        size = sum(map(len, received))
-        if not received[-1]:
-            # Its last words may be a reply, or an error that tells why.
-            _exhaust(map(self._reader.feed, map(received.pop, _FIRST * (len(received) - 1))))
-            self._replies.extend(iter(self._reader.gets, INCOMPLETE))
-            if size:
-                self._hand_out(monotonic())
-            if not self.closed:
-                self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
-            return None
-        _exhaust(map(self._reader.feed, map(received.pop, _FIRST * len(received))))
-        return size
-
     def _take_in_tls(self, received: list[bytes]) -> None:
-        """A TLS session holds back decrypted bytes that no poll sees, so read to its end."""
+        """A TLS session holds back decrypted bytes that no poll sees, so read to its end; ``_lead`` comes back."""
         with self._io_lock:
             try:
                 while not received or received[-1]:
@@ -377,24 +401,29 @@ class SharedSocket:
             exchange.done = True
             handed += 1
             started, sent = exchange.started, exchange.sent or sent
-            if exchange.turn is not None:
-                exchange.wake()
+            turn = exchange.turn
+            if turn is not None:
+                try:  # noqa: SIM105 (a context manager for each would be dearer)
+                    turn.release()
+                except RuntimeError:
+                    pass  # woken already
+        self._crowd = handed
         if handed:
             self._statistics.sample(now - started)
             if sent:
                 # The shortest of late: what waiting for the interpreter adds is not the server's distance.
                 self._round_trip = min(now - sent, (self._round_trip or 1.0) * 1.001)
         with self._mutex:
-            rest, left_over, written = self._queue[handed:], replies[position:], self._written - handed
-            # Together, with no call in between.
-            self._queue = rest
-            self._replies = left_over
-            self._written = written
+            queue = self._queue
+            rest = queue[handed:] if handed < len(queue) else []
+            left_over = replies[position:] if position < due else []
+            written = self._written - handed
+            self._queue, self._replies, self._written = rest, left_over, written
         if left_over and not rest:
             last = left_over[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))
-        self._on_replies(position)
+        self._on_replies(position, now)
 
     # The end.
 
@@ -420,7 +449,9 @@ class SharedSocket:
         with self._mutex:
             first, self.closed = not self.closed, True
             queue, written = list(self._queue), self._written
-        oldest = queue[0].started if written else None
+            if self._batch_is_unsent:
+                written = max(0, written - self._batch_size)  # its very first byte was refused
+        oldest = queue[0].started if queue and written else None
         try:
             if first and report:
                 self._on_lost(self, error, oldest)
@@ -429,11 +460,14 @@ class SharedSocket:
 
     def _fail(self, queue: list[Exchange], written: int, error: BaseException) -> None:
         text = str(error) or type(error).__name__
+        stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
         for position, exchange in enumerate(queue):
             if not exchange.done:
-                exchange.error = ConnectionLostError(text, written=position < written, started=exchange.started)
+                exchange.error = ConnectionLostError(
+                    text, written=position < written, started=exchange.started, stuck=stuck
+                )
                 exchange.done = True
             exchange.wake()
         with self._mutex:

@@ -94,17 +94,17 @@ class Sharing(SharingRules):
                 self.judge(error, reads=reads, deadline=deadline)
 
     async def probe(self, packed: bytes) -> Any:
-        """Send a command that only reads past every gate and limit; twice if the connection turns out to be dead."""
+        """Send a command that only reads past every gate and limit; twice if the connection is cut."""
         for last in (False, True):
-            while self.connection is None:
-                if self.closed:
-                    raise PoolClosed("This connection pool is closed.")
-                self.attempt_at_once()
-                await self._connect(math.inf)
             try:
+                while self.connection is None:
+                    if self.closed:
+                        raise PoolClosed("This connection pool is closed.")
+                    self.attempt_at_once()
+                    await self._connect(math.inf)
                 return await self.connection.send(packed, True)
-            except ConnectionLostError:
-                if last:
+            except redis_exceptions.ConnectionError as error:
+                if last or not self.was_cut(error):
                     raise
         raise AssertionError("unreachable")
 

@@ -97,6 +97,8 @@ class SharingRules:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
         elif isinstance(error, ReplyTimeoutError):
             raise error
+        elif error.stuck:
+            raise redis_exceptions.TimeoutError(str(error)) from error
         else:
             raise redis_exceptions.ConnectionError(str(error)) from error
 
@@ -108,6 +110,11 @@ class SharingRules:
             return not self.monitor.health.confirmed
         # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
         return classify(error, "").kind is FaultKind.CLOSED
+
+    def was_cut(self, error: redis_exceptions.ConnectionError) -> bool:
+        """Whether somebody closed a connection, perhaps only this one: the server's health needs another try."""
+        lost = isinstance(error, ConnectionLostError)
+        return not self.closed and (lost or classify(error, "").kind is FaultKind.CLOSED)
 
     def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
         """Count and return the refusal of a caller for whom there is no room even to wait."""

@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import redis
 import redis.client
-from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from .packing import PLAIN, pack
+from .packing import pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, is_exclusive, route_of
@@ -78,7 +77,7 @@ class _Unit(PipelineUnit):
     """A unit on the shared connection of all threads."""
 
     def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool) -> None:
-        super().__init__(sharing.encoder, stack, transaction)
+        super().__init__(pack_utf8, stack, transaction)
         self._sharing = sharing
         self._position = 0
 
@@ -138,7 +137,7 @@ class SyncRedis(redis.Redis):
             and not sharing.closed
             and sharing.telemetry is None
         ):
-            packed = pack(args, sharing.encoder)
+            packed = pack_utf8(args)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
         # Response callbacks go by names that are text.
@@ -158,10 +157,7 @@ class SyncRedis(redis.Redis):
             or (route.depends and is_exclusive(args))
         ):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        if len(args) == 2 and route.word and args[1].__class__ in PLAIN and sharing.plain_encoding:
-            packed = pack_command(args)  # type: ignore[arg-type]
-        else:
-            packed = pack(args, sharing.encoder)
+        packed = pack_utf8(args)
         if len(packed) > sharing.limits.max_shared_bytes:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         try:

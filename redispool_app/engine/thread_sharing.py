@@ -5,6 +5,7 @@ The twin of ``sharing``, with the same rules; a caller here waits by blocking it
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -21,10 +22,13 @@ from redispool_app.exceptions import PoolClosed, PoolTimeout
 from .connections import shortened
 from .monitor import Monitor
 from .outcomes import ConnectionLostError, ReplyTimeoutError
-from .shared_socket import SharedSocket
+from .shared_socket import NoRoomError, SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
+
+_REPORT_AFTER = 0.001
+"""Replies prove health once in so many seconds; more often says nothing new."""
 
 
 class _Attempt:
@@ -49,6 +53,7 @@ class ThreadSharing(SharingRules):
         _all.add(self)
 
     def _start_anew(self) -> None:
+        self._reported = 0.0
         self.connection: SharedSocket | None = None
         self._leaving: SharedSocket | None = None
         self._lock = threading.Lock()
@@ -79,9 +84,12 @@ class ThreadSharing(SharingRules):
         while True:
             connection = self._open_connection() or self._admitted(deadline)
             try:
-                reply = connection.exchange(packed, wanted, started, deadline)
+                reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
             except (ConnectionLostError, ReplyTimeoutError) as error:
                 self.judge(error, reads=reads, deadline=deadline)
+                continue
+            except NoRoomError:  # others were quicker
+                self._wait_for_room(deadline)
                 continue
             if reply.__class__ is not bytes and isinstance(reply, Exception):
                 raise reply
@@ -105,17 +113,17 @@ class ThreadSharing(SharingRules):
         return most >= limits.max_in_flight_bytes and connection.bytes_in_flight >= limits.max_in_flight_bytes
 
     def probe(self, packed: bytes, deadline: float) -> Any:
-        """Send a command that only reads past every gate and limit; twice if the connection turns out to be dead."""
+        """Send a command that only reads past every gate and limit; twice if the connection is cut."""
         for last in (False, True):
-            while (connection := self.connection) is None or connection.closed:
-                if self.closed:
-                    raise PoolClosed("This connection pool is closed.")
-                self.attempt_at_once()
-                self._connect(deadline)
             try:
-                reply = connection.exchange(packed, 0, monotonic(), deadline)
-            except ConnectionLostError:
-                if last:
+                while (connection := self.connection) is None or connection.closed:
+                    if self.closed:
+                        raise PoolClosed("This connection pool is closed.")
+                    self.attempt_at_once()
+                    self._connect(deadline)
+                reply = connection.exchange(packed, 0, monotonic(), deadline, math.inf)
+            except redis_exceptions.ConnectionError as error:
+                if last or not self.was_cut(error):
                     raise
             else:
                 if isinstance(reply, Exception):
@@ -213,7 +221,12 @@ class ThreadSharing(SharingRules):
                 raise PoolClosed("This connection pool is closed.")
             self.attempt_succeeded()
             self.connection = SharedSocket(
-                connection, self.timeout, self.statistics, self._received, self.report_error, self._lost
+                connection,
+                self.timeout,
+                self.statistics,
+                self._received,
+                self.report_error,
+                self._lost,
             )
         except BaseException as error:
             if isinstance(error, Exception):
@@ -223,17 +236,20 @@ class ThreadSharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int) -> None:
-        if self.monitor is not None:
-            self.monitor.reply()
-        if self._shrink is not None:
-            self._shrink()
-        if count:
+    def _received(self, count: int, now: float) -> None:
+        if now - self._reported > _REPORT_AFTER:
+            self._reported = now
+            if self.monitor is not None:
+                self.monitor.reply()
+            if self._shrink is not None:
+                self._shrink()
+        if self.budget.tokens < self.budget.size:
             self.budget.succeeded(count)
+        if self._waiting:
             for _ in range(min(count, len(self._waiting))):
                 self._admit()
-            if self._emptied is not None and self.in_flight == 0:
-                self._emptied.set()
+        if self._emptied is not None and self.in_flight == 0:
+            self._emptied.set()
 
     def _lost(self, connection: SharedSocket, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
