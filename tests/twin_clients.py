@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 import redis.asyncio
 
-from redispool_app.engine import AsyncRedis
+from redispool_app.engine import AsyncRedis, SyncRedis
 
+from .awaited import awaited, run
 from .servers import RedisServer
 
 Call = Callable[[Any], Any]
@@ -26,6 +28,10 @@ MODES = [
     {"protocol": 3, "legacy_responses": False},
 ]
 """How a project may configure its client, as far as it changes what bytes mean."""
+
+ASYNC = (redis.asyncio.Redis, AsyncRedis)
+SYNC = (awaited(redis.Redis), awaited(SyncRedis))
+"""Redis-py's client and ours; the sync ones are called and awaited as the others are."""
 
 
 def named(mode: dict[str, Any]) -> str:
@@ -82,6 +88,8 @@ async def outcome(client: Any, call: Call | Roughly) -> Any:
             answer = sorted([each async for each in answer], key=repr)
         elif inspect.isawaitable(answer):
             answer = await answer
+            if inspect.isgenerator(answer):
+                answer = sorted(answer, key=repr)
     except Exception as error:
         return described(error)
     return describe(answer)
@@ -102,15 +110,22 @@ async def outcomes(make: Callable[..., Any], server: RedisServer, calls: Iterabl
         return [await outcome(client, call) for call in calls]
 
 
-async def assert_same(server: RedisServer, calls: Iterable[Call | Roughly], **options: Any) -> list[Any]:
-    """Assert that both clients answer each call alike; return the answers."""
+async def assert_same(
+    server: RedisServer, calls: Iterable[Call | Roughly], clients: tuple[Any, Any] = ASYNC, **options: Any
+) -> list[Any]:
+    """Assert that redis-py's client and ours answer each call alike; return the answers."""
     calls = list(calls)
-    theirs = await outcomes(redis.asyncio.Redis, server, calls, options)
-    ours = await outcomes(AsyncRedis, server, calls, options)
+    theirs, ours = [await outcomes(make, server, calls, options) for make in clients]
     found = zip(calls, ours, theirs, strict=True)
     different = [f"{call}: {mine}, but with redis-py {expected}" for call, mine, expected in found if mine != expected]
     assert not different, "\n".join(different)
     return theirs
+
+
+def assert_same_sync(server: RedisServer, calls: Iterable[Call | Roughly], **options: Any) -> list[Any]:
+    """Assert the same of the sync clients."""
+    answers: list[Any] = run(assert_same(server, calls, SYNC, **options))
+    return answers
 
 
 @contextlib.asynccontextmanager

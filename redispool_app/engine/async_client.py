@@ -20,13 +20,14 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError
-from .packing import PLAIN, pack
+from .packing import PLAIN, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .routing import ROUTES, is_exclusive, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
 
 _dict_get: Any = dict.get
+_RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
 class AsyncPipeline(redis.asyncio.client.Pipeline):
@@ -108,32 +109,24 @@ class AsyncRedis(redis.asyncio.Redis):
         tally = current_tally.get()
         return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
 
-    def execute_raw(self, *args: Any) -> Any:
-        """Send one plain command; the awaitable brings its reply as it came: not decoded, through no callback.
+    async def execute_raw(self, *args: Any) -> Any:
+        """Send one plain command and return its reply as it came: not decoded, through no callback.
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
         """
-        tally = current_tally.get()
-        return self._execute_raw(args) if tally is None else self._tallied(tally, args, None)
-
-    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
-        started = perf_counter()
-        try:
-            return await (self._execute_raw(args) if options is None else self._execute(args, options))
-        finally:
-            tally.add(1, perf_counter() - started)
-
-    async def _execute_raw(self, args: tuple[Any, ...]) -> Any:
         sharing, route = self._shared, ROUTES.get(args[0])
         if (
             route is not None
-            and not (route.exclusive or route.depends or self.single_connection_client)
+            and route.plain
             and sharing is not None
             and sharing.loop is get_running_loop()
+            and sharing.plain_encoding
             and sharing.telemetry is None
+            and current_tally.get() is None
+            and not self.single_connection_client
             and (connection := sharing.open_connection()) is not None
         ):
-            packed = pack(args, sharing.encoder)
+            packed = pack_utf8(args)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 try:
                     return await connection.send(packed, False)
@@ -141,7 +134,14 @@ class AsyncRedis(redis.asyncio.Redis):
                     return await sharing.reply(packed, False, reads=route.reads, lost=error)
         # Response callbacks go by names that are text.
         name = args[0].encode() if isinstance(args[0], str) else args[0]
-        return await self._execute((name, *args[1:]), {NEVER_DECODE: True})
+        return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
+
+    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        started = perf_counter()
+        try:
+            return await self._execute(args, options)
+        finally:
+            tally.add(1, perf_counter() - started)
 
     async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]

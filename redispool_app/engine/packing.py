@@ -37,7 +37,7 @@ def pack_utf8(args: Sequence[Any]) -> bytes:
     elif b" " in name:
         args = (*name.split(), *args[1:])
     try:
-        return cast(bytes, hiredis.pack_command(tuple(args)))
+        return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
     except TypeError:
         plain: Any = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
         try:

@@ -46,6 +46,8 @@ class Route(NamedTuple):
     """It is one word, to be sent as it is."""
     upper: bool
     """A ``str`` in upper case, as redis-py's own methods spell it."""
+    plain: bool
+    """It may always share, and needs no look at its arguments."""
 
 
 def _classify(name: Any) -> Route:
@@ -63,7 +65,7 @@ def _classify(name: Any) -> Route:
     upper = isinstance(name, str) and name.isupper()
     depends = first in BLOCKING_BY_OPTION or words == ["SCRIPT"]
     word = isinstance(name, str | bytes) and words == [text.upper()]
-    return Route(exclusive, depends, first in READING, word, upper)
+    return Route(exclusive, depends, first in READING, word, upper, not (exclusive or depends))
 
 
 ROUTES: dict[Any, Route] = {}

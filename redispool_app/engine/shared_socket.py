@@ -115,6 +115,7 @@ class SharedSocket:
         self._sender: Exchange | None = None
         self._round_trip = 0.0
         self._crowd = 0
+        self._handing_out = False
         self._last_received = monotonic()
         # Never decoding: each caller decodes its own reply, in its own thread.
         self._reader = hiredis.Reader(
@@ -242,6 +243,9 @@ class SharedSocket:
     def _lead(self, exchange: Exchange) -> None:
         if exchange.started - self._last_received > _FRESH and self._poller.poll(0):
             self._read()  # a push, or the end of the connection: nobody has been listening
+        if self._handing_out:  # the last leader was interrupted
+            self._replies.extend(iter(self._gets, INCOMPLETE))
+            self._hand_out(monotonic())
         if self._crowd > _MANY:
             sleep(0)  # those who have just been served may have something to send along
         while not exchange.done:
@@ -344,6 +348,7 @@ class SharedSocket:
                 else:
                     self._take_in_tls(received)
             size = len(received[0])
+            self._handing_out = True
             if size:
                 # From the socket to the parser: one C call again.
                 _exhaust(map(self._feed, map(received.pop, _FIRST)))
@@ -377,6 +382,7 @@ class SharedSocket:
         if self._pushes and any(reply.__class__ is hiredis.PushNotification for reply in replies):
             replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         if not replies:
+            self._handing_out = False
             return
         queue, due, position, handed = self._queue, len(replies), 0, 0
         started = sent = 0.0
@@ -418,7 +424,7 @@ class SharedSocket:
             rest = queue[handed:] if handed < len(queue) else []
             left_over = replies[position:] if position < due else []
             written = self._written - handed
-            self._queue, self._replies, self._written = rest, left_over, written
+            self._queue, self._replies, self._written, self._handing_out = rest, left_over, written, False
         if left_over and not rest:
             last = left_over[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
@@ -471,8 +477,7 @@ class SharedSocket:
                 exchange.done = True
             exchange.wake()
         with self._mutex:
-            self._queue = []
-            self._written = 0
+            self._queue, self._written, self._batch_is_unsent = [], 0, False
         self.connection.disconnect()
 
     def forget_inherited(self) -> None:

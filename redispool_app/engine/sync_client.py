@@ -21,6 +21,7 @@ from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
 _dict_get: Any = dict.get
+_RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
 class SyncPipeline(redis.client.Pipeline):
@@ -119,30 +120,22 @@ class SyncRedis(redis.Redis):
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
         """
-        tally = current_tally.get()
-        if tally is None:
-            return self._share_raw(args)
-        started = perf_counter()
-        try:
-            return self._share_raw(args)
-        finally:
-            tally.add(1, perf_counter() - started)
-
-    def _share_raw(self, args: tuple[Any, ...]) -> Any:
         sharing, route = self._shared, ROUTES.get(args[0])
         if (
             route is not None
-            and not (route.exclusive or route.depends or self._single_connection_client)
+            and route.plain
             and sharing is not None
-            and not sharing.closed
             and sharing.telemetry is None
+            and not sharing.closed
+            and current_tally.get() is None
+            and not self._single_connection_client
         ):
             packed = pack_utf8(args)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
         # Response callbacks go by names that are text.
         name = args[0].encode() if isinstance(args[0], str) else args[0]
-        return self._share((name, *args[1:]), {NEVER_DECODE: True})
+        return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
 
     def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]

@@ -62,7 +62,9 @@ class SyncPool(redis.ConnectionPool):
         max_lifetime: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self._changed = threading.Condition()
+        # A plain lock: an interrupt in the Python code around a condition's own would leave that held for ever.
+        self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)
         # The shared connection counts towards the limit.
         exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
         self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
@@ -80,20 +82,21 @@ class SyncPool(redis.ConnectionPool):
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
         self.monitor.gate()
-        waiter = None
-        with self._changed:
-            connection = self.state.take()
-            if connection is None:
-                waiter = _ThreadWaiter()
-                self.state.waiters.append(waiter)
-        if waiter is not None:
-            connection = self._wait(waiter)
+        waiter = connection = None
         try:
+            with self._guard:
+                connection = self.state.take()
+                if connection is None:
+                    waiter = _ThreadWaiter()
+                    self.state.waiters.append(waiter)
+            if waiter is not None:
+                connection = self._wait(waiter)
             self.ready(connection)
+            return connection
         except BaseException:
-            self._give_back(connection)
+            if connection is not None:
+                self._give_back(connection)
             raise
-        return connection
 
     def release(self, connection: Any) -> None:
         """Give a connection back."""
@@ -108,7 +111,7 @@ class SyncPool(redis.ConnectionPool):
 
     def take_at_once(self) -> Any:
         """Borrow a connection, perhaps not connected yet; None when all are in use."""
-        with self._changed:
+        with self._guard:
             return self.state.take_at_once()
 
     def make_connection(self) -> Any:
@@ -135,14 +138,14 @@ class SyncPool(redis.ConnectionPool):
     def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
         deadline = monotonic() + timeout
-        with self._changed:
+        with self._guard:
             idle = self.state.close()
         for connection in idle:
             connection.disconnect()
         # Made here if nobody has, so that who comes late finds it closed.
         if (sharing := thread_sharing_of(self)) is not None:
             sharing.drain(timeout)
-        with self._changed:
+        with self._guard:
             while self.state.in_use and (left := deadline - monotonic()) > 0:
                 self._changed.wait(left)
             in_use = list(self.state.in_use)
@@ -165,7 +168,7 @@ class SyncPool(redis.ConnectionPool):
         """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""
         if self._max_idle_time is None or not self.state.idle or monotonic() < self._look_at:
             return
-        with self._changed:
+        with self._guard:
             self._look_at = monotonic() + self._max_idle_time / 4
             old = self.state.shrink(self._max_idle_time)
         for connection in old:
@@ -190,13 +193,13 @@ class SyncPool(redis.ConnectionPool):
 
     def _leave(self, waiter: _ThreadWaiter) -> Any:
         """End the wait; return the connection if one was given after all."""
-        with self._changed:
+        with self._guard:
             waiter.left = True
             self.state.leave(waiter)
             return waiter.connection
 
     def _give_back(self, connection: Any) -> bool:
-        with self._changed:
+        with self._guard:
             kept = self.state.give_back(connection)
             self._changed.notify_all()
             return kept

@@ -1,0 +1,144 @@
+"""Exceptions that come from outside: into any thread, from a signal, and at each point where CPython delivers them."""
+
+from __future__ import annotations
+
+import _weakrefset
+import contextlib
+import ctypes
+import dis
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+TESTS = str(Path(__file__).parent)
+_WEAK_REFERENCES = (weakref.__file__, _weakrefset.__file__)
+
+
+class Interruption(BaseException):
+    """An exception of nobody's: no ``except Exception`` may hold it up."""
+
+
+socket_left_behind = pytest.mark.filterwarnings(
+    # Between making a socket and keeping it redis-py calls functions, and an interrupt there lets the socket go.
+    "ignore:unclosed:ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+KINDS = (KeyboardInterrupt, SystemExit, Interruption)
+
+
+def interrupt(thread: threading.Thread, kind: type[BaseException] = Interruption) -> None:
+    """Let ``kind`` be raised in a thread as soon as it runs Python code again."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+
+
+class Alarm:
+    """A signal whose handler raises in the main thread while ``armed``, and disarms itself."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.rung = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            self.rung += 1
+            raise Interruption
+
+    def ring(self) -> None:
+        """Send the signal once, from any thread."""
+        os.kill(os.getpid(), signal.SIGALRM)
+
+
+@contextlib.contextmanager
+def alarm(every: float = 0) -> Iterator[Alarm]:
+    """Handle SIGALRM by raising; ``every``: and send it each so many seconds."""
+    bell = Alarm()
+    former = signal.signal(signal.SIGALRM, bell.handle)
+    if every:
+        signal.setitimer(signal.ITIMER_REAL, every, every)
+    try:
+        yield bell
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        bell.armed = False
+        signal.signal(signal.SIGALRM, former)
+
+
+class InterruptAt:
+    """Calls a function and interrupts it at the point numbered ``victim`` (from 1; 0 only counts).
+
+    A point is where CPython looks for signals and exceptions from outside: on entering a Python function, after a call
+    of one in C, and where a loop goes back. Code of the tests themselves is left alone.
+    """
+
+    def __init__(self, victim: int, function: Callable[[], Any]) -> None:
+        self.victim = victim
+        self.count = 0
+        self.where = ""
+        self._function = function
+        self._last: dict[FrameType, str] = {}
+
+    def __str__(self) -> str:
+        return self.where
+
+    def __call__(self) -> Any:
+        sys.settrace(self._enter)
+        try:
+            return self._function()
+        finally:
+            sys.settrace(None)
+            self._last.clear()
+
+    def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_back is not None:
+            # Returning to that one is no point: nothing is looked for when a Python function ends.
+            self._last.pop(frame.f_back, None)
+        if frame.f_code.co_filename.startswith(TESTS) or _is_finaliser(frame):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            if _looks_outside(self._last.get(frame, "")):
+                self.count += 1
+                if self.count == self.victim:
+                    self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
+                    raise Interruption
+            self._last[frame] = dis.opname[_bytes_of(frame.f_code)[frame.f_lasti]]
+        elif event == "return":
+            self._last.pop(frame, None)
+        return self._step
+
+
+def _is_finaliser(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to a ``__del__`` or to a weak reference's callback: Python swallows what they raise."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename in _WEAK_REFERENCES:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _looks_outside(operation: str) -> bool:
+    return operation in ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX") or "JUMP_BACKWARD" in operation
+
+
+_codes: dict[CodeType, bytes] = {}
+
+
+def _bytes_of(code: CodeType) -> bytes:
+    found = _codes.get(code)
+    if found is None:
+        found = _codes[code] = code.co_code
+    return found
