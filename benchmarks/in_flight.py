@@ -27,7 +27,7 @@ def measure(server: Server) -> list[Footprint]:
     server.control.set("bench:one", b"x" * 100)
     footprints = []
     for peer in PEERS:
-        if peer.version is None:
+        if peer.absent:
             continue
         connections = asyncio.run(_crowd(server, peer))
         memory = asyncio.run(_traced(server, peer)) if peer.name in (OURS, REDIS_PY) else None
@@ -36,17 +36,18 @@ def measure(server: Server) -> list[Footprint]:
 
 
 async def _crowd(server: Server, peer: Peer) -> int:
-    """Return the connections open after ``CROWD`` callers have called at once, ten times each."""
-    newest = server.newest_client()
+    """Return how many connections ``CROWD`` callers use when they call at once, ten times each."""
 
     async def caller() -> None:
         for _ in range(10):
             if await get("bench:one") is None:
                 raise AssertionError("bench:one is gone")
 
-    async with peer.connect(server.port, CROWD) as get:
-        await asyncio.gather(*(caller() for _ in range(CROWD)))
-        return server.opened_since(newest)
+    with server.watching() as seen:
+        async with peer.connect(server.port, CROWD) as get:
+            await asyncio.gather(*(caller() for _ in range(CROWD)))
+            seen.look()
+    return seen.most
 
 
 async def _traced(server: Server, peer: Peer) -> int:

@@ -6,15 +6,13 @@ installed is left out of the measurement and named in the table.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
+from .callers import AsyncGet
 from .server import HOST
-
-Get = Callable[[str], Awaitable[Any]]
 
 OURS = "AsyncRedis"
 REDIS_PY = "redis-py asyncio"
@@ -23,7 +21,7 @@ GLIDE = "valkey-glide"
 
 
 @asynccontextmanager
-async def asyncredis(port: int, callers: int) -> AsyncIterator[Get]:
+async def asyncredis(port: int, callers: int) -> AsyncIterator[AsyncGet]:
     from redispool_app.engine import AsyncRedis
 
     client = AsyncRedis(host=HOST, port=port, max_connections=max(100, callers))
@@ -34,7 +32,7 @@ async def asyncredis(port: int, callers: int) -> AsyncIterator[Get]:
 
 
 @asynccontextmanager
-async def redis_py(port: int, callers: int) -> AsyncIterator[Get]:
+async def redis_py(port: int, callers: int) -> AsyncIterator[AsyncGet]:
     import redis.asyncio
 
     # It needs a connection for every caller and refuses one more than max_connections.
@@ -46,7 +44,7 @@ async def redis_py(port: int, callers: int) -> AsyncIterator[Get]:
 
 
 @asynccontextmanager
-async def coredis(port: int, callers: int) -> AsyncIterator[Get]:
+async def coredis(port: int, callers: int) -> AsyncIterator[AsyncGet]:
     import coredis
 
     async with coredis.Redis(host=HOST, port=port) as client:
@@ -54,7 +52,7 @@ async def coredis(port: int, callers: int) -> AsyncIterator[Get]:
 
 
 @asynccontextmanager
-async def valkey_glide(port: int, callers: int) -> AsyncIterator[Get]:
+async def valkey_glide(port: int, callers: int) -> AsyncIterator[AsyncGet]:
     from glide import GlideClient, GlideClientConfiguration, NodeAddress
 
     # Its default of 250 ms is meant for production; here nothing may time out.
@@ -70,12 +68,12 @@ async def valkey_glide(port: int, callers: int) -> AsyncIterator[Get]:
 class Peer:
     name: str
     distribution: str
-    connect: Callable[[int, int], AbstractAsyncContextManager[Get]]
+    connect: Callable[[int, int], AbstractAsyncContextManager[AsyncGet]]
 
     @property
-    def version(self) -> str | None:
-        """The installed version, or None."""
-        return installed_version(self.distribution)
+    def absent(self) -> str:
+        """Why it cannot take part, or nothing."""
+        return "" if installed_version(self.distribution) else "not installed"
 
 
 def installed_version(distribution: str) -> str | None:

@@ -9,18 +9,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from .async_engine import Situation
-from .django_view import CLIENTS, WITHOUT
 from .goals import Goal
 from .in_flight import CALLERS, CROWD, Footprint
-from .peers import PEERS, REDIS_PY, installed_version
-from .samples import Series
+from .peers import PEERS, installed_version
+from .samples import Situation
 
-_COLUMNS = "{:<18}{:>12}{:>9}{:>12}{:>9}{:>13}"
+_COLUMNS = "{:<20}{:>12}{:>9}{:>12}{:>9}{:>13}{:>9}"
 
 
 def machine(server_version: str) -> dict[str, Any]:
-    names = ["redis", "hiredis", "coredis", "valkey-glide", "django", "uvicorn"]
+    clients = ["redis", "hiredis", "coredis", "valkey-glide"]
+    names = [*clients, "django", "django-redis", "django-vcache", "uvicorn"]
     return {
         "date": datetime.date.today().isoformat(),
         "cpus": os.cpu_count(),
@@ -37,43 +36,37 @@ def show_machine(facts: dict[str, Any]) -> None:
     print(f"Python {facts['python']}, {facts['cpus']} CPUs ({facts['architecture']}), Valkey {facts['valkey']}")
     print(f"{versions}; {facts['date']}")
     print("Medians of alternating rounds; ± is half the distance between their quartiles.")
+    print("connections: the most in use at once while warming up; opened: how many were opened then.")
 
 
 def show_situation(situation: Situation) -> None:
-    callers = f"{situation.callers} caller{'s' * (situation.callers > 1)}"
-    print(f"\nGET of {situation.size:,} bytes, {callers}")
-    print(_COLUMNS.format("", "ops/s", "±", "ops/CPU s", "ratio", "connections"))
-    _show_series(situation.series, REDIS_PY)
-
-
-def show_view(series: list[Series]) -> None:
-    print(f"\nDjango async view with five awaited GETs under uvicorn, {CLIENTS} keep-alive clients")
-    print(_COLUMNS.format("", "requests/s", "±", "req/CPU s", "ratio", "connections"))
-    _show_series(series, WITHOUT)
-
-
-def _show_series(series: list[Series], against: str) -> None:
-    reference = next((one.per_second for one in series if one.contender == against and one.samples), None)
-    for one in series:
-        if not one.samples:
-            print(f"  {one.contender:<16}{'not installed':>12}")
+    unit, reference = situation.work.unit, situation.work.reference
+    of_processes = unit == "requests"  # only a process of its own opens all that it uses while it is watched
+    opened = "opened" if of_processes else ""
+    print(f"\n{situation.title}")
+    print(_COLUMNS.format("", f"{unit}/s", "±", f"{unit[:3]}/CPU s", "ratio", "connections", opened).rstrip())
+    against = next((one.per_second for one in situation.series if one.contender == reference and one.samples), None)
+    for one in situation.series:
+        if one.absent:
+            print(f"  {one.contender:<18}{one.absent}")
             continue
-        ratio = f"{one.per_second / reference:.2f}x" if reference else ""
+        ratio = f"{one.per_second / against:.2f}x" if against else ""
         shown = ["  " + one.contender, f"{one.per_second:,.0f}", f"{one.spread:.0%}", f"{one.per_cpu_second:,.0f}"]
-        print(_COLUMNS.format(*shown, ratio, one.connections))
+        opened = str(one.opened) if of_processes else ""
+        print(_COLUMNS.format(*shown, ratio, one.connections, opened).rstrip())
 
 
 def show_footprints(footprints: list[Footprint]) -> None:
     print(f"\nCallers of plain commands at once: connections of {CROWD:,}; peak of traced memory for each of {CALLERS}")
-    print(f"{'':<18}{'connections':>12}{'bytes/caller':>14}")
+    print(f"{'':<20}{'connections':>12}{'bytes/caller':>14}")
     by_name = {footprint.contender: footprint for footprint in footprints}
     for peer in PEERS:
-        if peer.name not in by_name:
-            print(f"  {peer.name:<16}{'not installed':>12}")
+        if peer.absent:
+            print(f"  {peer.name:<18}{peer.absent}")
             continue
         found = by_name[peer.name]
         memory = "" if found.bytes_per_caller is None else f"{found.bytes_per_caller:,}"
-        print(f"  {peer.name:<16}{found.connections:>12,}{memory:>14}")
+        print(f"  {peer.name:<18}{found.connections:>12,}{memory:>14}")
 
 
 def show_goals(goals: list[Goal]) -> None:
@@ -82,29 +75,20 @@ def show_goals(goals: list[Goal]) -> None:
     width = max(len(goal.what) for goal in goals) + 2
     print(f"\n{'Goals':<{width}}{'goal':>26}{'measured':>10}{'by CPU':>8}")
     for goal in goals:
-        met = "met" if goal.met else "MISSED"
+        met = {True: "met", False: "MISSED", None: "not measured"}[goal.met]
         print(f"{goal.what:<{width}}{goal.goal:>26}{goal.measured:>10}{goal.by_cpu:>8}  {met}")
 
 
 def as_json(
-    facts: dict[str, Any],
-    situations: list[Situation],
-    footprints: list[Footprint],
-    view: list[Series],
-    goals: list[Goal],
+    facts: dict[str, Any], situations: list[Situation], footprints: list[Footprint], goals: list[Goal]
 ) -> dict[str, Any]:
+    measured: dict[str, list[dict[str, Any]]] = {}
+    for situation in situations:
+        measured.setdefault(situation.work.key, []).append(situation.as_json())
     return {
         "machine": facts,
-        "get": [
-            {
-                "bytes": situation.size,
-                "callers": situation.callers,
-                "results": [one.as_json() for one in situation.series if one.samples],
-            }
-            for situation in situations
-        ],
+        **measured,
         "crowd": [vars(footprint) for footprint in footprints],
-        "django_view": [one.as_json() for one in view],
         "goals": [vars(goal) for goal in goals],
     }
 

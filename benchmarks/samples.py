@@ -26,11 +26,17 @@ class Sample:
 
 @dataclass
 class Series:
-    """All rounds of one contender in one situation."""
+    """All rounds of one contender in one situation.
+
+    ``connections``: to the server, the most in use at once while it warmed up; ``opened``: how many were opened then.
+    ``absent``: why there are no rounds, when there are none.
+    """
 
     contender: str
     samples: list[Sample] = field(default_factory=list)
     connections: int | None = None
+    opened: int | None = None
+    absent: str = ""
 
     @property
     def per_second(self) -> float:
@@ -59,11 +65,38 @@ class Series:
             "per_cpu_second": round(self.per_cpu_second),
             "rounds": len(rates),
             "connections": self.connections,
+            "connections_opened": self.opened,
         }
 
 
-def in_turn(names: list[str], turn: int) -> list[str]:
-    """Return the order of round ``turn``: each starts with the next one, every other round runs backwards."""
-    start = turn % len(names)
-    order = names[start:] + names[:start]
-    return order[::-1] if turn % 2 else order
+@dataclass(frozen=True)
+class Work:
+    """What contenders do: ``key`` names it in results.json, ``caller`` who does it, ``unit`` what is counted.
+
+    ``ours`` is the contender that the goals are about, ``reference`` the one that the table's ratios are against.
+    """
+
+    key: str
+    title: str
+    caller: str
+    unit: str
+    ours: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One block of the table: the same work, done by all contenders. ``size``: of the values, in bytes."""
+
+    work: Work
+    callers: int
+    series: list[Series]
+    size: int = 100
+
+    @property
+    def title(self) -> str:
+        return f"{self.work.title.format(size=self.size)}, {self.callers} {self.work.caller}{'s' * (self.callers > 1)}"
+
+    def as_json(self) -> dict[str, Any]:
+        results = [one.as_json() for one in self.series if one.samples]
+        return {"bytes": self.size, "callers": self.callers, "results": results}

