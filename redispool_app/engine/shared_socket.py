@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import hiredis
@@ -39,12 +39,6 @@ _FRESH = 0.001
 _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
-_FEW = 2
-"""Up to so many callers, giving up the interpreter once is cheaper than being put to sleep and woken."""
-
-_MANY = 8
-"""After a batch of more replies than this, the next leader lets the others run before it sends."""
-
 _LONGEST_POLL = 60.0
 
 _LOOK_AGAIN = 0.5
@@ -58,7 +52,15 @@ class NoRoomError(Exception):
 class Exchange:
     """One caller's command, or unit of ``wanted`` commands, and what comes of it."""
 
-    __slots__ = ("deadline", "done", "error", "left", "packed", "reply", "sent", "started", "turn", "wanted")
+    # Defaults of the class: most exchanges never change most of these.
+    reply: Any = None
+    error: Exception | None = None
+    done = False
+    left = False
+    sent = 0.0
+    """When it was written, if it was the last of its batch."""
+    turn: Any = None
+    """What a follower waits on: a lock that is held until there is something to do."""
 
     def __init__(self, packed: bytes, wanted: int, started: float, deadline: float) -> None:
         self.packed = packed
@@ -66,14 +68,6 @@ class Exchange:
         """0 for a single command, whose reply is not a list."""
         self.started = started
         self.deadline = deadline
-        self.reply: Any = None
-        self.error: Exception | None = None
-        self.done = False
-        self.left = False
-        self.sent = 0.0
-        """When it was written, if it was the last of its batch."""
-        self.turn: Any = None
-        """What a follower waits on: a lock that is held until there is something to do."""
 
     def wake(self) -> None:
         turn = self.turn
@@ -114,7 +108,6 @@ class SharedSocket:
         self._leader: Exchange | None = None
         self._sender: Exchange | None = None
         self._round_trip = 0.0
-        self._crowd = 0
         self._handing_out = False
         self._last_received = monotonic()
         # Never decoding: each caller decodes its own reply, in its own thread.
@@ -221,10 +214,6 @@ class SharedSocket:
     def _follow(self, exchange: Exchange) -> None:
         if self._round_trip > _FAR:
             self._flush(exchange)
-        if len(self._queue) <= _FEW:
-            sleep(0)
-            if exchange.done or self._leader is exchange:
-                return
         left = exchange.deadline - monotonic()
         exchange.turn.acquire(True, _LOOK_AGAIN if left > _LOOK_AGAIN else max(0.0, left))
         if exchange.done:
@@ -246,8 +235,6 @@ class SharedSocket:
         if self._handing_out:  # the last leader was interrupted
             self._replies.extend(iter(self._gets, INCOMPLETE))
             self._hand_out(monotonic())
-        if self._crowd > _MANY:
-            sleep(0)  # those who have just been served may have something to send along
         while not exchange.done:
             self._flush(exchange)
             if self.closed:
@@ -413,7 +400,6 @@ class SharedSocket:
                     turn.release()
                 except RuntimeError:
                     pass  # woken already
-        self._crowd = handed
         if handed:
             self._statistics.sample(now - started)
             if sent:

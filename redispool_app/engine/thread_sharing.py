@@ -82,7 +82,15 @@ class ThreadSharing(SharingRules):
         started = monotonic()
         deadline = started + (_WITHOUT_DEADLINE if self.timeout is None else self.timeout)
         while True:
-            connection = self._open_connection() or self._admitted(deadline)
+            connection = self.connection
+            if (
+                connection is None
+                or connection.closed
+                or self._waiting
+                or (self.monitor is not None and self.monitor.health.confirmed)
+                or self._is_full(connection)
+            ):
+                connection = self._admitted(deadline)
             try:
                 reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
             except (ConnectionLostError, ReplyTimeoutError) as error:
@@ -94,15 +102,6 @@ class ThreadSharing(SharingRules):
             if reply.__class__ is not bytes and isinstance(reply, Exception):
                 raise reply
             return reply
-
-    def _open_connection(self) -> SharedSocket | None:
-        """Return the connection if it can take one more command now."""
-        connection = self.connection
-        if connection is None or connection.closed or self._waiting or self._is_full(connection):
-            return None
-        if self.monitor is not None and self.monitor.health.confirmed:
-            self.monitor.gate()
-        return connection
 
     def _is_full(self, connection: SharedSocket) -> bool:
         limits, callers = self.limits, connection.callers
