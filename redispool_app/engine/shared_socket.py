@@ -425,7 +425,7 @@ class SharedSocket:
         with self._mutex:
             written = exchange in self._queue[: self._written]
             oldest = self._queue[0].started if self._queue else now
-        self._statistics.timeouts += 1
+            self._statistics.timeouts += 1
         # Left before the connection is lost: its caller has waited long enough, whatever comes.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
         if written and timeout is not None and now >= stuck_from(oldest, self._last_received, timeout):

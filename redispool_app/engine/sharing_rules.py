@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -59,6 +60,7 @@ class SharingRules:
         self.statistics = Statistics()
         self.telemetry = Telemetry.of(pool)
         self.budget = RetryBudget(limits.max_in_flight)
+        self._counting = threading.Lock()
         self.closed = False
         self.encoder = pool.get_encoder()
         self.plain_encoding = self.encoder.encoding == "utf-8" and self.encoder.encoding_errors == "strict"
@@ -83,24 +85,25 @@ class SharingRules:
         """Return if the command is to be sent again; else raise what its caller should know."""
         # A time-out has used the deadline up, and a closed connection carries nothing again.
         over = self.closed or isinstance(error, ReplyTimeoutError)
-        verdict = decide(
-            written=error.written,
-            reads=reads,
-            retry_writes=self.limits.retry_writes,
-            deadline=-math.inf if over else deadline,
-            budget=self.budget,
-        )
+        with self._counting:
+            verdict = decide(
+                written=error.written,
+                reads=reads,
+                retry_writes=self.limits.retry_writes,
+                deadline=-math.inf if over else deadline,
+                budget=self.budget,
+            )
+            self.statistics.retries += verdict is Verdict.AGAIN
+            self.statistics.unknown += verdict is Verdict.UNKNOWN
         if verdict is Verdict.AGAIN:
-            self.statistics.retries += 1
-        elif verdict is Verdict.UNKNOWN:
-            self.statistics.unknown += 1
+            return
+        if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
-        elif isinstance(error, ReplyTimeoutError):
+        if isinstance(error, ReplyTimeoutError):
             raise error
-        elif error.stuck:
+        if error.stuck:
             raise redis_exceptions.TimeoutError(str(error)) from error
-        else:
-            raise redis_exceptions.ConnectionError(str(error)) from error
+        raise redis_exceptions.ConnectionError(str(error)) from error
 
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
         """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
@@ -118,7 +121,8 @@ class SharingRules:
 
     def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
         """Count and return the refusal of a caller for whom there is no room even to wait."""
-        self.statistics.refused += 1
+        with self._counting:
+            self.statistics.refused += 1
         return PoolQueueFull(
             f"{in_flight} commands are in flight and {waiting} callers wait: "
             "Redis or this process is too slow for so many."

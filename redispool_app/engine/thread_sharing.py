@@ -53,6 +53,7 @@ class ThreadSharing(SharingRules):
         _all.add(self)
 
     def _start_anew(self) -> None:
+        self._counting = threading.Lock()
         self._reported = 0.0
         self.connection: SharedSocket | None = None
         self._leaving: SharedSocket | None = None
