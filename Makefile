@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test faults lint format bench clean
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
 	$(VENV)/bin/python -m pytest
+
+faults: $(VENV)/.dev
+	FAULTS_JSON=tests/faults/results.json $(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults tests/test_thread_sharing_*.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -92,6 +92,8 @@ def _announce(port: int, server: str, url: str, password: str) -> None:
               Pages         {site}/
                             {site}/limited/
                             {site}/leaderboard/
+                            {site}/session/ and {site}/session/async/
+                            {site}/cached/ and {site}/cached/fragment/
               Probe         {site}/redis/health/
               Status page   {site}/admin/redispool_app/redispool/
               Log in as     admin, with the one-time password {password}

@@ -32,6 +32,18 @@ REDIS_POOL = {
     "SERVER_TIMING": True,
 }
 
+# Both share the pool's connections. An outage makes cached pages slower; sessions are never guessed at.
+CACHES = {
+    "default": {
+        "BACKEND": "redispool_app.cache.RedisPoolCache",
+        "KEY_PREFIX": "demo",
+        "OPTIONS": {"IGNORE_EXCEPTIONS": True},
+    },
+    "sessions": {"BACKEND": "redispool_app.cache.RedisPoolCache", "KEY_PREFIX": "demo-sessions"},
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_CACHE_ALIAS = "sessions"
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",

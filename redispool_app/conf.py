@@ -66,7 +66,7 @@ class RedisPoolConfig:
     max_lifetime: float = _key(3600.0, must_be.seconds)
     """A borrowed connection is replaced after at most this long, up to a tenth less so that not all end together."""
     max_in_flight: int = _key(20_000, must_be.whole(1))
-    """How many commands of one event loop may be under way on its shared connection."""
+    """How many commands of one event loop, or of all threads, may be under way on their shared connection."""
     max_in_flight_bytes: int = _key(64 * 1024 * 1024, must_be.whole(1))
     """How many bytes of commands may be."""
     retry_writes: bool = _key(False, must_be.flag)
@@ -112,7 +112,7 @@ class RedisPoolConfig:
     def from_mapping(cls, mapping: Mapping[str, Any], alias: str = DEFAULT_ALIAS) -> Self:
         """Build from a dict with upper-case keys. Raises ``ImproperlyConfigured`` for the first fault."""
         place = SETTING if alias == DEFAULT_ALIAS else f"{SETTING}[{alias!r}]"
-        _raise_first(_find_pool_problems(mapping, place))
+        _raise_first(find_pool_problems(mapping, place))
         return cls(**{KEYS[key]: value for key, value in mapping.items()})
 
     @cached_property
@@ -272,7 +272,7 @@ def _find_alias_problems(alias: Any) -> Iterator[Problem]:
         yield not_valid(f"an alias in {SETTING}", alias, "letters, digits, '_', '.' and '-', at most 64")
 
 
-def _find_pool_problems(pool: Any, place: str) -> Iterator[Problem]:
+def find_pool_problems(pool: Any, place: str) -> Iterator[Problem]:
     """What is wrong with one pool: a dict of keys, or a ``RedisPoolConfig``, which was checked on creation."""
     if isinstance(pool, RedisPoolConfig):
         return
@@ -298,24 +298,37 @@ def _raise_first(problems: Iterator[Problem]) -> None:
         raise ImproperlyConfigured(str(first))
 
 
-def get_aliases() -> list[str]:
-    """Return the configured aliases, ``default`` first. Raises ``ImproperlyConfigured``."""
+def own_aliases() -> list[str]:
+    """Return the aliases of ``REDIS_POOL``, ``default`` first. Raises ``ImproperlyConfigured``."""
     pools, _ = _pools()
     for alias in pools:
         _raise_first(_find_alias_problems(alias))
     return sorted(pools, key=lambda alias: (alias != DEFAULT_ALIAS, alias))
 
 
+def get_aliases() -> list[str]:
+    """Return ``own_aliases()`` and those of the pools that ``CACHES`` adds. Raises ``ImproperlyConfigured``."""
+    from .cache import pools
+
+    own = own_aliases() if getattr(settings, SETTING, None) is not None or pools.uses_default() else []
+    return [*own, *pools.configured()]
+
+
 def get_config(alias: str = DEFAULT_ALIAS) -> RedisPoolConfig:
     """Return the configuration of ``alias`` as the settings are now. Raises ``ImproperlyConfigured``."""
     pools, place = _pools()
+    if alias not in pools and alias != DEFAULT_ALIAS:
+        from .cache.pools import find
+
+        if (of_cache := find(alias)) is not None:
+            return RedisPoolConfig.from_mapping(of_cache).effective()
     if alias not in pools:
         known = get_aliases()
         cure = f"use {' or '.join(map(repr, known))}."
         raise ImproperlyConfigured(str(not_known(f"{SETTING} has no alias", alias, known, cure)))
     pool = pools[alias]
     _raise_first(_find_alias_problems(alias))
-    _raise_first(_find_pool_problems(pool, place.format(alias)))
+    _raise_first(find_pool_problems(pool, place.format(alias)))
     config = pool if isinstance(pool, RedisPoolConfig) else RedisPoolConfig.from_mapping(pool, alias)
     return config.effective()
 
@@ -326,7 +339,7 @@ def get_problems() -> list[Problem]:
     problems: list[Problem] = []
     for alias, pool in pools.items():
         problems.extend(_find_alias_problems(alias))
-        problems.extend(_find_pool_problems(pool, place.format(alias)))
+        problems.extend(find_pool_problems(pool, place.format(alias)))
     return problems
 
 

@@ -45,6 +45,12 @@ def not_valid(place: str, value: Any, wanted: str, *, secret: bool = False) -> P
     return Problem(f"{place} is {known}" if known else f"{place} cannot be used", f"use {wanted}.")
 
 
+def is_lazy(value: Any) -> bool:
+    """Whether it only pretends to be text, a number or a path, as Django's lazy objects do; redis-py needs the real."""
+    pretended = isinstance(value, str | int | float | os.PathLike)
+    return pretended and not isinstance(value, type) and not issubclass(type(value), value.__class__)
+
+
 def not_known(place: str, word: Any, known: Iterable[str], otherwise: str) -> Problem:
     """``word`` is no name that exists at ``place``; ``otherwise`` is the cure when none comes near it."""
     near: list[str] = []
@@ -57,6 +63,8 @@ def not_known(place: str, word: Any, known: Iterable[str], otherwise: str) -> Pr
 
 def shown(value: Any) -> str | None:
     """Return a value as a message may repeat it; None when it may not, as it could hold an address or a password."""
+    if is_lazy(value):
+        return f"a lazy value ({type(value).__name__})"
     if value is None or isinstance(value, bool):
         return repr(value)
     if isinstance(value, float):
@@ -170,7 +178,8 @@ def find_problems(given: Mapping[str, Any], fields: Fields, place: str) -> Itera
     """What is wrong with a pool's values, given by field name; ``place`` is where in the settings they stand."""
     sound = True
     for name, item in fields.items():
-        wanted = item.metadata["check"](given[name])
+        value = given[name]
+        wanted = "the value itself" if is_lazy(value) else item.metadata["check"](value)
         if wanted is not None:
             sound = False
             yield not_valid(f"{place}[{name.upper()!r}]", given[name], wanted, secret=item.metadata["secret"])

@@ -142,11 +142,23 @@ class RedisConnectionManager:
         A healthy pool costs no I/O. Raises ``RedisUnavailable`` (in microseconds
         while an outage lasts), ``PoolClosed``, ``ImproperlyConfigured``.
         """
+        return self.ready_client() or await self._get_checked_client()
+
+    def ready_client(self) -> AsyncRedis | None:
+        """Return what ``get_client`` would return at once: this event loop's client while its server is known healthy.
+
+        None when there is something to await first: a client to build, a check that is due, an outage to be told.
+        No I/O. For code that calls so often that the coroutine of ``get_client`` counts::
+
+            client = manager.ready_client() or await manager.get_client()
+
+        Raises ``RuntimeError`` outside of an event loop.
+        """
         loop = get_running_loop()
         entry = self._by_loop.get(id(loop))
         if entry is not None and monotonic() < self._health.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
             return entry.client
-        return await self._get_checked_client()
+        return None
 
     async def _get_checked_client(self) -> AsyncRedis:
         pool_set = self._open()

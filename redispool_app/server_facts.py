@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from redis import exceptions as redis_exceptions
+
 from .redis_pool import RedisConnectionManager
 
 __all__ = ["ServerFacts", "fetch", "parse"]
@@ -73,7 +75,12 @@ def fetch(manager: RedisConnectionManager) -> ServerFacts:
     Takes at most a health check (when one is due) and ``SOCKET_TIMEOUT``. Raises what
     ``get_sync_client()`` raises, and redis-py's errors.
     """
-    info = cast(Mapping[str, Any], manager.get_sync_client().info())
+    client = manager.get_sync_client()
+    try:
+        info = cast(Mapping[str, Any], client.info())
+    except (AttributeError, TypeError, ValueError) as error:
+        # redis-py reads INFO without asking whether it is text.
+        raise redis_exceptions.ResponseError("INFO was not answered as a Redis server does") from error
     return parse(info, manager._config.database)
 
 

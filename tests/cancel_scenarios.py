@@ -87,7 +87,7 @@ async def commands_whose_replies_stay_as_they_came(world):
     await client.ping()
     world.arm()
     await client.execute_raw("GET", "k")
-    await client.execute_raw(b"SET", "other", "v")
+    await client.execute_raw("BLPOP", "nothing here", 0.01)
     world.proxy.cut_before = b"GET"
     await client.execute_raw("GET", "k")
 
@@ -113,6 +113,20 @@ async def pipelines_of_every_kind(world):
         pipe.multi()
         pipe.set("p", value)
         await pipe.execute()
+
+
+@scenario()
+async def a_watching_pipeline_that_is_cut(world):
+    client = await world.client()
+    for command in ("get", "incr"):
+        async with client.pipeline() as pipe:
+            await pipe.watch("p")
+            pipe.multi()
+            getattr(pipe, command)("p")
+            world.proxy.cut_before = b"EXEC"
+            world.arm()
+            with contextlib.suppress(redis_exceptions.WatchError, *LOST):
+                await pipe.execute()
 
 
 @scenario()

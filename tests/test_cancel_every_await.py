@@ -52,6 +52,12 @@ EXEMPT = {
     "async_pool.py AsyncPool.release: await self._dispatcher.dispatch_async(event)": "nobody listens to the event",
     "probe.py _ping_through: await pool.release(connection)": "all that releasing awaits is exempt itself",
     "async_client.py AsyncPipeline._execute: await self.reset()": "gives back a connection, which a unit does not have",
+    "async_client.py AsyncPipeline._assert_watched: await connection.check_health()": "redis-py's checks are off",
+    "async_client.py AsyncPipeline._execute_transaction: await self._assert_watched(connection)": (
+        "all that it awaits is exempt itself"
+    ),
+    "async_client.py AsyncPipeline._disconnect_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
+    "async_client.py _unwatch: await connection.disconnect(nowait=True)": _NOWAIT,
     "loops.py LoopClient.close: await keeper.aclose()": "the pool has been drained by then, so draining it is instant",
     "loops.py LoopClients.open: await anext(entry.keeper)": _BUILDS,
     "pool_set.py PoolSet.open: await self.loops.open()": _BUILDS,

@@ -198,7 +198,7 @@ HIDING_PLACES = [
 ]
 
 
-@pytest.mark.parametrize("keys", HIDING_PLACES, ids=str)
+@pytest.mark.parametrize("keys", HIDING_PLACES, ids=[str(number) for number in range(len(HIDING_PLACES))])
 def test_a_password_is_in_no_text_about_a_configuration(keys):
     for found in (config(**keys), RedisPoolConfig(**{KEYS[key]: value for key, value in keys.items()})):
         texts = [repr(found), str(found), f"{found}", json.dumps(found.masked()), found.masked_url, found.where]

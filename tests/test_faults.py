@@ -14,7 +14,8 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.faults import FaultKind, classify
-from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
+from redispool_app.engine.outcomes import ConnectionLostError, ReplyTimeoutError
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 from .faulty_servers import FAULTS, PASSWORD, pool_of
 from .servers import eventually, free_port
@@ -123,6 +124,30 @@ def test_a_server_busy_with_a_script_is_busy(own_server):
     assert kinds == [FaultKind.BUSY]
 
 
+@pytest.mark.parametrize("side", ["async", "sync"])
+@pytest.mark.parametrize("alone", [False, True], ids=["shared connection", "connection of its own"])
+def test_a_denied_command_is_named_and_is_no_outage(side, alone, own_server, pool_settings):
+    with own_server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "bob", "on", f">{PASSWORD}", "~*", "+@all", "-incrby", "-blpop")
+    manager = pool_settings(own_server.url, USERNAME="bob", PASSWORD=PASSWORD)
+    command = ("BLPOP", "list", 1) if alone else ("INCRBY", "n", 1)
+
+    async def denied():
+        await (await manager.get_client()).execute_command(*command)
+
+    with pytest.raises(redis_exceptions.NoPermissionError):
+        if side == "async":
+            asyncio.run(denied())
+        else:
+            manager.get_sync_client().execute_command(*command)
+    info = manager.get_pool_info()
+    assert info["last_error_kind"] == "auth"
+    assert "denies this user a command" in info["last_error"]
+    assert PASSWORD not in info["last_error"]
+    assert manager._is_healthy
+    assert manager.get_sync_client().ping()
+
+
 # What lies below redis-py's exceptions.
 
 
@@ -153,6 +178,25 @@ def test_a_certificate_that_is_not_trusted_is_named():
     found = classify(wrapped, "here:6379")
     assert found.kind is FaultKind.TLS
     assert "self-signed certificate" in found.message
+
+
+def test_a_tls_error_without_a_reason_is_classified_too():
+    assert classify(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "here").kind is FaultKind.TLS
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        (ConnectionLostError("Connection closed by server.", written=True, started=0), FaultKind.CLOSED),
+        (ConnectionLostError("?", written=True, started=0, stuck=True), FaultKind.TIMEOUT),
+        (ReplyTimeoutError("?", written=True, started=0), FaultKind.TIMEOUT),
+        (redis_exceptions.ConnectionError("Error 104 while reading"), FaultKind.CLOSED),
+    ],
+)
+def test_an_unknown_outcome_is_classified_by_what_cost_the_reply(loss, kind):
+    with pytest.raises(OutcomeUnknown) as caught:
+        raise OutcomeUnknown("may or may not have been carried out") from loss
+    assert classify(caught.value, "here").kind is kind
 
 
 def test_a_killed_connection_is_closed_whatever_the_caller_was_handling(own_server):

@@ -240,6 +240,7 @@ def test_a_lone_caller_may_be_interrupted_anywhere(client, way):
         assert again == expected or way in (one_increment, a_transaction), f"after {running.where}: {again}"
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("way", EXCLUSIVE)
 def test_who_borrows_a_connection_may_be_interrupted_anywhere(server, pool_settings, way):
     """redis-py itself may lose a connection between borrowing and using it, but no later borrower gets its reply."""

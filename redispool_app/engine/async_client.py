@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from asyncio import get_running_loop
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import isawaitable
 from time import perf_counter
@@ -19,10 +19,12 @@ from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from redispool_app.exceptions import OutcomeUnknown
+
 from .outcomes import ConnectionLostError, ReplyTimeoutError
 from .packing import PLAIN, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
-from .routing import ROUTES, is_exclusive, route_of
+from .routing import ROUTES, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
 
@@ -63,7 +65,44 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
         try:
             return await replies
         finally:
-            await self.reset()  # type: ignore[no-untyped-call]
+            await self.reset()
+
+    async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
+        execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
+        if not self.watching or all(only_reads(args[0]) for args, _ in commands):
+            return await execute(connection, commands, raise_on_error)
+        await self._assert_watched(connection)
+        try:
+            return await execute(connection, commands, raise_on_error)
+        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
+            raise OutcomeUnknown(f"{error} (the transaction may or may not have been carried out)") from error
+
+    async def _assert_watched(self, connection: Any) -> None:
+        """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        reader, writer = connection._reader, connection._writer
+        lost = reader is None or reader.at_eof() or reader.exception() is not None or writer.is_closing()
+        if not lost:
+            await connection.check_health()
+        # A health check may have connected again; the new connection watches nothing.
+        if lost or connection._writer is not writer:
+            raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
+
+    async def _disconnect_raise_on_watching(self, conn: Any, error: Exception, *args: Any, **kwargs: Any) -> None:
+        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
+        if isinstance(error, OutcomeUnknown):
+            await conn.disconnect(nowait=True)
+            raise error
+        await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)
+
+    async def reset(self) -> None:  # type: ignore[override]
+        connection, watching = self.connection, self.watching
+        self.watching = False
+        try:
+            # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
+            if watching and connection is not None and connection.is_connected:
+                await _unwatch(connection)
+        finally:
+            await super().reset()  # type: ignore[no-untyped-call]
 
     async def _load_scripts(self) -> None:
         """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
@@ -74,6 +113,14 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
             if not known:
                 script.sha = await client.script_load(script.script)
         self.scripts.clear()
+
+
+async def _unwatch(connection: Any) -> None:
+    try:
+        await connection.send_command("UNWATCH")
+        await connection.read_response()
+    except redis_exceptions.RedisError:
+        await connection.disconnect(nowait=True)
 
 
 class _Unit(PipelineUnit):
@@ -114,10 +161,10 @@ class AsyncRedis(redis.asyncio.Redis):
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
         """
-        sharing, route = self._shared, ROUTES.get(args[0])
+        name, sharing = args[0], self._shared
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         if (
-            route is not None
-            and route.plain
+            route.plain
             and sharing is not None
             and sharing.loop is get_running_loop()
             and sharing.plain_encoding
@@ -133,7 +180,7 @@ class AsyncRedis(redis.asyncio.Redis):
                 except (ConnectionLostError, ReplyTimeoutError) as error:
                     return await sharing.reply(packed, False, reads=route.reads, lost=error)
         # Response callbacks go by names that are text.
-        name = args[0].encode() if isinstance(args[0], str) else args[0]
+        name = name.encode() if isinstance(name, str) else name
         return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
 
     async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
 
-from .faults import UnansweredHandshakeError
+from .faults import UnansweredHandshakeError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
 
@@ -72,7 +72,7 @@ class ObservedAsync:
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
             told = _reported(self, error)
             if told is not error:
-                raise told from error
+                raise told from _cause_of(told, error)
             raise
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ class ObservedAsync:
         except redis_exceptions.RedisError as error:
             told = _reported(self, error)
             if told is not error:
-                raise told from error
+                raise told from _cause_of(told, error)
             raise
         self.monitor.reply()
         return response
@@ -128,30 +128,43 @@ class ObservedSync:
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
             told = _reported(self, error)
             if told is not error:
-                raise told from error
+                raise told from _cause_of(told, error)
+            raise
+        except BaseException:
+            self.disconnect()  # interrupted: nobody may read what was meant for this caller
             raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
+            self.monitor.reply()
+            return response
         except redis_exceptions.RedisError as error:
             told = _reported(self, error)
             if told is not error:
-                raise told from error
+                raise told from _cause_of(told, error)
             raise
-        self.monitor.reply()
-        return response
+        except BaseException:
+            self.disconnect()
+            raise
 
 
 def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exceptions.RedisError:
     """Report an error to the monitor; return it, or in its place what the server said of this connection."""
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
+        if (shown := without_arguments(str(error))) != str(error):
+            error = redis_exceptions.ResponseError(shown)
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.error_reply(error)
     else:
         connection.monitor.failure(error, connection._started)
     return error
+
+
+def _cause_of(told: Exception, error: Exception) -> Exception | None:
+    """Return ``error`` unless it repeats what ``told`` leaves out."""
+    return None if without_arguments(str(error)) != str(error) else error
 
 
 def forget_stream(connection: Any) -> None:
@@ -163,11 +176,9 @@ def forget_stream(connection: Any) -> None:
 
 
 def _count_opened(connection: Any) -> None:
-    if not connection._counted:
-        connection._counted = True
-        connection._opened_at = monotonic()
-        connection.monitor.opened()
-        _open.add(connection)
+    connection._opened_at = monotonic()
+    _open.add(connection)
+    connection.monitor.opened(connection)
 
 
 def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
@@ -181,8 +192,7 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
 
 def _count_closed(connection: Any) -> None:
     if connection._counted:
-        connection._counted = False
-        connection.monitor.disconnected()
+        connection.monitor.disconnected(connection)
         _open.discard(connection)
 
 

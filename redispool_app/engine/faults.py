@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 
 class FaultKind(StrEnum):
@@ -77,7 +77,20 @@ def classify(error: BaseException, where: str) -> Fault:
         return Fault(FaultKind.CLOSED, str(error))
     if isinstance(error, PoolTimeout | PoolQueueFull):
         return Fault(FaultKind.EXHAUSTED, str(error))
+    if isinstance(error, OutcomeUnknown):
+        # It is every kind of loss at once; what it was raised from is one.
+        error = _loss(error)
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
+
+
+def _loss(error: OutcomeUnknown) -> BaseException:
+    """Return what cost the reply; an exception that was copied or pickled has only its words left of that."""
+    loss = error.__cause__
+    if loss is None:
+        text = str(error)
+        timeout = "timeout" in text.lower() or "timed out" in text.lower()
+        return redis_exceptions.TimeoutError(text) if timeout else redis_exceptions.ConnectionError(text)
+    return redis_exceptions.TimeoutError(str(loss)) if getattr(loss, "stuck", False) else loss
 
 
 def _from_reply(error: BaseException, where: str) -> Fault | None:
@@ -159,7 +172,7 @@ def _from_system(error: BaseException, where: str) -> Fault | None:
     if isinstance(cause, socket.gaierror):
         return Fault(FaultKind.DNS, f"The host name of {where} does not resolve: correct CONNECTION_URL or the DNS.")
     if isinstance(cause, ssl.SSLError):
-        reason = getattr(cause, "verify_message", "") or cause.reason or "handshake failed"
+        reason = getattr(cause, "verify_message", "") or getattr(cause, "reason", None) or "handshake failed"
         return Fault(
             FaultKind.TLS,
             f"TLS with {where} failed ({reason}): check the port, SSL_CA_CERTS and the certificate's name.",
@@ -225,6 +238,9 @@ def _from_client(error: BaseException, where: str) -> Fault:
             FaultKind.CLOSED,
             f"Redis at {where} closed the connection: check its log (restart, timeout, limits).",
         )
+    if not isinstance(error, redis_exceptions.RedisError | OSError):
+        # A credential provider's, perhaps: its text is the project's own and may hold what no status page should show.
+        return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__} was raised while connecting.")
     return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__}: {_first_line(error)}")
 
 
@@ -237,10 +253,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
+def without_arguments(text: str) -> str:
+    """Leave out the arguments that a server repeats of a command it does not know: with AUTH, the password."""
+    return text.partition(", with args beginning with:")[0]
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Command # "):
         # In a pipeline redis-py puts the command, with the values that were to be stored, before what the server said.
         text = text.rpartition(" of pipeline caused error: ")[2].removeprefix("('").removesuffix("',)")
-    lines = text.splitlines()
+    lines = without_arguments(text).splitlines()
     return lines[0][:200] if lines else ""

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
 from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
-from .faults import AMBIGUOUS, ANSWERED, Fault, classify
+from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify
 from .health import Health
 from .recovery import Recovery
 
@@ -40,16 +42,21 @@ class Flight(Future[bool | None]):
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.get_ident()
+        self.began = monotonic()
 
 
 class Monitor:
     """The one place that decides whether a server is fit to use.
 
     ``where`` names the server without credentials; ``probe`` is one blocking
-    PING on a connection of its own, used while the server is down.
+    PING, used while the server is down; a check that takes longer than
+    ``longest_check`` seconds has been given up.
     """
 
-    def __init__(self, alias: str, where: str, health: Health, probe: Callable[[], float]) -> None:
+    def __init__(
+        self, alias: str, where: str, health: Health, probe: Callable[[], float], longest_check: float = 30.0
+    ) -> None:
+        self.longest_check = longest_check
         self.alias = alias
         self.where = where
         self.health = health
@@ -63,13 +70,17 @@ class Monitor:
 
     # What connections report.
 
-    def opened(self) -> None:
+    def opened(self, connection: Any) -> None:
+        """Count a connection as open, once; one statement, so that an interrupt finds it counted or not."""
         with self._lock:
-            self.counters.opened += 1
+            if not connection._counted:
+                connection._counted, self.counters.opened = True, self.counters.opened + 1
 
-    def disconnected(self) -> None:
+    def disconnected(self, connection: Any) -> None:
+        """Count a connection as closed, once."""
         with self._lock:
-            self.counters.closed += 1
+            if connection._counted:
+                connection._counted, self.counters.closed = False, self.counters.closed + 1
 
     def reply(self) -> None:
         self.health.saw_reply()
@@ -78,7 +89,8 @@ class Monitor:
         """The server answered with an error: it lives, and the status page may name what it said."""
         self.health.saw_reply()
         fault = classify(error, self.where)
-        if fault.kind in ANSWERED:
+        # One command denied is no outage: perhaps it is the only one this user may not send.
+        if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
 
     def failure(self, error: BaseException, started: float) -> None:
@@ -123,7 +135,8 @@ class Monitor:
     def claim(self) -> tuple[Flight, bool]:
         """Return the check in flight, and whether the caller is the one who must carry it out."""
         with self._lock:
-            if self._flight is None:
+            if self._flight is None or monotonic() - self._flight.began > self.longest_check:
+                # Whoever was to carry out the other was interrupted before it could say so.
                 self._flight = Flight()
                 return self._flight, True
             return self._flight, False

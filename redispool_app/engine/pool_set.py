@@ -68,7 +68,7 @@ class PoolSet:
             backoff_base=settings.backoff_base,
             backoff_cap=settings.backoff_cap,
         )
-        self.monitor = Monitor(settings.alias, settings.where, self.health, self._probe)
+        self.monitor = Monitor(settings.alias, settings.where, self.health, self._probe, self._patience())
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
+from redis import exceptions as redis_exceptions
 
 INCOMPLETE = object()
 """Stands for a reply that has not come in full."""
 
 UNDECODED = frozenset((type(INCOMPLETE), hiredis.PushNotification, int, float, bool, type(None)))
 """Classes of what holds no text: ``INCOMPLETE``, pushes, numbers."""
+
+
+NOT_A_REPLY = (redis_exceptions.InvalidResponse, TypeError, ValueError, MemoryError)
+"""What hiredis raises for what it cannot read, or Python cannot hold: a map whose key is a list, for instance."""
+
+
+def invalid(error: Exception) -> redis_exceptions.InvalidResponse:
+    """Return one of ``NOT_A_REPLY`` as what it means: whatever follows in the stream cannot be told apart any more."""
+    if isinstance(error, redis_exceptions.InvalidResponse):
+        return error
+    return redis_exceptions.InvalidResponse(f"A reply that cannot be read: {error}")
+
+
+def error_parser(connection: Any) -> Callable[[str], Exception]:
+    """Return what makes an exception of an error reply, for hiredis, which must not meet another one there."""
+    parse: Callable[[str], Exception] = connection._parser.parse_error
+
+    def parse_error(said: str) -> Exception:
+        try:
+            return parse(said)
+        except Exception:
+            # MOVED and ASK without an address, which any script may answer.
+            return redis_exceptions.ResponseError(said)
+
+    return parse_error
 
 
 def decoded(reply: Any, encoding: str, errors: str) -> Any:

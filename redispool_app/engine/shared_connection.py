@@ -20,7 +20,7 @@ from redis import exceptions as redis_exceptions
 
 from .connections import forget_stream
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
-from .replies import INCOMPLETE, UNDECODED, decoded
+from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
 from .statistics import Statistics
 
 _EARLY = 32
@@ -144,6 +144,14 @@ class SharedConnection(asyncio.Protocol):
         self.bytes_in_flight += len(packed)
         return future
 
+    def limit(self, future: asyncio.Future[Any], deadline: float) -> asyncio.TimerHandle:
+        """Let the caller of ``future`` wait no longer than until ``deadline``, which is before this connection's."""
+        return self._loop.call_later(max(0.0, deadline - monotonic()), self._end_wait, future, deadline)
+
+    def _end_wait(self, future: asyncio.Future[Any], deadline: float) -> None:
+        unsent = any(future in (sink, getattr(sink, "future", None)) for sink, *_ in self._unsent)
+        self._time_out(future, deadline - (self.timeout or 0.0), written=not unsent)
+
     # Writing: once per tick, or for each ``_EARLY`` commands of a long one.
 
     def _flush(self) -> None:
@@ -204,7 +212,7 @@ class SharedConnection(asyncio.Protocol):
                     reply = gets() if decode and not decoding else gets(False)
                     if decoding and decode and reply.__class__ not in UNDECODED:
                         reply = decoded(reply, *decoding)
-                except UnicodeDecodeError as error:
+                except (UnicodeDecodeError, RecursionError) as error:
                     reply = error  # this caller's; hiredis has gone on to the next reply
                 if reply.__class__ is bytes and sink.__class__ is not Unit:
                     # The commonest case first: nothing else that hiredis gives back is of this class.
@@ -235,8 +243,8 @@ class SharedConnection(asyncio.Protocol):
                     sink.set_result(reply)
             else:
                 self._receive_unasked(gets)
-        except redis_exceptions.InvalidResponse as error:
-            self._lose(error)
+        except NOT_A_REPLY as error:
+            self._lose(invalid(error))
             return
         now = monotonic()
         self._last_received = now
@@ -336,7 +344,7 @@ class SharedConnection(asyncio.Protocol):
 def _make_reader(connection: Any) -> Any:
     options: dict[str, Any] = {
         "protocolError": redis_exceptions.InvalidResponse,
-        "replyError": connection._parser.parse_error,
+        "replyError": error_parser(connection),
         "notEnoughData": INCOMPLETE,
     }
     encoder = connection.encoder

@@ -25,7 +25,7 @@ import hiredis
 from redis import exceptions as redis_exceptions
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
-from .replies import INCOMPLETE
+from .replies import INCOMPLETE, NOT_A_REPLY, error_parser, invalid
 from .statistics import Statistics
 
 _RECEIVE = (64 * 1024,)
@@ -40,6 +40,9 @@ _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
 _LONGEST_POLL = 60.0
+
+_LAST_LOOK = 0.02
+"""How many seconds beyond its deadline a follower leaves its leader to read what is there."""
 
 _LOOK_AGAIN = 0.5
 """A follower looks every so many seconds whether its leader still leads."""
@@ -113,7 +116,7 @@ class SharedSocket:
         # Never decoding: each caller decodes its own reply, in its own thread.
         self._reader = hiredis.Reader(
             protocolError=redis_exceptions.InvalidResponse,
-            replyError=connection._parser.parse_error,
+            replyError=error_parser(connection),
             notEnoughData=INCOMPLETE,
         )
         self._feed, self._gets = self._reader.feed, self._reader.gets
@@ -215,7 +218,8 @@ class SharedSocket:
         if self._round_trip > _FAR:
             self._flush(exchange)
         left = exchange.deadline - monotonic()
-        exchange.turn.acquire(True, _LOOK_AGAIN if left > _LOOK_AGAIN else max(0.0, left))
+        # Once the time is over, its leader gets a last moment to look: the process may have stood still.
+        exchange.turn.acquire(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
         if exchange.done:
             return
         with self._mutex:  # whoever woke us is done with its change
@@ -233,8 +237,8 @@ class SharedSocket:
         if exchange.started - self._last_received > _FRESH and self._poller.poll(0):
             self._read()  # a push, or the end of the connection: nobody has been listening
         if self._handing_out:  # the last leader was interrupted
-            self._replies.extend(iter(self._gets, INCOMPLETE))
-            self._hand_out(monotonic())
+            self._parse_and_hand_out(monotonic())
+        looked = False
         while not exchange.done:
             self._flush(exchange)
             if self.closed:
@@ -244,7 +248,10 @@ class SharedSocket:
             if not self._received:
                 left = exchange.deadline - monotonic()
                 if left <= 0:
-                    self._time_out(exchange)
+                    if looked:
+                        self._time_out(exchange)
+                    # The process may have stood still, and the reply be there.
+                    looked, left = True, 0.0
                 if not self._poller.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
                     continue
             self._read()
@@ -273,7 +280,8 @@ class SharedSocket:
         except OSError as error:
             if self._outgoing is self._batch:
                 self._batch_is_unsent = True
-            self._lose(error)
+            closed = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            self._lose(redis_exceptions.ConnectionError("Connection closed by server.") if closed else error)
         finally:
             if self._sender is exchange:
                 self._sender = None
@@ -339,7 +347,6 @@ class SharedSocket:
             if size:
                 # From the socket to the parser: one C call again.
                 _exhaust(map(self._feed, map(received.pop, _FIRST)))
-            self._replies.extend(iter(self._gets, INCOMPLETE))
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except (OSError, redis_exceptions.InvalidResponse) as error:
@@ -350,7 +357,7 @@ class SharedSocket:
             return
         self._last_received = now = monotonic()
         self._statistics.bytes_received += size
-        self._hand_out(now)
+        self._parse_and_hand_out(now)
 
     def _take_in_tls(self, received: list[bytes]) -> None:
         """A TLS session holds back decrypted bytes that no poll sees, so read to its end; ``_lead`` comes back."""
@@ -361,8 +368,17 @@ class SharedSocket:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 if not received:
                     raise
-            except ssl.SSLZeroReturnError:
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 received.append(b"")
+
+    def _parse_and_hand_out(self, now: float) -> None:
+        try:
+            self._replies.extend(iter(self._gets, INCOMPLETE))
+        except NOT_A_REPLY as error:
+            self._hand_out(now)  # what came before it
+            self._lose(invalid(error))
+        else:
+            self._hand_out(now)
 
     def _hand_out(self, now: float) -> None:
         replies = self._replies
@@ -371,10 +387,10 @@ class SharedSocket:
         if not replies:
             self._handing_out = False
             return
-        queue, due, position, handed = self._queue, len(replies), 0, 0
+        queue, due, position, handed, asked = self._queue, len(replies), 0, 0, self._written
         started = sent = 0.0
         for exchange in queue:
-            if position >= due:
+            if position >= due or handed == asked:
                 break
             wanted = exchange.wanted
             if wanted:
@@ -411,7 +427,7 @@ class SharedSocket:
             left_over = replies[position:] if position < due else []
             written = self._written - handed
             self._queue, self._replies, self._written, self._handing_out = rest, left_over, written, False
-        if left_over and not rest:
+        if left_over and not written:
             last = left_over[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -73,25 +73,33 @@ class Sharing(SharingRules):
         lost: ConnectionLostError | ReplyTimeoutError | None = None,
     ) -> Any:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
-        deadline = self.deadline(lost)
-        if lost is not None:
-            self.judge(lost, reads=reads, deadline=deadline)
-        while True:
-            connection = self.open_connection() or await self._admitted(deadline)
-            try:
-                return await connection.send(packed, decode)
-            except (ConnectionLostError, ReplyTimeoutError) as error:
-                self.judge(error, reads=reads, deadline=deadline)
+        return await self._sent_safely(lambda connection: connection.send(packed, decode), reads, lost)
 
     async def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> list[Any]:
         """Send a unit of packed commands and return all their replies."""
-        deadline = self.deadline()
+        found: list[Any] = await self._sent_safely(lambda connection: connection.send_unit(packed, decode), reads)
+        return found
+
+    async def _sent_safely(
+        self,
+        send: Callable[[SharedConnection], asyncio.Future[Any]],
+        reads: bool,
+        lost: ConnectionLostError | ReplyTimeoutError | None = None,
+    ) -> Any:
+        deadline = self.deadline(lost)
+        resent = 0 if lost is None else self.judge(lost, reads=reads, deadline=deadline)
         while True:
             connection = self.open_connection() or await self._admitted(deadline)
+            future = send(connection)
+            # What waiting and a first try have used up is not given again.
+            limit = None if deadline == math.inf else connection.limit(future, deadline)
             try:
-                return await connection.send_unit(packed, decode)
+                return await future
             except (ConnectionLostError, ReplyTimeoutError) as error:
-                self.judge(error, reads=reads, deadline=deadline)
+                resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
+            finally:
+                if limit is not None:
+                    limit.cancel()
 
     async def probe(self, packed: bytes) -> Any:
         """Send a command that only reads past every gate and limit; twice if the connection is cut."""
@@ -230,7 +238,17 @@ class Sharing(SharingRules):
         self.report_loss(error, oldest)
         if self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
-        self._admit()
+        if self.monitor is not None and self.monitor.health.confirmed:
+            self._dismiss()
+        else:
+            self._admit()
+
+    def _dismiss(self) -> None:
+        """Let all who wait go on: each finds for itself that there is nothing to wait for."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
 
     # The end.
 
@@ -239,10 +257,7 @@ class Sharing(SharingRules):
         self.closed = True
         if self.connection is not None:
             self._leaving, self.connection = self.connection, None
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # it finds the closed state
+        self._dismiss()
         attempt, leaving = self._connecting, self._leaving
         try:
             if attempt is not None:

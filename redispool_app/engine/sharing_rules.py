@@ -39,6 +39,9 @@ class SharingLimits:
 
 _DEFAULT_LIMITS = SharingLimits()
 
+_MOST_RESENT = 3
+"""A command that was lost after being written is sent again so often: perhaps it is what ends the connections."""
+
 
 def limits_of(pool: Any) -> SharingLimits | None:
     """Return what may be shared of ``pool``; None where every command has a connection of its own."""
@@ -81,10 +84,15 @@ class SharingRules:
             return math.inf
         return (monotonic() if lost is None else lost.started) + self.timeout
 
-    def judge(self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float) -> None:
-        """Return if the command is to be sent again; else raise what its caller should know."""
+    def judge(
+        self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float, resent: int = 0
+    ) -> int:
+        """Return if the command is to be sent again; else raise what its caller should know.
+
+        ``resent`` is how often it was sent again after being written; with this time, that is what is returned.
+        """
         # A time-out has used the deadline up, and a closed connection carries nothing again.
-        over = self.closed or isinstance(error, ReplyTimeoutError)
+        over = self.closed or isinstance(error, ReplyTimeoutError) or (error.written and resent == _MOST_RESENT)
         with self._counting:
             verdict = decide(
                 written=error.written,
@@ -96,7 +104,7 @@ class SharingRules:
             self.statistics.retries += verdict is Verdict.AGAIN
             self.statistics.unknown += verdict is Verdict.UNKNOWN
         if verdict is Verdict.AGAIN:
-            return
+            return resent + error.written
         if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
         if isinstance(error, ReplyTimeoutError):

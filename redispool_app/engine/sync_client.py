@@ -13,10 +13,12 @@ import redis.client
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from redispool_app.exceptions import OutcomeUnknown
+
 from .packing import pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
-from .routing import ROUTES, is_exclusive, route_of
+from .routing import ROUTES, is_exclusive, only_reads, route_of
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
@@ -63,6 +65,43 @@ class SyncPipeline(redis.client.Pipeline):
         finally:
             self.reset()
 
+    def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
+        execute = super()._execute_transaction
+        if not self.watching or all(only_reads(args[0]) for args, _ in commands):
+            return execute(connection, commands, raise_on_error)
+        self._assert_watched(connection)
+        try:
+            return execute(connection, commands, raise_on_error)
+        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
+            raise OutcomeUnknown(f"{error} (the transaction may or may not have been carried out)") from error
+
+    def _assert_watched(self, connection: Any) -> None:
+        """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        watches = connection._sock
+        if watches is not None:
+            connection.can_read(timeout=0)
+            connection.check_health()
+        # A health check may have connected again; the new connection watches nothing.
+        if watches is None or connection._sock is not watches:
+            raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
+
+    def _disconnect_raise_on_watching(self, conn: Any, error: Exception, *args: Any, **kwargs: Any) -> None:
+        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
+        if isinstance(error, OutcomeUnknown):
+            conn.disconnect()
+            raise error
+        super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)
+
+    def reset(self) -> None:  # type: ignore[override]
+        connection, watching = self.connection, self.watching
+        self.watching = False
+        try:
+            # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
+            if watching and connection is not None and connection.is_connected:
+                _unwatch(connection)
+        finally:
+            super().reset()
+
     def _load_scripts(self) -> None:
         """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
         client = SyncRedis(connection_pool=self.connection_pool)
@@ -72,6 +111,14 @@ class SyncPipeline(redis.client.Pipeline):
             if not known:
                 script.sha = client.script_load(script.script)
         self.scripts.clear()
+
+
+def _unwatch(connection: Any) -> None:
+    try:
+        connection.send_command("UNWATCH")
+        connection.read_response()
+    except redis_exceptions.RedisError:
+        connection.disconnect()
 
 
 class _Unit(PipelineUnit):
@@ -120,10 +167,10 @@ class SyncRedis(redis.Redis):
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
         """
-        sharing, route = self._shared, ROUTES.get(args[0])
+        name, sharing = args[0], self._shared
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         if (
-            route is not None
-            and route.plain
+            route.plain
             and sharing is not None
             and sharing.telemetry is None
             and not sharing.closed
@@ -134,7 +181,7 @@ class SyncRedis(redis.Redis):
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
         # Response callbacks go by names that are text.
-        name = args[0].encode() if isinstance(args[0], str) else args[0]
+        name = name.encode() if isinstance(name, str) else name
         return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
 
     def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

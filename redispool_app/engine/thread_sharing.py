@@ -34,11 +34,25 @@ _REPORT_AFTER = 0.001
 class _Attempt:
     """A connection attempt that one thread makes for all who wait."""
 
-    __slots__ = ("ended", "error")
+    __slots__ = ("_held", "error")
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        # A plain lock, not an event: an interrupt inside the Python code of that can end as a RuntimeError.
+        self._held = threading.Lock()
+        self._held.acquire()
         self.error: Exception | None = None
+
+    def end(self) -> None:
+        """Let everybody who waits go on; may be called again."""
+        with suppress(RuntimeError):
+            self._held.release()
+
+    def has_ended(self, timeout: float) -> bool:
+        """Wait for the end, up to ``timeout`` seconds; return whether it came."""
+        if not self._held.acquire(timeout=max(0.0, timeout)):
+            return False
+        self.end()  # for the next who waits
+        return True
 
 
 class ThreadSharing(SharingRules):
@@ -82,6 +96,7 @@ class ThreadSharing(SharingRules):
         """
         started = monotonic()
         deadline = started + (_WITHOUT_DEADLINE if self.timeout is None else self.timeout)
+        resent = 0
         while True:
             connection = self.connection
             if (
@@ -95,7 +110,7 @@ class ThreadSharing(SharingRules):
             try:
                 reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
             except (ConnectionLostError, ReplyTimeoutError) as error:
-                self.judge(error, reads=reads, deadline=deadline)
+                resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
                 continue
             except NoRoomError:  # others were quicker
                 self._wait_for_room(deadline)
@@ -195,7 +210,7 @@ class ThreadSharing(SharingRules):
             raise
         if attempt is mine:
             return
-        if not attempt.ended.wait(max(0.0, deadline - monotonic())):
+        if not attempt.has_ended(deadline - monotonic()):
             raise redis_exceptions.TimeoutError("Timeout connecting to server")
         if attempt.error is not None:
             raise copy_of(attempt.error) from attempt.error
@@ -204,7 +219,7 @@ class ThreadSharing(SharingRules):
         with self._lock:
             if self._attempt is attempt:
                 self._attempt = None
-        attempt.ended.set()
+        attempt.end()
 
     def _make_connection(self, deadline: float) -> None:
         if (delay := self.attempt_delay()) > 0:
@@ -257,7 +272,9 @@ class ThreadSharing(SharingRules):
         self.report_loss(error, oldest)
         if self._emptied is not None:
             self._emptied.set()
-        self._admit()
+        # In an outage each that waits finds for itself that there is nothing to wait for.
+        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.confirmed else 1):
+            self._admit()
 
     # The end.
 

@@ -1,0 +1,76 @@
+"""What has to happen at the server in one step: Lua scripts, called by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine import AsyncRedis, SyncRedis
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; a server that does not know it yet, or not any more, is given its text once."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Names the script at the server, as EVALSHA has it; nothing depends on its strength.
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+    def run(self, client: SyncRedis, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+        """Run it and return the reply as it came."""
+        try:
+            return client.execute_raw("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except redis_exceptions.NoScriptError:
+            return client.execute_raw("EVAL", self.text, len(keys), *keys, *arguments)
+
+    async def arun(self, client: AsyncRedis, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+        """The twin of ``run``."""
+        try:
+            return await client.execute_raw("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except redis_exceptions.NoScriptError:
+            return await client.execute_raw("EVAL", self.text, len(keys), *keys, *arguments)
+
+
+# An error is returned rather than raised, so that it comes without the script's name and line. The total is read as
+# text because a Lua number is a double.
+INCREMENT = Script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+local done = redis.pcall('INCRBY', KEYS[1], ARGV[1])
+if type(done) == 'table' and done.err then return done end
+return redis.call('GET', KEYS[1])
+""")
+
+# KEYS: value, lock, stale copy. ARGV: token, lock time in milliseconds.
+# Returns the value; or whether the lock is the caller's now, and the stale copy.
+CLAIM = Script("""
+local value = redis.call('GET', KEYS[1])
+if value then return {value} end
+local mine = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+return {false, mine and 1 or 0, redis.call('GET', KEYS[3])}
+""")
+
+# KEYS: value, lock, stale copy. ARGV: token, data, expiry in seconds ('' for none), that of the copy ('' for no copy).
+# Returns the value that was there already, which then stays.
+FULFIL = Script("""
+local kept = redis.call('GET', KEYS[1])
+if not kept then
+  if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
+  else redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
+  if ARGV[4] ~= '' then redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[4]) end
+end
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+return kept
+""")
+
+# KEYS: lock. ARGV: token.
+RELEASE = Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+""")

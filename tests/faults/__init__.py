@@ -1,0 +1,1 @@
+"""Every fault that a production Redis can show, survived."""

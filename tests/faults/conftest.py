@@ -1,0 +1,112 @@
+"""The suite's fixtures, and its table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from tests.lab import report
+from tests.lab.drivers import driver_of
+from tests.lab.stage import QUICK, Stage, play, rules_of
+from tests.lab.subjects import CACHES
+from tests.lab.surfaces import PASSWORDS, Viewer
+from tests.lab.verdicts import judge
+
+
+class Lines(logging.Handler):
+    """The lines of this app's log."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def log():
+    """What the app says during the test: a list that grows."""
+    handler, logger = Lines(), logging.getLogger("redispool_app")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler.lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def survives(pool_settings, settings, log, db):
+    """Play a fault against a subject; fail with all that went wrong, and keep the numbers."""
+
+    def survive(
+        fault_class,
+        subject_class,
+        *,
+        load,
+        program="valkey",
+        transport="tcp",
+        callers=None,
+        pace=0.005,
+        rules=(),
+        **keys,
+    ):
+        keys = {**QUICK, **fault_class.keys, **keys}
+        settings.CACHES = CACHES
+        proxied = fault_class.proxied
+        with Stage(program=program, transport=transport, proxied=proxied, config=fault_class.config) as stage:
+            fault = fault_class(stage)
+            fault.arrange()
+            # The laboratory's resolver serves asyncio and sockets.
+            url = stage.plain_url if subject_class.run is uvloop.run else stage.url
+            manager = pool_settings(url, **keys, **stage.keys)
+            subject = subject_class(manager)
+            viewer = Viewer(manager) if fault.shown and subject.managed else None
+            fault.driver = driver_of(subject, callers, pace)
+            try:
+                run = play(fault, stage, fault.driver, load=load, log=log, look=viewer and viewer.look)
+            finally:
+                manager.close_sync()
+            findings = judge(run, replace(rules_of(fault, keys, managed=subject.managed), **dict(rules)))
+            findings.numbers.update(fault.numbers)
+        if viewer is not None:
+            findings.complaints.extend(viewer.complaints(fault))
+        if fault.outage and subject.managed and not any("is unhealthy" in line for line in log):
+            findings.complain("the log does not mention the outage")
+        if any(password in line for password in PASSWORDS for line in log):
+            findings.complain("a password is in the log")
+        where = [word for word in (program, transport) if word not in ("valkey", "tcp")]
+        where += [f"RESP{keys['PROTOCOL']}"] if "PROTOCOL" in keys else []
+        when = ("busy" if load else "idle") + (f", {callers} callers" if callers else "")
+        name = f"{fault.name} ({', '.join(where)})" if where else fault.name
+        report.record(name, subject.name, when, findings.numbers, findings.complaints)
+        told = sorted(set(findings.complaints))
+        assert not told, "\n".join([f"{len(findings.complaints)} complaints", *told[:10], str(findings.numbers)])
+        return findings
+
+    return survive
+
+
+@pytest.fixture
+def unrecorded():
+    """Keep a scenario that is meant to fail out of the table."""
+    yield
+    report.forget_last()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    lines = list(report.table())
+    if lines:
+        terminalreporter.section("faults")
+        for line in lines:
+            terminalreporter.write_line(line)
+    if (path := os.environ.get("FAULTS_JSON")) and lines:
+        report.write(Path(path))
+        terminalreporter.write_line(f"written to {path}")

@@ -1,0 +1,284 @@
+"""What a run of a driver proved: pure functions from what every caller saw to numbers and complaints.
+
+An operation is a SET of a key that nobody else writes, a GET of it, or an INCR in a ledger of the caller's own. Its
+outcome is ``ok``, ``failed`` (the server cannot have carried it out) or ``unknown`` (it may have).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .attempts import most_per_second
+from .lag import Sample, worst_lag
+
+OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
+
+SLACK = 0.1
+"""Part of its deadline that a caller may wait longer ..."""
+GRACE = 0.05
+"""... and seconds on top. The machine's own lag, measured beside the callers, is taken off."""
+FAST = 0.001
+"""Seconds in which a caller fails while the outage is known (99 of 100 callers)."""
+RECOVERY = 1.0
+"""Seconds from the server's return to the first success, the cap of the backoff not counted."""
+ATTEMPTS_PER_SECOND = 20
+"""Connection attempts of a process within any one second, however many callers wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What one caller asked and saw. Times are monotonic seconds; ``granted``: when it was handed a client."""
+
+    caller: int
+    kind: str
+    key: str
+    asked: float
+    ended: float
+    outcome: str
+    granted: float | None = None
+    value: Any = None
+    """What a SET stored."""
+    reply: Any = None
+    error: str = ""
+    """The class of the exception."""
+    fault: str = ""
+    """The kind of fault that the exception names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is promised in one scenario. Times in seconds."""
+
+    deadline: float
+    """A command's."""
+    check: float
+    """A health check's, for a caller that has to wait for one."""
+    backoff_cap: float
+    outage: bool
+    """Whether every caller is to fail while the fault lasts; its end is then followed by a recovery."""
+    reads_survive: bool = False
+    """No read fails."""
+    writes_survive: bool = False
+    """No write fails, nor is its outcome unknown."""
+    durable: bool = True
+    """Whether the server keeps what it acknowledges; replicas that follow later may not."""
+    kinds: frozenset[str] = frozenset()
+    """What the fault may be called."""
+    tolerated: frozenset[str] = frozenset()
+    """What a caller may be told at any time."""
+    known_after: float = 0.0
+    """Seconds that may pass before every caller fails at once, apart from the first one's deadline."""
+    fast: float = FAST
+    """Seconds in which a caller fails while the outage is known."""
+    attempts_per_second: int = ATTEMPTS_PER_SECOND
+
+
+@dataclass
+class Findings:
+    """The numbers of a run, and every promise it broke."""
+
+    complaints: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def complain(self, text: str) -> None:
+        self.complaints.append(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that was seen. ``final`` is what the server holds at the end.
+
+    ``struck`` is when the fault began, ``healing`` when its cause was about to go, ``healed`` when the server could
+    serve again (monotonic seconds).
+    """
+
+    operations: Sequence[Operation]
+    struck: float
+    healing: float
+    healed: float
+    lag: Sequence[Sample]
+    attempts: Sequence[float]
+    final: Mapping[str, Any]
+    log: Sequence[str] = ()
+
+
+def judge(run: Run, rules: Rules) -> Findings:
+    """Return what a run proved."""
+    findings = Findings()
+    operations = sorted(run.operations, key=lambda each: each.asked)
+    _count(operations, findings)
+    if rules.durable:
+        find_wrong_replies(operations, run.final, findings)
+    else:
+        find_strange_replies(operations, findings)
+    _judge_waits(operations, run, rules, findings)
+    _judge_errors(operations, run, rules, findings)
+    if rules.outage:
+        _judge_outage(operations, run, rules, findings)
+    _judge_stampede(run, rules, findings)
+    _judge_log(run.log, findings)
+    return findings
+
+
+def _count(operations: Sequence[Operation], findings: Findings) -> None:
+    outcomes = [each.outcome for each in operations]
+    findings.numbers.update(operations=len(outcomes), failed=outcomes.count(FAILED), unknown=outcomes.count(UNKNOWN))
+    if not operations:
+        findings.complain("nothing was done at all")
+
+
+# What was answered, and what became of the writes.
+
+
+def find_wrong_replies(operations: Iterable[Operation], final: Mapping[str, Any], findings: Findings) -> None:
+    """Compare every reply, and what the server holds at the end, with what the callers wrote."""
+    wrong = lost = twice = denied = 0
+    may_hold: dict[str, set[Any]] = defaultdict(lambda: {None})
+    counted: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for each in sorted(operations, key=lambda each: each.ended):
+        if each.kind == "set" and each.outcome == OK:
+            may_hold[each.key] = {each.value}
+        elif each.kind == "set":
+            may_hold[each.key].update({each.value} if each.outcome == UNKNOWN else ())
+        elif each.kind == "get" and each.outcome == OK and each.reply not in may_hold[each.key]:
+            if each.reply is None:
+                lost += 1
+                findings.complain(f"acknowledged, then not there: {each.key}")
+            else:
+                wrong += 1
+                findings.complain(f"wrong reply: GET {each.key} gave {each.reply!r:.80}")
+        elif each.kind == "incr":
+            sure, perhaps = counted[each.key]
+            if each.outcome == OK:
+                if not sure < each.reply <= sure + perhaps + 1:
+                    wrong += 1
+                    findings.complain(f"wrong reply: INCR {each.key} gave {each.reply}, not {sure + 1}+{perhaps}")
+                # What the server says now settles what was unknown: it has happened or it may still come.
+                counted[each.key] = (sure + 1, perhaps)
+            elif each.outcome == UNKNOWN:
+                counted[each.key] = (sure, perhaps + 1)
+    for key, values in may_hold.items():
+        if key in final and final[key] not in values:
+            lost += values != {None}
+            denied += values == {None}
+            findings.complain(f"the server holds {final[key]!r:.80} in {key}, not one of {values!r:.80}")
+    for key, (sure, perhaps) in counted.items():
+        count = int(final.get(key) or 0)
+        if count < sure:
+            lost += 1
+            findings.complain(f"{key} was acknowledged {sure} times and counts {count}")
+        if count > sure + perhaps:
+            twice += 1
+            findings.complain(f"{key} counts {count}: {sure} acknowledged, {perhaps} unknown, the rest twice or denied")
+    findings.numbers.update(wrong_replies=wrong, writes_lost=lost, writes_twice=twice, writes_denied_yet_done=denied)
+
+
+def find_strange_replies(operations: Iterable[Operation], findings: Findings) -> None:
+    """The same where acknowledged writes may be lost: nobody is given what was meant for somebody else."""
+    written: dict[str, set[Any]] = defaultdict(lambda: {None})
+    missing = wrong = 0
+    for each in sorted(operations, key=lambda each: each.ended):
+        if each.kind == "set" and each.outcome != FAILED:
+            written[each.key].add(each.value)
+        elif each.kind == "get" and each.outcome == OK:
+            missing += each.reply is None and len(written[each.key]) > 1
+            if each.reply not in written[each.key]:
+                wrong += 1
+                findings.complain(f"wrong reply: GET {each.key} gave {each.reply!r:.80}")
+    findings.numbers.update(wrong_replies=wrong, reads_of_lost_writes=missing)
+
+
+# How long it took.
+
+
+def _judge_waits(operations: Sequence[Operation], run: Run, rules: Rules, findings: Findings) -> None:
+    worst = 0.0
+    for each in operations:
+        granted = each.ended if each.granted is None else each.granted
+        worst = max(worst, each.ended - each.asked)
+        for waited, limit, what in (
+            (granted - each.asked, rules.check, "a health check"),
+            (each.ended - granted, rules.deadline, each.kind.upper()),
+        ):
+            late = waited - limit * (1 + SLACK) - GRACE
+            if late > 0 and late > worst_lag(list(run.lag), each.asked, each.ended):
+                findings.complain(f"waited {waited:.3f} s for {what}, whose deadline is {limit} s ({each.error})")
+    findings.numbers["worst_wait_ms"] = round(worst * 1000, 1)
+    findings.numbers["worst_lag_ms"] = round(max((late for _, late in run.lag), default=0.0) * 1000, 1)
+
+
+def _judge_errors(operations: Sequence[Operation], run: Run, rules: Rules, findings: Findings) -> None:
+    bad = [each for each in operations if each.outcome != OK]
+    # Failures after the return are judged as a late recovery.
+    until = run.healed + RECOVERY + rules.backoff_cap
+    for each in bad:
+        if (each.ended < run.struck or each.asked > until) and each.fault not in rules.tolerated:
+            findings.complain(f"{each.kind.upper()} failed without a fault: {each.error}, {each.fault}")
+        if rules.reads_survive and each.kind == "get":
+            findings.complain(f"a read failed: {each.error}")
+        if rules.writes_survive and each.kind != "get":
+            findings.complain(f"a write failed: {each.error}")
+        if not each.fault:
+            findings.complain(f"not an exception that a caller of redis-py expects: {each.error}")
+    named = {each.fault for each in bad}
+    findings.numbers["named"] = ", ".join(sorted(named))
+
+
+def _judge_outage(operations: Sequence[Operation], run: Run, rules: Rules, findings: Findings) -> None:
+    during = [each for each in operations if each.asked >= run.struck and each.ended <= run.healing]
+    failures = [each for each in during if each.outcome != OK]
+    if not failures:
+        findings.complain("nobody noticed the outage")
+        return
+    noticed = min(each.ended for each in failures)
+    first = min(each.asked for each in operations if each.ended >= run.struck)
+    findings.numbers["noticed_ms"] = round((noticed - max(first, run.struck)) * 1000, 1)
+    told = min((each.ended for each in failures if each.error.startswith("RedisUnavailable")), default=noticed)
+    waiting = [each.ended - told for each in operations if each.asked < told < each.ended]
+    findings.numbers["last_waiter_ms"] = round(max(waiting, default=0.0) * 1000, 1)
+    known = noticed + rules.known_after
+    later = [each for each in during if each.asked > known]
+    if not later:
+        findings.complain("nobody asked while the outage was known")
+        return
+    answered = [each for each in later if each.outcome == OK]
+    if answered:
+        findings.complain(f"{len(answered)} of {len(later)} callers were served while the outage was known")
+    unnamed = {each.fault for each in later if each.outcome == FAILED} - rules.kinds
+    if unnamed:
+        findings.complain(f"the fault was called {', '.join(sorted(unnamed))}, not {', '.join(sorted(rules.kinds))}")
+    waits = sorted(each.ended - each.asked for each in later)
+    median, high = waits[len(waits) // 2], waits[min(len(waits) - 1, int(len(waits) * 0.99))]
+    findings.numbers.update(fail_fast_median_us=round(median * 1e6), fail_fast_p99_us=round(high * 1e6))
+    lag = worst_lag(list(run.lag), known, run.healing)
+    for name, seconds in (("the median", median), ("99 %", high)):
+        if seconds > rules.fast + lag:
+            findings.complain(f"{name} of later callers took up to {seconds * 1000:.2f} ms to fail")
+    _judge_recovery(operations, run, rules, findings)
+
+
+def _judge_recovery(operations: Sequence[Operation], run: Run, rules: Rules, findings: Findings) -> None:
+    served = [each.ended for each in operations if each.outcome == OK and each.asked >= run.healed]
+    if not served:
+        findings.complain("no recovery")
+        return
+    took = min(served) - run.healed
+    findings.numbers["recovered_ms"] = round(took * 1000, 1)
+    if took > RECOVERY + rules.backoff_cap + worst_lag(list(run.lag), run.healed, min(served)):
+        findings.complain(f"recovered {took:.2f} s after the server")
+
+
+def _judge_stampede(run: Run, rules: Rules, findings: Findings) -> None:
+    rate = most_per_second(list(run.attempts))
+    findings.numbers.update(connections_tried=len(run.attempts), attempts_per_second=rate)
+    if rate > rules.attempts_per_second:
+        findings.complain(f"{rate} connection attempts within a second, {rules.attempts_per_second} are promised")
+
+
+def _judge_log(log: Sequence[str], findings: Findings) -> None:
+    findings.numbers["log_lines"] = len(log)
+    for line in {line for line in log if log.count(line) > 1}:
+        findings.complain(f"said {log.count(line)} times: {line}")

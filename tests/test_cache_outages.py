@@ -1,0 +1,300 @@
+"""Redis stops, dies, comes back: the cache raises at once, or is an empty one with ``IGNORE_EXCEPTIONS``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis import exceptions as redis_exceptions
+
+from redispool_app.cache import setup as cache_setup
+from redispool_app.cache.keys import LOCK
+from redispool_app.cache.scripts import CLAIM, RELEASE
+from redispool_app.cache.stampede import Compute, Flights, Run, Wanted
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, RedisUnavailable
+
+from . import cache_faces
+from .cache_faces import Face, new_cache
+from .servers import eventually
+
+face = cache_faces.face
+
+# Limits are the promise plus room for a machine that does other things meanwhile.
+SLACK = 1.0
+
+SHORT = {"SOCKET_TIMEOUT": 0.3, "HEALTH_CHECK_TIMEOUT": 0.3}
+
+
+@pytest.fixture
+def down(pool_settings):
+    """The default pool on a port where nothing listens, and where nobody else can begin to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield pool_settings(f"redis://127.0.0.1:{taken.getsockname()[1]}")
+
+
+EMPTY = [
+    ("get", ("k", "default"), "default"),
+    ("get_many", (["a", "b"],), {}),
+    ("set", ("k", 1), None),
+    ("set", ("k", 1, 0), None),
+    ("add", ("k", 1), False),
+    ("add", ("k", 1, 0), False),
+    ("set_many", ({"a": 1, "b": 2},), ["a", "b"]),
+    ("set_many", ({"a": 1}, None), ["a"]),
+    ("delete", ("k",), False),
+    ("delete_many", (["a", "b"],), None),
+    ("touch", ("k", 5), False),
+    ("touch", ("k", None), False),
+    ("has_key", ("k",), False),
+    ("get_or_set", ("k", "plain"), "plain"),
+    ("get_or_set", ("k", lambda: "computed"), "computed"),
+    ("clear", (), False),
+    ("ttl", ("k",), 0),
+    ("pttl", ("k",), 0),
+    ("persist", ("k",), False),
+    ("expire", ("k", 5), False),
+    ("pexpire", ("k", 5), False),
+    ("expire_at", ("k", 5), False),
+    ("keys", ("*",), []),
+    ("iter_keys", ("*",), []),
+    ("delete_pattern", ("*",), 0),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"STALE_TIMEOUT": 5}], ids=["", "stale"])
+@pytest.mark.parametrize(
+    ("name", "args", "answer"), EMPTY, ids=[f"{number}-{name}" for number, (name, *_) in enumerate(EMPTY)]
+)
+async def test_an_ignored_outage_makes_the_cache_an_empty_one(face, down, name, args, answer, options):
+    assert await getattr(face(IGNORE_EXCEPTIONS=True, **options), name)(*args) == answer
+
+
+@pytest.mark.parametrize("name", ["incr", "decr", "incr_version", "decr_version"])
+async def test_counting_what_an_empty_cache_does_not_have_is_a_value_error(face, down, name):
+    with pytest.raises(ValueError, match=r"^Key '.*k' not found\.?$"):
+        await getattr(face(IGNORE_EXCEPTIONS=True), name)("k")
+
+
+async def test_flushing_says_that_it_was_not_done(face, down):
+    assert await face(IGNORE_EXCEPTIONS=True, CLEAR_FLUSHES_DB=True).clear() is False
+
+
+CALLS = [(name, args) for name, args, _ in EMPTY] + [("incr", ("k",)), ("incr_version", ("k",))]
+
+
+@pytest.mark.parametrize(("name", "args"), CALLS, ids=[f"{number}-{name}" for number, (name, _) in enumerate(CALLS)])
+async def test_without_the_option_every_call_raises(face, down, name, args):
+    with pytest.raises(RedisUnavailable, match="Nothing listens"):
+        await getattr(face(), name)(*args)
+
+
+async def test_locks_are_never_pretended(face, down):
+    cache = face(IGNORE_EXCEPTIONS=True)
+    with pytest.raises(RedisUnavailable):
+        async with cache.lock("job", timeout=5):
+            pytest.fail("a lock without a server")
+    with pytest.raises(RedisUnavailable):
+        await cache.get_client()
+
+
+async def test_a_paused_server_costs_one_timeout_and_then_microseconds(own_server, pool_settings):
+    manager = pool_settings(own_server.url, **SHORT)
+    cache = new_cache(IGNORE_EXCEPTIONS=True)
+    await cache.aset("k", "v")
+    cache.set("j", "w")
+    own_server.pause()
+    started = time.monotonic()
+    assert await cache.aget("k", "default") == "default"
+    assert time.monotonic() - started < 0.3 + SLACK
+    started = time.monotonic()
+    for _ in range(500):
+        assert await cache.aget("k", "default") == "default"
+        assert cache.get("j", "default") == "default"
+        assert cache.get_or_set("j", lambda: 5) == 5
+    assert time.monotonic() - started < 5 * SLACK
+    own_server.resume()
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert await cache.aget("k") == "v"
+    assert cache.get("j") == "w"
+
+
+async def test_a_server_that_died_is_back_in_use_as_soon_as_it_is_back(own_server, pool_settings, face):
+    manager = pool_settings(own_server.url, **SHORT)
+    ignoring, strict = face(IGNORE_EXCEPTIONS=True), face()
+    await strict.set("k", "v")
+    own_server.kill()
+    for _ in range(20):
+        assert await ignoring.get("k") is None
+    with pytest.raises(RedisUnavailable):
+        await strict.get("k")
+    own_server.start()
+    eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert await strict.get("k") is None
+    await ignoring.set("k", "w")
+    assert await strict.get("k") == "w"
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_an_outage_while_many_call_hangs_nobody(own_server, pool_settings, blocking):
+    pool_settings(own_server.url, **SHORT)
+    cache = Face(new_cache(IGNORE_EXCEPTIONS=True, STAMPEDE_WAIT=5), blocking)
+    await cache.set("k", "v")
+    ended = threading.Event()
+
+    async def visit(number):
+        calls = 0
+        while not ended.is_set():
+            assert await cache.get("k") in ("v", None)
+            assert await cache.get_or_set(f"{number % 3}", lambda: number % 3) == number % 3
+            await asyncio.sleep(0.001)
+            calls += 1
+        return calls
+
+    def in_thread(number):
+        return asyncio.run(visit(number))
+
+    if blocking:
+        # Threads of their own: those of the loop are for pausing and killing.
+        pool, loop = ThreadPoolExecutor(6), asyncio.get_running_loop()
+        visits = [loop.run_in_executor(pool, in_thread, number) for number in range(6)]
+    else:
+        visits = [asyncio.create_task(visit(number)) for number in range(30)]
+    await asyncio.sleep(0.2)
+    for act in (own_server.pause, own_server.resume, own_server.kill, own_server.start):
+        await asyncio.to_thread(act)
+        await asyncio.sleep(0.4)
+    ended.set()
+    assert sum(await asyncio.wait_for(asyncio.gather(*visits), 30)) > len(visits)
+
+
+async def test_a_computation_outlives_the_server(own_server, pool_settings, face):
+    pool_settings(own_server.url, **SHORT)
+    cache = face(IGNORE_EXCEPTIONS=True)
+
+    def compute():
+        own_server.kill()
+        return "v"
+
+    assert await cache.get_or_set("k", compute) == "v"
+
+
+async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait_for(own_server, pool_settings, face):
+    pool_settings(own_server.url)
+    cache, locks = face(IGNORE_EXCEPTIONS=True), []
+    with own_server.client() as admin:
+
+        def compute():
+            locks.append(admin.exists(f":1:k{LOCK}"))
+            admin.config_set("maxmemory", 1)
+            return "v"
+
+        assert await cache.get_or_set("k", compute) == "v"
+        assert locks == [1]
+        assert admin.dbsize() == 0
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_lock_whose_grant_was_lost_on_the_way_is_given_back(down, ignored):
+    wanted = Wanted(new_cache(IGNORE_EXCEPTIONS=ignored)._setup, ":1:k", 50)
+    steps = wanted.steps(Flights(threading.Event))
+    claim = next(steps)
+    assert claim.script is CLAIM
+    assert steps.throw(OutcomeUnknown("cut")) == Run(RELEASE, (f":1:k{LOCK}",), claim.arguments[:1])
+    if ignored:
+        assert isinstance(steps.send(1), Compute)
+        with pytest.raises(StopIteration) as end:
+            steps.send("v")
+        assert end.value.value == "v"
+    else:
+        with pytest.raises(OutcomeUnknown):
+            steps.send(1)
+
+
+async def test_a_server_that_refuses_to_store_is_an_outage_too(own_server, pool_settings, face):
+    pool_settings(own_server.url)
+    ignoring, strict = face(IGNORE_EXCEPTIONS=True), face()
+    await strict.set("k", "v")
+    with own_server.client() as admin:
+        admin.config_set("maxmemory", 1)
+        admin.config_set("maxmemory-policy", "noeviction")
+    assert await ignoring.set("k", "w") is None
+    assert await ignoring.add("new", "w") is False
+    assert await ignoring.get("k") == "v"
+    with pytest.raises(redis_exceptions.OutOfMemoryError):
+        await strict.set("k", "w")
+
+
+async def test_a_callers_own_mistake_is_not_ignored(server, manager, face):
+    with server.client() as client:
+        client.rpush(":1:k", 1)
+    cache = face(IGNORE_EXCEPTIONS=True)
+    with pytest.raises(redis_exceptions.ResponseError, match=r"WRONGTYPE|wrong kind"):
+        await cache.get("k")
+    with pytest.raises(ValueError, match="not found"):
+        await cache.incr("missing")
+
+
+async def test_a_closed_manager_is_an_outage(manager, face):
+    manager.close_sync()
+    assert await face(IGNORE_EXCEPTIONS=True).get("k", 1) == 1
+    with pytest.raises(PoolClosed):
+        await face().get("k")
+
+
+# The log.
+
+
+def warnings_of(caplog):
+    return [record for record in caplog.records if record.name == "redispool_app.cache"]
+
+
+async def test_an_outage_is_told_once_and_the_next_one_again(own_server, pool_settings, caplog, monkeypatch):
+    monkeypatch.setattr(cache_setup, "_SAME", 0.0)
+    caplog.set_level(logging.INFO, "redispool_app.cache")
+    manager = pool_settings(own_server.url, **SHORT)
+    cache = new_cache(IGNORE_EXCEPTIONS=True)
+    cache.set("k", 1)
+    assert warnings_of(caplog) == []
+    for outages in (1, 2):
+        own_server.kill()
+        # The first call meets the outage, and may be told before it is known as one.
+        await cache.aget("k")
+        for _ in range(50):
+            await cache.aget("k")
+            cache.get("k")
+        told = warnings_of(caplog)
+        assert outages <= len(told) <= 2 * outages
+        own_server.start()
+        eventually(lambda: manager._is_healthy, 2 + SLACK)
+        assert cache.get("k") is None
+    assert all(record.levelno == logging.WARNING for record in told)
+    assert f"127.0.0.1:{own_server.port}" in told[-1].getMessage()
+    assert "pool 'default'" in told[0].getMessage()
+
+
+def test_an_outage_that_lasts_is_told_once_to_all_threads(down, caplog):
+    cache = new_cache(IGNORE_EXCEPTIONS=True)
+
+    def visit():
+        for _ in range(50):
+            cache.get("k")
+
+    threads = [threading.Thread(target=visit) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(warnings_of(caplog)) == 1
+    assert "Nothing listens" in warnings_of(caplog)[0].getMessage()
+
+
+def test_the_log_can_be_silent(down, caplog):
+    new_cache(IGNORE_EXCEPTIONS=True, LOG_IGNORED_EXCEPTIONS=False).get("k")
+    new_cache(IGNORE_EXCEPTIONS=False, LOG_IGNORED_EXCEPTIONS=True)
+    assert warnings_of(caplog) == []
