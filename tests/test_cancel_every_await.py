@@ -37,7 +37,11 @@ SELDOM = (
     }
     if sys.version_info >= (3, 12)
     else set()
-)
+) | {
+    # As a rule the read that failed has closed the connection already, and closing it again waits for nothing.
+    "async_client.py AsyncPipeline._disconnect_raise_on_watching: "
+    "await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)",
+}
 
 EXEMPT = {
     "async_pool.py AsyncPool.drain: await connection.disconnect(nowait=True)": _NOWAIT,
