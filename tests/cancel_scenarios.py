@@ -202,7 +202,7 @@ async def a_command_where_nothing_may_be_shared(world):
     await client.ping()
     with world.server.client() as admin:
         admin.client_kill_filter(_type="normal", skipme=True)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
     world.arm()
     await client.get("k")
 

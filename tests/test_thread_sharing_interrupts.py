@@ -22,6 +22,8 @@ from .interrupts import KINDS, InterruptAt, Interruption, alarm, interrupt, sock
 from .proxy import Proxy
 from .servers import eventually
 
+pytestmark = pytest.mark.lab
+
 PATIENT = 2 * HANGS
 """A timeout that no test reaches: who is stranded hangs, in seconds."""
 
