@@ -6,7 +6,7 @@ A program written for ``redis.asyncio.Redis`` runs unchanged on it.
 from __future__ import annotations
 
 import warnings
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import isawaitable
@@ -21,10 +21,10 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.exceptions import OutcomeUnknown
 
-from .outcomes import ConnectionLostError, ReplyTimeoutError
-from .packing import PLAIN, pack, pack_utf8
+from .outcomes import LOST, LostCommandError
+from .packing import PLAIN, pack, pack_one
 from .pipeline_unit import PipelineUnit
-from .routing import ROUTES, is_exclusive, only_reads, route_of
+from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .tally import current_tally
 
@@ -137,6 +137,16 @@ class _Unit(PipelineUnit):
         return self.next_reply()
 
 
+def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
+    if len(args) == 2 and route.head and sharing.plain_encoding:
+        argument = args[1]
+        if argument.__class__ is str and argument.isascii():
+            return pack_one(route.head, argument)
+        if argument.__class__ in PLAIN:
+            return cast(bytes, pack_command(args))  # type: ignore[arg-type]
+    return pack(args, sharing.encoder)
+
+
 class AsyncRedis(redis.asyncio.Redis):
     """``redis.asyncio.Redis`` whose callers share one connection and write together, not one by one.
 
@@ -156,32 +166,50 @@ class AsyncRedis(redis.asyncio.Redis):
         tally = current_tally.get()
         return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
 
-    async def execute_raw(self, *args: Any) -> Any:
+    async def execute_raw(self, *args: Any, lost: LostCommandError | None = None) -> Any:
         """Send one plain command and return its reply as it came: not decoded, through no callback.
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        ``lost`` is what a first try with ``send_raw`` met.
+        """
+        if lost is None and (reply := self.send_raw(*args)) is not None:
+            try:
+                return await reply
+            except LOST as error:
+                lost = error
+        name, sharing = args[0], self._shared
+        if lost is not None and sharing is not None:
+            route = route_of(name)
+            return await sharing.reply(_packed(route, args, sharing), False, reads=route.reads, lost=lost)
+        # Response callbacks go by names that are text.
+        name = name.encode() if isinstance(name, str) else name
+        return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
+
+    def send_raw(self, *args: Any) -> Future[Any] | None:
+        """Send one plain command, if that needs no waiting; its reply, as it came, is the future's result.
+
+        For callers for whom the coroutine of ``execute_raw`` counts. None: use ``execute_raw``. The future raises what
+        is in ``LOST`` for a command that ``execute_raw(*args, lost=error)`` may send again::
+
+            try:
+                reply = await (client.send_raw(*args) or client.execute_raw(*args))
+            except LOST as error:
+                reply = await client.execute_raw(*args, lost=error)
         """
         name, sharing = args[0], self._shared
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         if (
             route.plain
             and sharing is not None
-            and sharing.loop is get_running_loop()
-            and sharing.plain_encoding
             and sharing.telemetry is None
+            and sharing.loop is get_running_loop()
             and current_tally.get() is None
-            and not self.single_connection_client
             and (connection := sharing.open_connection()) is not None
         ):
-            packed = pack_utf8(args)
+            packed = _packed(route, args, sharing)
             if len(packed) <= sharing.limits.max_shared_bytes:
-                try:
-                    return await connection.send(packed, False)
-                except (ConnectionLostError, ReplyTimeoutError) as error:
-                    return await sharing.reply(packed, False, reads=route.reads, lost=error)
-        # Response callbacks go by names that are text.
-        name = name.encode() if isinstance(name, str) else name
-        return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
+                return connection.send(packed, False)
+        return None
 
     async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         started = perf_counter()
@@ -195,18 +223,10 @@ class AsyncRedis(redis.asyncio.Redis):
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None or sharing.loop is not get_running_loop():
-            sharing = self._shared = sharing_of(self.connection_pool)
-        if (
-            sharing is None
-            or route.exclusive
-            or self.single_connection_client
-            or (route.depends and is_exclusive(args))
-        ):
+            sharing = self._shared = None if self.single_connection_client else sharing_of(self.connection_pool)
+        if sharing is None or (not route.plain and is_exclusive(args)):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        if len(args) == 2 and route.word and args[1].__class__ in PLAIN and sharing.plain_encoding:
-            packed = pack_command(args)  # type: ignore[arg-type]
-        else:
-            packed = pack(args, sharing.encoder)
+        packed = _packed(route, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         decode = not options or NEVER_DECODE not in options
@@ -219,7 +239,7 @@ class AsyncRedis(redis.asyncio.Redis):
             else:
                 try:
                     reply = await connection.send(packed, decode)
-                except (ConnectionLostError, ReplyTimeoutError) as error:
+                except LOST as error:
                     reply = await sharing.reply(packed, decode, reads=route.reads, lost=error)
         except redis_exceptions.ResponseError:
             if EMPTY_RESPONSE in options:

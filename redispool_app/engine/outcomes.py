@@ -35,6 +35,10 @@ class ReplyTimeoutError(redis_exceptions.TimeoutError):
         self.started = started
 
 
+LostCommandError = ConnectionLostError | ReplyTimeoutError
+LOST = (ConnectionLostError, ReplyTimeoutError)
+
+
 class Verdict(Enum):
     """What to do about a lost command."""
 

@@ -7,7 +7,8 @@ Sources: the flags and ACL categories of the server's own ``COMMAND`` table
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 BLOCKING = frozenset("BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN MIGRATE WAIT WAITAOF".split())
 """Commands that may make their connection wait for somebody else."""
@@ -33,7 +34,8 @@ READING = frozenset(
 """Commands that change nothing, so that sending one twice does no harm."""
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """What a command's name alone says."""
 
     exclusive: bool
@@ -42,12 +44,12 @@ class Route(NamedTuple):
     """It needs one with the option ``BLOCK``, or as ``SCRIPT DEBUG``."""
     reads: bool
     """It only reads."""
-    word: bool
-    """It is one word, to be sent as it is."""
     upper: bool
     """A ``str`` in upper case, as redis-py's own methods spell it."""
     plain: bool
     """It may always share, and needs no look at its arguments."""
+    head: str
+    """What it begins with on the wire before the length of its only argument; empty for what is not one ASCII word."""
 
 
 def _classify(name: Any) -> Route:
@@ -65,7 +67,8 @@ def _classify(name: Any) -> Route:
     upper = isinstance(name, str) and name.isupper()
     depends = first in BLOCKING_BY_OPTION or words == ["SCRIPT"]
     word = isinstance(name, str | bytes) and words == [text.upper()]
-    return Route(exclusive, depends, first in READING, word, upper, not (exclusive or depends))
+    head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if word and text.isascii() else ""
+    return Route(exclusive, depends, first in READING, upper, not (exclusive or depends), head)
 
 
 ROUTES: dict[Any, Route] = {}

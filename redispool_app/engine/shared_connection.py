@@ -1,23 +1,24 @@
 """One connection that all coroutines of an event loop share.
 
-redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_unsent``, the
-commands gathered during this loop tick, and ``_slots``, one for each reply that is still to come, in order. A caller
-that leaves (cancelled, timed out) leaves its slot behind, and the reply is thrown away when it comes. Every change of
-state is a plain function: nothing can be cancelled half-way.
+redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_unsent``, what is
+gathered during this loop tick, ``_gathering``, the last of it while it takes more, and ``_due``, what was written and
+is still to be answered, in order. Every change of state is a plain function: nothing can be cancelled half-way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import Any
 
 import hiredis
 from redis import exceptions as redis_exceptions
 
+from .batches import Batch, Unit
 from .connections import forget_stream
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
@@ -25,32 +26,6 @@ from .statistics import Statistics
 
 _EARLY = 32
 """A tick with more commands than this writes before its end, so that the server works beside it, not after it."""
-
-
-class Unit:
-    """The replies of commands that left as one: a pipeline, or MULTI to EXEC. Errors are among them as values."""
-
-    __slots__ = ("future", "replies", "wanted")
-
-    def __init__(self, future: asyncio.Future[list[Any]], wanted: int) -> None:
-        self.future = future
-        self.wanted = wanted
-        self.replies: list[Any] = []
-
-    def done(self) -> bool:
-        return self.future.done()
-
-    def set_exception(self, error: BaseException) -> None:
-        self.future.set_exception(error)
-
-    def add(self, reply: Any) -> None:
-        self.replies.append(reply)
-        if len(self.replies) == self.wanted and not self.future.done():
-            self.future.set_result(self.replies)
-
-
-Sink = Any
-"""An ``asyncio.Future`` for one reply, or a ``Unit`` for several."""
 
 
 class SharedConnection(asyncio.Protocol):
@@ -80,24 +55,26 @@ class SharedConnection(asyncio.Protocol):
         self._on_error = on_error
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        # asyncio's own method is a Python frame around this; uvloop's is not.
-        plain = type(self._loop).create_future is asyncio.BaseEventLoop.create_future
-        self._create_future = partial(asyncio.Future, loop=self._loop) if plain else self._loop.create_future
+        # Not the loop's method, which is a Python frame around this. The batches count on this very class.
+        self._create_future = partial(asyncio.Future, loop=self._loop)
         self._tick = 0.0
-        self._unsent: list[tuple[Sink, Any, float, int, bytes]] = []
-        self._slots: deque[tuple[Sink, bool, float, int, bytes]] = deque()
-        self._flushing = False
+        self._unsent: list[Batch | Unit] = []
+        self._gathering: Batch | None = None
+        self._due: deque[Batch | Unit] = deque()
+        self._written: deque[tuple[Batch | Unit, int]] = deque()
+        """The last of each write and the write's size: with its answer those bytes are no longer in flight."""
+        self._tick_ends = False
+        """Whether the end of the running tick is going to flush."""
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_received = monotonic()
         self._reader = _make_reader(connection)
+        self._feed, self._gets = self._reader.feed, self._reader.gets
+        self._pushes = int(connection.get_protocol()) == 3
         encoder = connection.encoder
+        self._decodes = bool(encoder.decode_responses)
         # Where pushes may come, a reply must be told from one before anything in it can fail to decode.
-        self._decoding = (
-            (encoder.encoding, encoder.encoding_errors)
-            if encoder.decode_responses and int(connection.get_protocol()) == 3
-            else None
-        )
+        self._decoding = (encoder.encoding, encoder.encoding_errors) if self._decodes and self._pushes else None
         self._where = connection._host_error()
         self._take_over()
 
@@ -118,66 +95,76 @@ class SharedConnection(asyncio.Protocol):
     def send(self, packed: bytes, decode: bool) -> asyncio.Future[Any]:
         """Send one packed command with the others of this tick; the future brings its reply or its error."""
         future: asyncio.Future[Any] = self._create_future()
-        if not self._flushing:
-            self._flushing = True
-            self._tick = monotonic()
-            self._loop.call_soon(self._flush)
-        size = len(packed)
-        unsent = self._unsent
-        unsent.append((future, decode, self._tick, size, packed))
+        batch = self._gathering or self._gather()
+        futures = batch.futures
+        futures.append(future)
+        batch.packed.append(packed)
+        if self._decodes:
+            batch.decode.append(decode)
         self.in_flight += 1
-        self.bytes_in_flight += size
-        if len(unsent) >= _EARLY:
+        self.bytes_in_flight += len(packed)
+        if len(futures) >= _EARLY:
             self._flush()
-            self._flushing = True  # the tick's own flush is still to come
         return future
 
     def send_unit(self, packed: bytes, decode: Sequence[bool]) -> asyncio.Future[list[Any]]:
         """Send several packed commands as one unit; ``decode`` has an entry for each reply."""
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
-        if not self._flushing:
-            self._flushing = True
-            self._tick = monotonic()
-            self._loop.call_soon(self._flush)
-        self._unsent.append((Unit(future, len(decode)), decode, self._tick, len(packed), packed))
+        future: asyncio.Future[list[Any]] = self._create_future()
+        self._begin_tick()
+        self._gathering = None  # what is asked for later leaves later
+        self._unsent.append(Unit(self._tick, future, packed, decode))
         self.in_flight += len(decode)
         self.bytes_in_flight += len(packed)
         return future
+
+    def _gather(self) -> Batch:
+        self._begin_tick()
+        self._gathering = batch = Batch(self._tick)
+        self._unsent.append(batch)
+        return batch
+
+    def _begin_tick(self) -> None:
+        if not self._tick_ends:
+            self._tick_ends = True
+            self._tick = monotonic()
+            self._loop.call_soon(self._end_tick)
+
+    def _end_tick(self) -> None:
+        self._tick_ends = False
+        self._flush()
 
     def limit(self, future: asyncio.Future[Any], deadline: float) -> asyncio.TimerHandle:
         """Let the caller of ``future`` wait no longer than until ``deadline``, which is before this connection's."""
         return self._loop.call_later(max(0.0, deadline - monotonic()), self._end_wait, future, deadline)
 
     def _end_wait(self, future: asyncio.Future[Any], deadline: float) -> None:
-        unsent = any(future in (sink, getattr(sink, "future", None)) for sink, *_ in self._unsent)
-        self._time_out(future, deadline - (self.timeout or 0.0), written=not unsent)
+        if not future.done():
+            unsent = any(future in batch.waiting() for batch in self._unsent)
+            self._time_out(future, deadline - (self.timeout or 0.0), written=not unsent)
 
     # Writing: once per tick, or for each ``_EARLY`` commands of a long one.
 
     def _flush(self) -> None:
-        self._flushing = False
+        self._gathering = None
         # A closing transport drops what it is given: that stays unsent until ``connection_lost``, which is on its way.
         if self._paused or self.closed or self._transport.is_closing():
             return
-        slots, chunks = self._slots, []
-        for slot in self._unsent:
-            sink, decode, started, size, packed = slot
-            if sink.done():
-                # Its caller left before anything was written: nobody need ever know.
-                self.in_flight -= 1 if decode.__class__ is bool else len(decode)
+        chunks: list[bytes] = []
+        for batch in self._unsent:
+            # Whose caller left before anything was written: nobody need ever know.
+            commands, size = batch.drop_leavers()
+            if commands:
+                self.in_flight -= commands
                 self.bytes_in_flight -= size
-                continue
-            chunks.append(packed)
-            if decode.__class__ is bool:
-                slots.append(slot)
-            else:
-                last = len(decode) - 1
-                for position, each in enumerate(decode):
-                    slots.append((sink, each, started, size if position == last else 0, b""))
+            if batch.due:
+                chunks += batch.packed
+                batch.packed = []
+                self._due.append(batch)
         self._unsent.clear()
         if not chunks:
             return
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._written.append((self._due[-1], len(data)))
         statistics = self._statistics
         statistics.commands += len(chunks)
         statistics.batches += 1
@@ -199,69 +186,61 @@ class SharedConnection(asyncio.Protocol):
     # Reading: replies come in the order of their commands.
 
     def data_received(self, data: bytes) -> None:
-        reader, slots = self._reader, self._slots
-        gets, popleft = reader.gets, slots.popleft
-        decoding = self._decoding
-        count = freed = 0
-        started = 0.0
+        self._statistics.bytes_received += len(data)
+        replies: list[Any] = []
         try:
-            reader.feed(data)
-            while slots:
-                sink, decode, began, size, _ = slots[0]
+            self._feed(data)
+            if self._decodes:
+                self._parse_decoding(replies)
+            else:
+                replies.extend(iter(self._gets, INCOMPLETE))
+        except NOT_A_REPLY as error:
+            self._hand_out(replies)  # what came before it
+            self._lose(invalid(error))
+            return
+        self._hand_out(replies)
+
+    def _parse_decoding(self, replies: list[Any]) -> None:
+        """Parse where each caller says whether it wants text."""
+        gets, decoding = self._gets, self._decoding
+        for decode in chain.from_iterable(batch.decode_due for batch in self._due):
+            while True:
                 try:
                     reply = gets() if decode and not decoding else gets(False)
                     if decoding and decode and reply.__class__ not in UNDECODED:
                         reply = decoded(reply, *decoding)
                 except (UnicodeDecodeError, RecursionError) as error:
                     reply = error  # this caller's; hiredis has gone on to the next reply
-                if reply.__class__ is bytes and sink.__class__ is not Unit:
-                    # The commonest case first: nothing else that hiredis gives back is of this class.
-                    popleft()
-                    count += 1
-                    started = began
-                    freed += size
-                    if not sink.done():
-                        sink.set_result(reply)
-                    continue
-                if reply is INCOMPLETE:
+                if reply.__class__ is not hiredis.PushNotification:
                     break
-                if reply.__class__ is hiredis.PushNotification:
-                    continue
-                popleft()
-                count += 1
-                started = began
-                freed += size
-                if isinstance(reply, Exception):
-                    self._on_error(reply)
-                    if sink.__class__ is Unit:
-                        sink.add(reply)
-                    elif not sink.done():
-                        sink.set_exception(reply)
-                elif sink.__class__ is Unit:
-                    sink.add(reply)
-                elif not sink.done():
-                    sink.set_result(reply)
-            else:
-                self._receive_unasked(gets)
-        except NOT_A_REPLY as error:
-            self._lose(invalid(error))
-            return
-        now = monotonic()
-        self._last_received = now
-        self._statistics.bytes_received += len(data)
-        if count:
-            self.in_flight -= count
-            self.bytes_in_flight -= freed
-            self._statistics.sample(now - started)
-        self._on_replies(count)
+            if reply is INCOMPLETE:
+                return
+            replies.append(reply)
+        replies.extend(iter(partial(gets, False), INCOMPLETE))
 
-    def _receive_unasked(self, gets: Callable[..., Any]) -> None:
-        """Nobody waits: only a push, or an error with which the server says farewell, may come."""
-        while (reply := gets(False)) is not INCOMPLETE:
-            if reply.__class__ is hiredis.PushNotification:
-                continue
-            error = reply if isinstance(reply, redis_exceptions.RedisError) else None
-            raise redis_exceptions.InvalidResponse(str(error) if error else "A reply came that nobody asked for")
+    def _hand_out(self, replies: list[Any]) -> None:
+        if self._pushes:
+            replies = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
+        due, at, total, started = self._due, 0, len(replies), 0.0
+        while at < total and due:
+            batch = due[0]
+            started = batch.started
+            at = batch.take(replies, at, self._on_error)
+            if not batch.due:
+                due.popleft()
+                if batch is self._written[0][0]:
+                    self.bytes_in_flight -= self._written.popleft()[1]
+        self._last_received = now = monotonic()
+        if at:
+            self.in_flight -= at
+            self._statistics.sample(now - started)
+        if at < total:
+            # Nobody waits: only an error with which the server says farewell may come.
+            last = replies[at]
+            text = str(last) if isinstance(last, redis_exceptions.RedisError) else "A reply came that nobody asked for"
+            self._lose(redis_exceptions.InvalidResponse(text))
+            return
+        self._on_replies(at)
 
     def eof_received(self) -> bool:
         return False
@@ -274,33 +253,29 @@ class SharedConnection(asyncio.Protocol):
         if timeout is None or self.closed:
             return
         now = monotonic()
-        horizon = now - timeout
-        upcoming: list[float] = []
-        for sink, _, started, *_ in self._slots:
-            if started > horizon:
-                upcoming.append(started + timeout)
-                break
-            self._time_out(sink, started, written=True)
-        if self._slots and (oldest := self._slots[0][2]) <= horizon:
+        upcoming = [*self._time_out_until(now - timeout, self._due, written=True)]
+        if self._due and (oldest := self._due[0].started) <= now - timeout:
             stuck_at = stuck_from(oldest, self._last_received, timeout)
             if now >= stuck_at:
                 self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
                 return
             upcoming.append(stuck_at)
-        for sink, _, started, *_ in self._unsent:
-            if started > horizon:
-                upcoming.append(started + timeout)
-                break
-            self._time_out(sink, started, written=False)
+        upcoming += self._time_out_until(now - timeout, self._unsent, written=False)
         if upcoming:
             self._timer = self._loop.call_later(max(min(upcoming) - now, 0.001), self._expire)
 
-    def _time_out(self, sink: Sink, started: float, *, written: bool) -> None:
-        if not sink.done():
-            self._statistics.timeouts += 1
-            sink.set_exception(
-                ReplyTimeoutError(f"Timeout reading from {self._where}", written=written, started=started)
-            )
+    def _time_out_until(self, horizon: float, batches: Iterable[Batch | Unit], *, written: bool) -> Iterator[float]:
+        """Time out who asked at ``horizon`` or earlier; yield when the next one's time is over, if there is one."""
+        for batch in batches:
+            if batch.started > horizon:
+                yield batch.started + (self.timeout or 0.0)
+                return
+            for future in batch.waiting():
+                self._time_out(future, batch.started, written=written)
+
+    def _time_out(self, future: asyncio.Future[Any], started: float, *, written: bool) -> None:
+        self._statistics.timeouts += 1
+        future.set_exception(ReplyTimeoutError(f"Timeout reading from {self._where}", written=written, started=started))
 
     # The end.
 
@@ -321,9 +296,10 @@ class SharedConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        oldest = self._slots[0][2] if self._slots else None
-        slots, self._slots = self._slots, deque()
-        unsent, self._unsent = self._unsent, []
+        oldest = self._due[0].started if self._due else None
+        due, self._due = self._due, deque()
+        unsent, self._unsent, self._gathering = self._unsent, [], None
+        self._written.clear()
         self.in_flight = self.bytes_in_flight = 0
         self._transport.abort()
         forget_stream(self.connection)
@@ -333,12 +309,10 @@ class SharedConnection(asyncio.Protocol):
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
-        for sink, _, started, *_ in slots:
-            if not sink.done():
-                sink.set_exception(ConnectionLostError(text, written=True, started=started, stuck=stuck))
-        for sink, _, started, *_ in unsent:
-            if not sink.done():
-                sink.set_exception(ConnectionLostError(text, written=False, started=started, stuck=stuck))
+        for batches, written in ((due, True), (unsent, False)):
+            for batch in batches:
+                for future in batch.waiting():
+                    future.set_exception(ConnectionLostError(text, written=written, started=batch.started, stuck=stuck))
 
 
 def _make_reader(connection: Any) -> Any:

@@ -19,7 +19,7 @@ from redispool_app.exceptions import PoolClosed, PoolTimeout
 
 from .connections import abandon
 from .monitor import Monitor
-from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .outcomes import LOST, LostCommandError
 from .shared_connection import SharedConnection
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
@@ -70,7 +70,7 @@ class Sharing(SharingRules):
         decode: bool,
         *,
         reads: bool,
-        lost: ConnectionLostError | ReplyTimeoutError | None = None,
+        lost: LostCommandError | None = None,
     ) -> Any:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
         return await self._sent_safely(lambda connection: connection.send(packed, decode), reads, lost)
@@ -84,7 +84,7 @@ class Sharing(SharingRules):
         self,
         send: Callable[[SharedConnection], asyncio.Future[Any]],
         reads: bool,
-        lost: ConnectionLostError | ReplyTimeoutError | None = None,
+        lost: LostCommandError | None = None,
     ) -> Any:
         deadline = self.deadline(lost)
         resent = 0 if lost is None else self.judge(lost, reads=reads, deadline=deadline)
@@ -95,7 +95,7 @@ class Sharing(SharingRules):
             limit = None if deadline == math.inf else connection.limit(future, deadline)
             try:
                 return await future
-            except (ConnectionLostError, ReplyTimeoutError) as error:
+            except LOST as error:
                 resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
             finally:
                 if limit is not None:

@@ -18,7 +18,7 @@ from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
-from .outcomes import ConnectionLostError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .outcomes import ConnectionLostError, LostCommandError, ReplyTimeoutError, RetryBudget, Verdict, decide
 from .statistics import Statistics
 from .telemetry import Telemetry
 
@@ -78,15 +78,13 @@ class SharingRules:
         if self.monitor is not None:
             self.monitor.gate()
 
-    def deadline(self, lost: ConnectionLostError | ReplyTimeoutError | None = None) -> float:
+    def deadline(self, lost: LostCommandError | None = None) -> float:
         """Return when a caller that asks now, or asked when ``lost`` says, has waited long enough."""
         if self.timeout is None:
             return math.inf
         return (monotonic() if lost is None else lost.started) + self.timeout
 
-    def judge(
-        self, error: ConnectionLostError | ReplyTimeoutError, *, reads: bool, deadline: float, resent: int = 0
-    ) -> int:
+    def judge(self, error: LostCommandError, *, reads: bool, deadline: float, resent: int = 0) -> int:
         """Return if the command is to be sent again; else raise what its caller should know.
 
         ``resent`` is how often it was sent again after being written; with this time, that is what is returned.

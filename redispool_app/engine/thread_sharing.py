@@ -21,7 +21,7 @@ from redispool_app.exceptions import PoolClosed, PoolTimeout
 
 from .connections import shortened
 from .monitor import Monitor
-from .outcomes import ConnectionLostError, ReplyTimeoutError
+from .outcomes import LOST
 from .shared_socket import NoRoomError, SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
@@ -109,7 +109,7 @@ class ThreadSharing(SharingRules):
                 connection = self._admitted(deadline)
             try:
                 reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
-            except (ConnectionLostError, ReplyTimeoutError) as error:
+            except LOST as error:
                 resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
                 continue
             except NoRoomError:  # others were quicker
