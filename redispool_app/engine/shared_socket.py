@@ -1,7 +1,7 @@
 """A redis-py connection whose socket all threads share: whoever finds nobody reading leads, the others follow.
 
 The leader sends what has gathered, reads, gives each reply to its owner, and hands the role on when its own reply is
-in. Mutable state: ``_queue``, the exchanges whose replies are due or still to be sent, in order; ``_written``, how
+in. Mutable state: ``queue``, the exchanges whose replies are due or still to be sent, in order; ``_written``, how
 many of those have been packed for sending; ``_outgoing``, bytes on their way; ``_replies``, parsed and not yet handed
 out. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
 
@@ -12,12 +12,12 @@ calls, and what must change together is stored without a call in between.
 
 from __future__ import annotations
 
+import math
 import select
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -26,9 +26,9 @@ from redis import exceptions as redis_exceptions
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, error_parser, invalid
+from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
 
-_RECEIVE = (64 * 1024,)
 _FIRST = (0,)
 _exhaust = deque[Any](maxlen=0).extend
 """Runs an iterator to its end in C."""
@@ -40,6 +40,12 @@ _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
 _LONGEST_POLL = 60.0
+
+_LATE = 0.02
+"""A leader may wait by so many seconds longer than to its deadline, if that spares a system call."""
+
+_REPORT_AFTER = 0.001
+"""Replies prove health once in so many seconds; more often says nothing new."""
 
 _LAST_LOOK = 0.02
 """How many seconds beyond its deadline a follower leaves its leader to read what is there."""
@@ -61,7 +67,7 @@ class Exchange:
     done = False
     left = False
     sent = 0.0
-    """When it was written, if it was the last of its batch."""
+    """When it was written, if it is to tell how far the server is."""
     turn: Any = None
     """What a follower waits on: a lock that is held until there is something to do."""
 
@@ -73,10 +79,20 @@ class Exchange:
         self.deadline = deadline
 
     def wake(self) -> None:
-        turn = self.turn
-        if turn is not None:
-            with suppress(RuntimeError):  # woken already
-                turn.release()
+        if self.turn is not None:
+            try:  # noqa: SIM105 (a context manager for each would be dearer)
+                self.turn.release()
+            except RuntimeError:
+                pass  # woken already
+
+
+def _successor(queue: list[Exchange]) -> Exchange | None:
+    """Wake and return the first that waits; it takes the mutex, which the caller holds, before it looks around."""
+    for follower in queue:
+        if follower.turn is not None and not (follower.left or follower.done):
+            follower.wake()
+            return follower
+    return None
 
 
 class SharedSocket:
@@ -87,7 +103,7 @@ class SharedSocket:
         connection: Any,
         timeout: float | None,
         statistics: Statistics,
-        on_replies: Callable[[int, float], None],
+        on_replies: Callable[[int], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedSocket, BaseException, float | None], None],
     ) -> None:
@@ -99,8 +115,10 @@ class SharedSocket:
         self._on_error = on_error
         self._on_lost = on_lost
         self._mutex = threading.Lock()
-        self._queue: list[Exchange] = []
+        self.queue: list[Exchange] = []
         self._written = 0
+        self._units = 0
+        """How many of the queue want several replies, or more: it is counted before one enters."""
         self._outgoing = b""
         self._batch = b""
         self._batch_size = 0
@@ -111,8 +129,14 @@ class SharedSocket:
         self._leader: Exchange | None = None
         self._sender: Exchange | None = None
         self._round_trip = 0.0
+        self._wants_distance = True
+        """Whether the next batch is to tell how far the server is."""
         self._handing_out = False
         self._last_received = monotonic()
+        self._reported = 0.0
+        self._unreported = 0
+        self.eager = False
+        """Whether ``on_replies`` is wanted for each batch, not only from time to time."""
         # Never decoding: each caller decodes its own reply, in its own thread.
         self._reader = hiredis.Reader(
             protocolError=redis_exceptions.InvalidResponse,
@@ -122,37 +146,20 @@ class SharedSocket:
         self._feed, self._gets = self._reader.feed, self._reader.gets
         self._pushes = int(connection.get_protocol()) == 3
         self._where = connection._host_error()
-        self._take_over(connection)
-
-    def _take_over(self, connection: Any) -> None:
-        sock = connection._sock
-        sock.setblocking(False)
-        self._receive, self._transmit = sock.recv, sock.send
-        self._io_lock: Any = None
-        if isinstance(sock, ssl.SSLSocket):
-            # The methods behind the socket's own: no Python frame in which an interrupt could lose bytes.
-            session: Any = sock._sslobj  # type: ignore[attr-defined]
-            self._receive, self._transmit = session.read, session.write
-            # One TLS session must not be read and written at the same moment.
-            self._io_lock = threading.Lock()
-        self._poller = select.poll()
-        self._descriptor = sock.fileno()
-        self._poller.register(self._descriptor, select.POLLIN)
-
-    @property
-    def callers(self) -> int:
-        """Callers whose replies are still to come."""
-        return len(self._queue)
+        self._calls = SocketCalls(connection._sock, timeout)
+        self._descriptor = connection._sock.fileno()
+        self._may_wait_whole = max(0.0, timeout - _LATE) if timeout is not None and self._calls.waits else math.inf
+        """Who has more than so many seconds left may wait in the kernel for a whole time-out."""
 
     @property
     def in_flight(self) -> int:
         """Commands whose replies are still to come."""
-        return sum(exchange.wanted or 1 for exchange in list(self._queue))
+        return sum(exchange.wanted or 1 for exchange in list(self.queue))
 
     @property
     def bytes_in_flight(self) -> int:
         """How many bytes those commands have."""
-        return sum(len(exchange.packed) for exchange in list(self._queue))
+        return sum(len(exchange.packed) for exchange in list(self.queue))
 
     # What callers ask.
 
@@ -165,17 +172,28 @@ class SharedSocket:
         exchange = Exchange(packed, wanted, started, deadline)
         try:
             with self._mutex:
+                queue = self.queue
                 if self.closed:
                     raise ConnectionLostError("The connection was closed.", written=False, started=started)
-                if len(self._queue) >= most:
+                if len(queue) >= most:
                     raise NoRoomError
+                if wanted:
+                    self._units += 1
                 leader = self._leader
                 if leader is None or leader.left:
                     self._leader = exchange
+                    queue.append(exchange)
+                    if len(queue) == 1 and not self._outgoing:
+                        self._prepare(exchange, packed, exchange, 1)
                 else:
                     exchange.turn = turn = threading.Lock()
                     turn.acquire()
-                self._queue.append(exchange)
+                    queue.append(exchange)
+            if exchange.turn is not None:
+                if self._round_trip > _FAR:
+                    self._flush(exchange)
+                left = deadline - started
+                exchange.turn.acquire(True, left if left < _LOOK_AGAIN else _LOOK_AGAIN)
             while not exchange.done:
                 if self._leader is exchange:
                     self._lead(exchange)
@@ -196,91 +214,89 @@ class SharedSocket:
     def _withdraw(self, exchange: Exchange) -> None:
         """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
         with self._mutex:
-            if exchange in self._queue[self._written :]:
-                self._queue.remove(exchange)
+            if exchange in self.queue[self._written :]:
+                self.queue.remove(exchange)
 
     def _hand_over(self, exchange: Exchange) -> None:
         """Give the leader's role to somebody who waits."""
         with self._mutex:
-            if self._leader is not exchange:
-                return
-            for follower in self._queue:
-                if follower.turn is not None and not (follower.left or follower.done):
-                    # It takes the mutex before it looks whether it leads.
-                    follower.wake()
-                    self._leader = follower
-                    return
-            self._leader = None
+            if self._leader is exchange:
+                self._leader = _successor(self.queue)
 
     # Following.
 
     def _follow(self, exchange: Exchange) -> None:
-        if self._round_trip > _FAR:
-            self._flush(exchange)
-        left = exchange.deadline - monotonic()
-        # Once the time is over, its leader gets a last moment to look: the process may have stood still.
-        exchange.turn.acquire(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
-        if exchange.done:
-            return
+        """Take the role if it is there to be taken, else wait."""
         with self._mutex:  # whoever woke us is done with its change
             if exchange.done or self._leader is exchange:
                 return
             if self._leader is None or self._leader.left:
                 self._leader = exchange
                 return
-        if left <= 0:
+        left = exchange.deadline - monotonic()
+        # Once the time is over, its leader gets a last moment to look: the process may have stood still.
+        exchange.turn.acquire(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
+        if left <= 0 and not exchange.done and self._leader is not exchange:
             self._time_out(exchange)
 
     # Leading.
 
     def _lead(self, exchange: Exchange) -> None:
-        if exchange.started - self._last_received > _FRESH and self._poller.poll(0):
-            self._read()  # a push, or the end of the connection: nobody has been listening
+        calls = self._calls
+        if exchange.started - self._last_received > _FRESH and calls.poll(0):
+            self._read(calls.receive_now)  # a push, or the end of the connection: nobody has been listening
         if self._handing_out:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
         looked = False
         while not exchange.done:
-            self._flush(exchange)
+            if self._outgoing or self._written != len(self.queue):
+                self._flush(exchange)
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
             if exchange.done:
                 return
             if not self._received:
                 left = exchange.deadline - monotonic()
+                if left > self._may_wait_whole:
+                    self._read(calls.receive_waiting)
+                    continue
                 if left <= 0:
                     if looked:
                         self._time_out(exchange)
                     # The process may have stood still, and the reply be there.
                     looked, left = True, 0.0
-                if not self._poller.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
+                if not calls.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
                     continue
-            self._read()
+            self._read(calls.receive_now)
 
     def _flush(self, exchange: Exchange) -> None:
         """Send what has gathered, unless somebody else is sending; that one will find it."""
+        calls = self._calls
         try:
-            while outgoing := self._next_outgoing(exchange):
+            prepared = self._sender is exchange and not self._sent
+            outgoing = self._outgoing if prepared else self._next_outgoing(exchange)
+            while outgoing:
                 sent = self._sent
                 try:
                     # One C call: an interrupt finds the count of what went out, or nothing went out.
-                    if self._io_lock is None:
-                        sent.extend(map(self._transmit, (outgoing,)))
+                    if calls.lock is None:
+                        sent.extend(map(calls.transmit, (outgoing,), *calls.transmit_now))
                     else:
-                        with self._io_lock:
-                            sent.extend(map(self._transmit, (outgoing,)))
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    if self._is_writable_in_time(exchange):
-                        continue
-                    return
-                if sent[-1] == len(outgoing):
-                    self._outgoing, self._sent, self._sender = b"", [], None
-                    # Who came meanwhile and found us sending relies on us.
-                    if self._written == len(self._queue):
+                        with calls.lock:
+                            sent.extend(map(calls.transmit, (outgoing,), *calls.transmit_now))
+                    if sent[-1] == len(outgoing):
+                        self._outgoing, self._sent, self._sender = b"", [], None
+                        # Who came meanwhile and found us sending relies on us.
+                        if self._written == len(self.queue):
+                            return
+                except WOULD_BLOCK:
+                    if not self._is_writable_in_time(exchange):
                         return
+                outgoing = self._next_outgoing(exchange)
         except OSError as error:
             if self._outgoing is self._batch:
                 self._batch_is_unsent = True
-            closed = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            closed = isinstance(error, ENDED)
             self._lose(redis_exceptions.ConnectionError("Connection closed by server.") if closed else error)
         finally:
             if self._sender is exchange:
@@ -295,22 +311,27 @@ class SharedSocket:
             if self._sent:
                 self._count_sent()
             if not self._outgoing:
-                queue = self._queue
-                written = len(queue)
-                if written == self._written:
+                queue, written = self.queue, self._written
+                size = len(queue) - written
+                if not size:
                     self._sender = None
                     return b""
-                unsent = queue[self._written :]
-                data = unsent[0].packed if len(unsent) == 1 else b"".join([each.packed for each in unsent])
-                unsent[-1].sent = monotonic()
-                statistics = self._statistics
-                statistics.commands += len(unsent)
-                statistics.batches += 1
-                statistics.bytes_sent += len(data)
-                size = len(unsent)
-                self._outgoing, self._batch, self._batch_size, self._written = data, data, size, written
+                unsent = queue[written:]
+                data = unsent[0].packed if size == 1 else b"".join([each.packed for each in unsent])
+                self._prepare(exchange, data, unsent[-1], size)
             self._sender = exchange
             return self._outgoing
+
+    def _prepare(self, sender: Exchange, data: bytes, last: Exchange, size: int) -> None:
+        """Make ``data``, the commands of the next ``size`` exchanges, what goes out next."""
+        if self._wants_distance:
+            last.sent = monotonic()
+        statistics = self._statistics
+        statistics.commands += size
+        statistics.batches += 1
+        statistics.bytes_sent += len(data)
+        written = self._written + size
+        self._outgoing, self._batch, self._batch_size, self._written, self._sender = data, data, size, written, sender
 
     def _count_sent(self) -> None:
         rest = self._outgoing[sum(self._sent) :]
@@ -327,19 +348,20 @@ class SharedSocket:
                 return False
             events = poller.poll(min(left, _LONGEST_POLL) * 1000)
             if leading and any(event & ~select.POLLOUT for _, event in events):
-                self._read()
+                self._read(self._calls.receive_now)
             if any(event & ~select.POLLIN for _, event in events):
                 return True
         return False
 
     # Reading. Only the leader does.
 
-    def _read(self) -> None:
+    def _read(self, how: tuple[tuple[int], ...]) -> None:
+        """Read what is there, or wait for it; ``how`` is what the call to receive takes."""
         received = self._received
         try:
             if not received:
-                if self._io_lock is None:
-                    received.extend(map(self._receive, _RECEIVE))
+                if self._calls.lock is None:
+                    received.extend(map(self._calls.receive, *how))
                 else:
                     self._take_in_tls(received)
             size = len(received[0])
@@ -347,7 +369,7 @@ class SharedSocket:
             if size:
                 # From the socket to the parser: one C call again.
                 _exhaust(map(self._feed, map(received.pop, _FIRST)))
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except WOULD_BLOCK:
             return
         except (OSError, redis_exceptions.InvalidResponse) as error:
             self._lose(error)
@@ -361,14 +383,15 @@ class SharedSocket:
 
     def _take_in_tls(self, received: list[bytes]) -> None:
         """A TLS session holds back decrypted bytes that no poll sees, so read to its end; ``_lead`` comes back."""
-        with self._io_lock:
+        calls = self._calls
+        with calls.lock:
             try:
                 while not received or received[-1]:
-                    received.extend(map(self._receive, _RECEIVE))
+                    received.extend(map(calls.receive, *calls.receive_now))
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 if not received:
                     raise
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ENDED:
                 received.append(b"")
 
     def _parse_and_hand_out(self, now: float) -> None:
@@ -382,56 +405,69 @@ class SharedSocket:
 
     def _hand_out(self, now: float) -> None:
         replies = self._replies
-        if self._pushes and any(reply.__class__ is hiredis.PushNotification for reply in replies):
+        if self._pushes and hiredis.PushNotification in map(type, replies):
             replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         if not replies:
             self._handing_out = False
             return
-        queue, due, position, handed, asked = self._queue, len(replies), 0, 0, self._written
-        started = sent = 0.0
-        for exchange in queue:
-            if position >= due or handed == asked:
-                break
-            wanted = exchange.wanted
-            if wanted:
-                if position + wanted > due:
-                    break
-                exchange.reply = replies[position : position + wanted]
-                position += wanted
-                for reply in exchange.reply:
-                    if reply.__class__ is not bytes and isinstance(reply, Exception):
-                        self._on_error(reply)
-            else:
-                reply = replies[position]
-                position += 1
+        queue, due, asked = self.queue, len(replies), self._written
+        handed = position = 0
+        if self._units:
+            handed, position = self._hand_out_units(queue[:asked], replies)
+        else:
+            # Not the queue itself: others append to it.
+            for exchange, reply in zip(queue[:asked], replies, strict=False):
                 if reply.__class__ is not bytes and isinstance(reply, Exception):
                     self._on_error(reply)
                 exchange.reply = reply
-            exchange.done = True
-            handed += 1
-            started, sent = exchange.started, exchange.sent or sent
-            turn = exchange.turn
-            if turn is not None:
-                try:  # noqa: SIM105 (a context manager for each would be dearer)
-                    turn.release()
-                except RuntimeError:
-                    pass  # woken already
+                exchange.done = True
+                if exchange.turn is not None:
+                    exchange.wake()
+            handed = position = min(asked, due)
         if handed:
-            self._statistics.sample(now - started)
-            if sent:
+            last = queue[handed - 1]
+            self._statistics.sample(now - last.started)
+            if last.sent:
                 # The shortest of late: what waiting for the interpreter adds is not the server's distance.
-                self._round_trip = min(now - sent, (self._round_trip or 1.0) * 1.001)
+                self._round_trip = min(now - last.sent, (self._round_trip or 1.0) * 1.001)
+                self._wants_distance = False
+        left_over = replies[position:] if position < due else []
         with self._mutex:
-            queue = self._queue
+            queue = self.queue
             rest = queue[handed:] if handed < len(queue) else []
-            left_over = replies[position:] if position < due else []
             written = self._written - handed
-            self._queue, self._replies, self._written, self._handing_out = rest, left_over, written, False
+            leader = self._leader
+            if leader is not None and leader.done:
+                leader = _successor(rest)
+            units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
+            self.queue, self._replies, self._written, self._units = rest, left_over, written, units
+            self._handing_out, self._leader = False, leader
         if left_over and not written:
             last = left_over[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))
-        self._on_replies(position, now)
+        self._unreported += position
+        if self.eager or now - self._reported > _REPORT_AFTER:
+            self._reported, self._wants_distance = now, True
+            count, self._unreported = self._unreported, 0
+            self._on_replies(count)
+
+    def _hand_out_units(self, asked: list[Exchange], replies: list[Any]) -> tuple[int, int]:
+        """Do it where some want several replies; return how many were served, and with how many replies."""
+        handed = position = 0
+        for exchange in asked:
+            until = position + (exchange.wanted or 1)
+            if until > len(replies):
+                break
+            own = replies[position:until]
+            for reply in own:
+                if reply.__class__ is not bytes and isinstance(reply, Exception):
+                    self._on_error(reply)
+            exchange.reply = own if exchange.wanted else own[0]
+            exchange.done = True
+            exchange.wake()
+            handed, position = handed + 1, until
+        return handed, position
 
     # The end.
 
@@ -439,8 +475,8 @@ class SharedSocket:
         now, timeout = monotonic(), self.timeout
         text = f"Timeout reading from {self._where}"
         with self._mutex:
-            written = exchange in self._queue[: self._written]
-            oldest = self._queue[0].started if self._queue else now
+            written = exchange in self.queue[: self._written]
+            oldest = self.queue[0].started if self.queue else now
             self._statistics.timeouts += 1
         # Left before the connection is lost: its caller has waited long enough, whatever comes.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
@@ -456,7 +492,7 @@ class SharedSocket:
     def _lose(self, error: BaseException, *, report: bool = True) -> None:
         with self._mutex:
             first, self.closed = not self.closed, True
-            queue, written = list(self._queue), self._written
+            queue, written = list(self.queue), self._written
             if self._batch_is_unsent:
                 written = max(0, written - self._batch_size)  # its very first byte was refused
         oldest = queue[0].started if queue and written else None
@@ -479,7 +515,7 @@ class SharedSocket:
                 exchange.done = True
             exchange.wake()
         with self._mutex:
-            self._queue, self._written, self._batch_is_unsent = [], 0, False
+            self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
         self.connection.disconnect()
 
     def forget_inherited(self) -> None:

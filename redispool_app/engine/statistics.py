@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Iterable
 
 _BASE = 1e-5
 _STEPS_PER_OCTAVE = 4
 _BUCKETS = 96
 """From 10 µs to about 3 minutes, four buckets to each doubling: a percentile is exact to about 10 %."""
+
+_BOUNDS = [_BASE * 2 ** (index / _STEPS_PER_OCTAVE) for index in range(_BUCKETS - 1)]
+"""The upper bound of each bucket, in seconds; the last has none."""
 
 
 class Statistics:
@@ -44,9 +47,7 @@ class Statistics:
 
     def sample(self, seconds: float) -> None:
         """Record one round trip."""
-        ratio = seconds / _BASE
-        index = 0 if ratio <= 1 else min(_BUCKETS - 1, int(math.log2(ratio) * _STEPS_PER_OCTAVE) + 1)
-        self.buckets[index] += 1
+        self.buckets[bisect_left(_BOUNDS, seconds)] += 1
 
     def add(self, other: Statistics) -> None:
         """Take over another's totals."""
@@ -66,7 +67,7 @@ class Statistics:
             for index, count in enumerate(self.buckets):
                 seen += count
                 if count and seen >= rank:
-                    answer = _BASE * 2 ** (index / _STEPS_PER_OCTAVE)
+                    answer = _BOUNDS[min(index, _BUCKETS - 2)]
                     break
             found.append(answer)
         return found

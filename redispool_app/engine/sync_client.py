@@ -15,10 +15,10 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.exceptions import OutcomeUnknown
 
-from .packing import pack_utf8
+from .packing import pack_one, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
-from .routing import ROUTES, is_exclusive, only_reads, route_of
+from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
@@ -138,6 +138,12 @@ class _Unit(PipelineUnit):
         return decoded(reply, *self._sharing.decoding) if decode and self._sharing.decoding else reply
 
 
+def _packed(route: Route, args: tuple[Any, ...]) -> bytes:
+    if len(args) == 2 and route.head and args[1].__class__ is str and args[1].isascii():
+        return pack_one(route.head, args[1])
+    return pack_utf8(args)
+
+
 class SyncRedis(redis.Redis):
     """``redis.Redis`` whose threads share one connection: one of them sends and reads for all who wait.
 
@@ -172,12 +178,11 @@ class SyncRedis(redis.Redis):
         if (
             route.plain
             and sharing is not None
+            and sharing.connection is not None
             and sharing.telemetry is None
-            and not sharing.closed
             and current_tally.get() is None
-            and not self._single_connection_client
         ):
-            packed = pack_utf8(args)
+            packed = _packed(route, args)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
         # Response callbacks go by names that are text.
@@ -189,15 +194,10 @@ class SyncRedis(redis.Redis):
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None:
-            sharing = self._shared = thread_sharing_of(self.connection_pool)
-        if (
-            sharing is None
-            or route.exclusive
-            or self._single_connection_client
-            or (route.depends and is_exclusive(args))
-        ):
+            sharing = self._shared = None if self._single_connection_client else thread_sharing_of(self.connection_pool)
+        if sharing is None or (not route.plain and is_exclusive(args)):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        packed = pack_utf8(args)
+        packed = _packed(route, args)
         if len(packed) > sharing.limits.max_shared_bytes:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         try:

@@ -27,9 +27,6 @@ from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
-_REPORT_AFTER = 0.001
-"""Replies prove health once in so many seconds; more often says nothing new."""
-
 
 class _Attempt:
     """A connection attempt that one thread makes for all who wait."""
@@ -63,12 +60,13 @@ class ThreadSharing(SharingRules):
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
         # No thread is kept for the idle connections beside this one: whoever reads looks after them.
         self._shrink: Callable[[], None] | None = getattr(pool, "shrink", None)
+        # Only so many of the largest could reach a bound; below that nobody needs to count.
+        self._surely_room = min(limits.max_in_flight, limits.max_in_flight_bytes // max(1, limits.max_shared_bytes))
         self._start_anew()
         _all.add(self)
 
     def _start_anew(self) -> None:
         self._counting = threading.Lock()
-        self._reported = 0.0
         self.connection: SharedSocket | None = None
         self._leaving: SharedSocket | None = None
         self._lock = threading.Lock()
@@ -104,7 +102,7 @@ class ThreadSharing(SharingRules):
                 or connection.closed
                 or self._waiting
                 or (self.monitor is not None and self.monitor.health.confirmed)
-                or self._is_full(connection)
+                or (len(connection.queue) >= self._surely_room and self._is_full(connection))
             ):
                 connection = self._admitted(deadline)
             try:
@@ -120,12 +118,8 @@ class ThreadSharing(SharingRules):
             return reply
 
     def _is_full(self, connection: SharedSocket) -> bool:
-        limits, callers = self.limits, connection.callers
-        if callers >= limits.max_in_flight:
-            return True
-        # Only so many of the largest could reach the bound; below that nobody needs to count.
-        most = callers * limits.max_shared_bytes
-        return most >= limits.max_in_flight_bytes and connection.bytes_in_flight >= limits.max_in_flight_bytes
+        limits = self.limits
+        return len(connection.queue) >= limits.max_in_flight or connection.bytes_in_flight >= limits.max_in_flight_bytes
 
     def probe(self, packed: bytes, deadline: float) -> Any:
         """Send a command that only reads past every gate and limit; twice if the connection is cut."""
@@ -173,9 +167,11 @@ class ThreadSharing(SharingRules):
         self._waiting.append(turn)
         admitted = False
         try:
-            # Room may have come before this caller was in the queue.
-            if (connection := self.connection) is not None and not self._is_full(connection):
-                self._admit()
+            if (connection := self.connection) is not None:
+                connection.eager = True
+                # Room may have come before this caller was in the queue.
+                if not self._is_full(connection):
+                    self._admit()
             admitted = turn.acquire(timeout=max(0.0, deadline - monotonic()))
         finally:
             try:
@@ -251,13 +247,14 @@ class ThreadSharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int, now: float) -> None:
-        if now - self._reported > _REPORT_AFTER:
-            self._reported = now
-            if self.monitor is not None:
-                self.monitor.reply()
-            if self._shrink is not None:
-                self._shrink()
+    def _received(self, count: int) -> None:
+        connection = self.connection or self._leaving
+        if connection is not None:
+            connection.eager = False  # before a look at who wants it to be
+        if self.monitor is not None:
+            self.monitor.reply()
+        if self._shrink is not None:
+            self._shrink()
         if self.budget.tokens < self.budget.size:
             self.budget.succeeded(count)
         if self._waiting:
@@ -265,6 +262,8 @@ class ThreadSharing(SharingRules):
                 self._admit()
         if self._emptied is not None and self.in_flight == 0:
             self._emptied.set()
+        if connection is not None and (self._waiting or self._emptied is not None):
+            connection.eager = True
 
     def _lost(self, connection: SharedSocket, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
@@ -290,6 +289,7 @@ class ThreadSharing(SharingRules):
         if leaving is None:
             return
         try:
+            leaving.eager = True
             if leaving.in_flight and timeout > 0:
                 emptied.wait(timeout)
         finally:
