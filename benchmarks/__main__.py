@@ -28,6 +28,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=21, help="rounds of each contender in each situation (21)")
     parser.add_argument("--quick", action="store_true", help="three rounds: a rough look, in a minute and a half")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="write the results of a full run there, and draw no pictures"
+    )
     parser.add_argument("--only", choices=(*PARTS, CROWD), help="measure one part only")
     return parser.parse_args()
 
@@ -57,7 +60,9 @@ def main() -> None:
         print(f"\nA full run writes {RESULTS.name} and its pictures; this one does not.")
         return
     results = report.as_json(facts, situations, footprints, met)
-    report.write_json(RESULTS, results)
+    report.write_json(options.json or RESULTS, results)
+    if options.json:
+        return
     if importlib.util.find_spec("matplotlib") is None:
         print("\nmatplotlib is not installed: the pictures stay as they are.")
         return

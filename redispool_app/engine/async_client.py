@@ -22,7 +22,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redispool_app.exceptions import OutcomeUnknown
 
 from .outcomes import LOST, LostCommandError
-from .packing import PLAIN, pack, pack_one
+from .packing import PLAIN, pack
 from .pipeline_unit import PipelineUnit
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
@@ -141,7 +141,8 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
     if len(args) == 2 and route.head and sharing.plain_encoding:
         argument = args[1]
         if argument.__class__ is str and argument.isascii():
-            return pack_one(route.head, argument)
+            # At a third of what hiredis takes for it.
+            return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
         if argument.__class__ in PLAIN:
             return cast(bytes, pack_command(args))  # type: ignore[arg-type]
     return pack(args, sharing.encoder)

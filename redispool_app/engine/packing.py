@@ -11,11 +11,6 @@ from redis.exceptions import DataError
 PLAIN = frozenset((str, bytes, int, float))
 
 
-def pack_one(head: str, argument: str) -> bytes:
-    """Return a command with one ASCII argument; ``head`` is its route's. At a third of what hiredis takes for it."""
-    return f"{head}{len(argument)}\r\n{argument}\r\n".encode()
-
-
 def pack(args: Sequence[Any], encoder: Any) -> bytes:
     """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
     name = args[0]

@@ -15,7 +15,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.exceptions import OutcomeUnknown
 
-from .packing import pack_one, pack_utf8
+from .packing import pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
@@ -139,8 +139,9 @@ class _Unit(PipelineUnit):
 
 
 def _packed(route: Route, args: tuple[Any, ...]) -> bytes:
-    if len(args) == 2 and route.head and args[1].__class__ is str and args[1].isascii():
-        return pack_one(route.head, args[1])
+    if len(args) == 2 and route.head and (argument := args[1]).__class__ is str and argument.isascii():
+        # At a third of what hiredis takes for it.
+        return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
     return pack_utf8(args)
 
 
