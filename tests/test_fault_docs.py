@@ -1,0 +1,43 @@
+"""The page about faults says what was measured, and what the judge asserts."""
+
+from __future__ import annotations
+
+import json
+
+from tests.lab.document import PAGE, RESULTS, render
+from tests.lab.peers import CONTENDERS
+from tests.lab.side_by_side import DEFAULTS
+from tests.lab.stage import QUICK
+from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK
+
+TEXT = PAGE.read_text()
+DOCUMENT = json.loads(RESULTS.read_text())
+
+
+def test_the_tables_are_those_of_the_results():
+    assert render(TEXT, DOCUMENT) == TEXT, "run python -m tests.lab.document"
+
+
+def test_another_result_would_be_another_page():
+    other = {**DOCUMENT, "rows": [{**DOCUMENT["rows"][0], "worst_wait_ms": 123_456.0}]}
+    assert "123,456" in render(TEXT, other)
+
+
+def test_the_promises_are_those_of_the_judge():
+    for promise in (
+        f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
+        f"within {FAST * 1000:.0f} ms",
+        f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
+        f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
+        f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
+        f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",
+        f"`SOCKET_TIMEOUT` {DEFAULTS['SOCKET_TIMEOUT']:.0f} s",
+    ):
+        assert promise in TEXT, promise
+
+
+def test_every_client_is_compared_under_every_fault():
+    rows = DOCUMENT["comparison"]["rows"]
+    assert {row["subject"] for row in rows} == {subject.name for subject in CONTENDERS}
+    assert len({(row["fault"], row["subject"]) for row in rows}) == len(rows)
+    assert len(rows) % len(CONTENDERS) == 0
