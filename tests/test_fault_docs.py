@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import redis.asyncio
+
 from tests.lab.document import PAGE, RESULTS, render
 from tests.lab.peers import CONTENDERS
-from tests.lab.side_by_side import DEFAULTS
+from tests.lab.side_by_side import DEFAULTS, WATCHED
 from tests.lab.stage import QUICK
 from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK
 
@@ -32,8 +34,25 @@ def test_the_promises_are_those_of_the_judge():
         f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
         f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",
         f"`SOCKET_TIMEOUT` {DEFAULTS['SOCKET_TIMEOUT']:.0f} s",
+        f"{WATCHED:.0f} s after the fault's end",
     ):
         assert promise in TEXT, promise
+
+
+def test_the_peers_defaults_are_those_it_names():
+    pool = redis.asyncio.Redis.from_url("redis://127.0.0.1").connection_pool
+    by_url = pool.make_connection()
+    by_host = redis.asyncio.Redis(host="127.0.0.1").connection_pool.make_connection()
+    assert f"waits {by_url.socket_timeout:.0f} s for a reply" in TEXT
+    assert f"keeps up to {pool.max_connections} connections" in TEXT
+    assert by_url.retry.get_retries() == 0
+    assert f"again up to {by_host.retry.get_retries()} times" in TEXT
+
+
+def test_no_client_answered_wrongly_or_lost_what_it_acknowledged_as_the_page_says():
+    rows = DOCUMENT["comparison"]["rows"]
+    assert "All of them give each caller its own reply, and what they acknowledge is there." in TEXT
+    assert [row for row in rows if row["wrong_replies"] or row["writes_lost"]] == []
 
 
 def test_every_client_is_compared_under_every_fault():

@@ -26,7 +26,7 @@ _LONG = 12.0
 _ORDEALS = [
     Ordeal(ServerKilled, 3.0),
     Ordeal(ServerFrozen, _LONG),
-    Ordeal(ServerFrozen, 3.0, coroutines=300, threads=120),
+    Ordeal(ServerFrozen, 5.0, coroutines=300, threads=120),
     Ordeal(Loading, 3.0),
     Ordeal(ConnectionsKilled, 4.0),
     Ordeal(ReadOnly, 2.0),

@@ -30,6 +30,13 @@ _MEASURED = {
     "unknown": "unknown",
 }
 _BROKEN = {"wrong_replies": "wrong", "writes_lost": "lost", "writes_twice": "twice"}
+_TOLD = {
+    "wrong_replies": "Wrong replies",
+    "writes_lost": "Acknowledged writes lost",
+    "writes_twice": "Increments done twice",
+    "writes_denied_yet_done": "Writes denied yet done",
+    "unknown": "Callers told that an outcome is unknown",
+}
 _SUMMED = {"failed", "unknown", *_BROKEN}
 
 
@@ -96,7 +103,11 @@ def _compared(results: Results) -> Iterator[str]:
         before = fault
     yield from markdown([["fault", "client", *comparison.COLUMNS.values()], *lines], left=2)
     yield ""
-    yield ", ".join(f"{name} {version}" for name, version in compared["versions"].items()) + "."
+    for name, told in _TOLD.items():
+        clients = dict.fromkeys(row["subject"] for row in compared["rows"] if row[name])
+        yield f"* {told}: {', '.join(clients) or 'none'}."
+    yield ""
+    yield "Versions: " + ", ".join(f"{name} {version}" for name, version in compared["versions"].items()) + "."
 
 
 _BLOCKS = {"totals": _totals, "faults": _faults, "comparison": _compared}
