@@ -6,6 +6,7 @@ import json
 
 import redis.asyncio
 
+from tests.lab.comparison import COLUMNS, cells
 from tests.lab.document import PAGE, RESULTS, render
 from tests.lab.peers import CONTENDERS
 from tests.lab.side_by_side import DEFAULTS, WATCHED
@@ -53,6 +54,12 @@ def test_no_client_answered_wrongly_or_lost_what_it_acknowledged_as_the_page_say
     rows = DOCUMENT["comparison"]["rows"]
     assert "All of them give each caller its own reply, and what they acknowledge is there." in TEXT
     assert [row for row in rows if row["wrong_replies"] or row["writes_lost"]] == []
+
+
+def test_a_client_that_had_to_be_cut_off_has_no_worst_wait_but_a_bound():
+    row = {**DOCUMENT["comparison"]["rows"][0], "cut_after_s": 24.0, "all_back_ms": None}
+    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    assert (shown["worst_wait_ms"], shown["all_back_ms"]) == ("> 24", "not all")
 
 
 def test_every_client_is_compared_under_every_fault():

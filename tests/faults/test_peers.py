@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from redispool_app.redis_pool import RedisConnectionManager
 from tests.lab import comparison
 from tests.lab.faults import ConnectionsKilled, Loading, ReadOnly, ServerFrozen, ServerKilled
 from tests.lab.network_faults import BlackHole, HalfOpen, Refused, SilentMidReply, Truncated
 from tests.lab.peers import CONTENDERS, WITH_COROUTINES, WITH_THREADS, caches_of, pools_of
-from tests.lab.side_by_side import Ordeal, SideBySide
+from tests.lab.side_by_side import Ordeal, SideBySide, Watchdog
+from tests.lab.stage import Stage
 
 pytestmark = [
     pytest.mark.lab,
@@ -55,3 +57,17 @@ def test_every_client_goes_through_it_and_ours_keeps_its_promises(ordeal, pools,
             comparison.record(ordeal.name, ordeal.hold, subject.name, findings.numbers)
             told += [f"{subject.name}: {each}" for each in findings.complaints if subject.ours]
     assert not told, "\n".join([f"{len(told)} complaints", *sorted(set(told))[:10]])
+
+
+def test_whoever_would_wait_for_ever_is_cut_off():
+    with Stage(proxied=False) as stage, redis.Redis.from_url(stage.plain_url, socket_timeout=None) as client:
+        with Watchdog(stage, 0.3) as watchdog, pytest.raises(redis.ConnectionError):
+            client.blpop("nothing", 0)
+        assert watchdog.has_cut
+
+
+def test_nobody_is_cut_off_who_is_done_in_time():
+    with Stage(proxied=False) as stage:
+        with Watchdog(stage, 30) as watchdog:
+            pass
+        assert not watchdog.has_cut

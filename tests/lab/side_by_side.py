@@ -114,7 +114,7 @@ class SideBySide:
         callers = ordeal.coroutines if subject.is_async else ordeal.threads
         driver = (_AllCoroutines if subject.is_async else _AllThreads)(subject, callers, callers * _APART)
         fault.driver = driver
-        with _Watchdog(stage, ordeal.hold + WATCHED) as watchdog:
+        with Watchdog(stage, ordeal.hold + WATCHED) as watchdog:
             run = play(fault, stage, driver, load=True, log=[])
         findings = self._judge(fault, run, subject)
         findings.numbers.update(_compared(run, stage, callers))
@@ -136,7 +136,7 @@ class SideBySide:
         return judge(run, rules)
 
 
-class _Watchdog:
+class Watchdog:
     """Ends what nobody would end: after so many seconds every connection to a stage's server is cut."""
 
     def __init__(self, stage: Stage, seconds: float) -> None:
@@ -144,7 +144,7 @@ class _Watchdog:
         self._stage = stage
         self._timer = threading.Timer(seconds, self._cut)
 
-    def __enter__(self) -> _Watchdog:
+    def __enter__(self) -> Watchdog:
         self._timer.start()
         return self
 
