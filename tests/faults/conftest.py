@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests.lab import report
+from tests.lab import comparison, report
 from tests.lab.drivers import driver_of
 from tests.lab.stage import QUICK, Stage, play, rules_of
 from tests.lab.subjects import CACHES
@@ -102,11 +102,12 @@ def unrecorded():
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    lines = list(report.table())
-    if lines:
-        terminalreporter.section("faults")
+    tables = {"faults": list(report.table()), "comparison": list(comparison.table())}
+    for title, lines in tables.items():
+        if lines:
+            terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
-    if (path := os.environ.get("FAULTS_JSON")) and lines:
+    if (path := os.environ.get("FAULTS_JSON")) and any(tables.values()):
         report.write(Path(path))
         terminalreporter.write_line(f"written to {path}")

