@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import ssl
 import stat
@@ -20,7 +21,8 @@ import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
 
-from .faults import UnansweredHandshakeError, without_arguments
+from .addresses import AddressedAsync, AddressedSync
+from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
 
@@ -105,6 +107,8 @@ class ObservedSync:
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
             self.monitor.failure(error, self._started)
             raise
+        if isinstance(self, AddressedSync):
+            self.shorten(connected)  # TLS has taken a part of the time
         _count_opened(self)
         return connected
 
@@ -196,7 +200,7 @@ def _count_closed(connection: Any) -> None:
         _open.discard(connection)
 
 
-class AsyncTCPConnection(ObservedAsync, redis.asyncio.Connection):
+class AsyncTCPConnection(ObservedAsync, AddressedAsync):
     """An observed TCP connection for asyncio."""
 
 
@@ -209,7 +213,7 @@ class _AsyncTLS(redis.asyncio.SSLConnection):
             raise error from UnansweredHandshakeError()
 
 
-class AsyncTLSConnection(ObservedAsync, _AsyncTLS):
+class AsyncTLSConnection(ObservedAsync, AddressedAsync, _AsyncTLS):
     """An observed TLS connection for asyncio."""
 
 
@@ -217,14 +221,16 @@ class AsyncUnixConnection(ObservedAsync, redis.asyncio.UnixDomainSocketConnectio
     """An observed Unix-socket connection for asyncio."""
 
 
-class SyncTCPConnection(ObservedSync, redis.Connection):
+class SyncTCPConnection(ObservedSync, AddressedSync):
     """An observed blocking TCP connection."""
 
 
-class _SyncTLS(redis.SSLConnection):
+class _SyncTLS(redis.SSLConnection, AddressedSync):
     def _connect(self) -> Any:
         try:
             return super()._connect()  # type: ignore[no-untyped-call]
+        except UnansweredNameError:
+            raise  # no handshake has begun
         except TimeoutError as error:
             raise error from UnansweredHandshakeError()
 
@@ -314,9 +320,11 @@ def shortened(connection: Any, deadline: float) -> Iterator[None]:
     usual = connection.socket_timeout, connection.socket_connect_timeout
     left = max(0.001, deadline - monotonic())
     connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
+    connection.give_up_at = deadline
     try:
         yield
     finally:
         connection.socket_timeout, connection.socket_connect_timeout = usual
+        connection.give_up_at = math.inf
         if connection._sock is not None:
             connection._sock.settimeout(usual[0])

@@ -55,6 +55,10 @@ class UnansweredHandshakeError(Exception):
     """Marks a time-out while a TLS connection was being made: a server without TLS keeps its client waiting."""
 
 
+class UnansweredNameError(TimeoutError):
+    """No name server has said in time which addresses a host has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What is wrong, as a stable kind and as one line for a person."""
@@ -161,12 +165,18 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
 def _from_system(error: BaseException, where: str) -> Fault | None:
     """Faults that the operating system or the TLS library reports below redis-py's exception."""
     if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
-        if any(isinstance(cause, UnansweredHandshakeError) for cause in _chain(error)):
-            return Fault(
-                FaultKind.TLS,
-                f"{where} did not complete a TLS handshake in time: check that it runs, "
-                "and that this port speaks TLS (if not, use redis://).",
-            )
+        for cause in _chain(error):
+            if isinstance(cause, UnansweredNameError):
+                return Fault(
+                    FaultKind.DNS,
+                    f"The host name of {where} is not resolved in time: check the name server and the way there.",
+                )
+            if isinstance(cause, UnansweredHandshakeError):
+                return Fault(
+                    FaultKind.TLS,
+                    f"{where} did not complete a TLS handshake in time: check that it runs, "
+                    "and that this port speaks TLS (if not, use redis://).",
+                )
         return None
     cause = _system_error(error)
     if isinstance(cause, socket.gaierror):
