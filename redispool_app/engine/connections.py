@@ -25,6 +25,8 @@ from .addresses import AddressedAsync, AddressedSync
 from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
+from .outcomes import ReplyTooLargeError
+from .replies import is_out_of_memory
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every connected connection of this process, async and sync."""
@@ -80,7 +82,7 @@ class ObservedAsync:
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except redis_exceptions.RedisError as error:
+        except (redis_exceptions.RedisError, MemoryError) as error:
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
@@ -143,7 +145,7 @@ class ObservedSync:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
             self.monitor.reply()
             return response
-        except redis_exceptions.RedisError as error:
+        except (redis_exceptions.RedisError, MemoryError) as error:
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
@@ -153,8 +155,9 @@ class ObservedSync:
             raise
 
 
-def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exceptions.RedisError:
-    """Report an error to the monitor; return it, or in its place what the server said of this connection."""
+def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError) -> redis_exceptions.RedisError:
+    """Report an error to the monitor; return it, or in its place what it means or the server said."""
+    error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
         if (shown := without_arguments(str(error))) != str(error):

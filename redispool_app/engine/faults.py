@@ -18,6 +18,8 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
+from .outcomes import ReplyTooLargeError
+
 
 class FaultKind(StrEnum):
     """Stable names, fit for a log query, a metric label or an alert rule."""
@@ -33,6 +35,7 @@ class FaultKind(StrEnum):
     LOADING = "loading"
     MASTERDOWN = "masterdown"
     MAXCLIENTS = "maxclients"
+    MEMORY = "memory"
     MISCONF = "misconf"
     NOT_REDIS = "not_redis"
     OOM = "oom"
@@ -48,7 +51,7 @@ class FaultKind(StrEnum):
 ANSWERED = frozenset({FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY})
 
 # One connection's end says nothing yet about the server; whoever comes next asks with a PING.
-AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.UNKNOWN})
+AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.MEMORY, FaultKind.UNKNOWN})
 
 
 class UnansweredHandshakeError(Exception):
@@ -84,6 +87,11 @@ def classify(error: BaseException, where: str) -> Fault:
     if isinstance(error, OutcomeUnknown):
         # It is every kind of loss at once; what it was raised from is one.
         error = _loss(error)
+    if isinstance(error, ReplyTooLargeError | MemoryError):
+        return Fault(
+            FaultKind.MEMORY,
+            f"This process has no memory for a reply of Redis at {where}: ask for less at once, or allow it more.",
+        )
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
 
 
