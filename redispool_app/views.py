@@ -37,8 +37,6 @@ async def probe(request: HttpRequest, alias: str | None = None) -> HttpResponse:
 
     Without an alias every configured pool must answer. Takes at most
     ``HEALTH_CHECK_TIMEOUT``; during a confirmed outage, or after ``close()``, the answer comes at once.
-    Under WSGI the request's event loop also waits for its own helper threads, so a name server that
-    hangs can delay the first answer of an outage.
     """
     try:
         if alias is not None and alias not in get_aliases():

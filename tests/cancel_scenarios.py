@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from redispool_app.engine import AsyncRedis
-from redispool_app.engine.connections import AsyncTLSConnection
+from redispool_app.engine.connections import AsyncTCPConnection, AsyncTLSConnection
 from redispool_app.engine.tally import CommandTally, current_tally
 from redispool_app.engine.telemetry import Telemetry
 
@@ -402,6 +402,18 @@ async def checks_where_nothing_may_be_shared(world):
     world.proxy.cut()
     await asyncio.sleep(0.01)
     await world.manager._health_check()
+
+
+@scenario()
+async def a_host_that_must_be_resolved(world):
+    monitor = (await world.client_without_check()).connection_pool.monitor
+    connection = AsyncTCPConnection(monitor=monitor, host="localhost", port=world.proxy.port)
+    world.arm()
+    try:
+        with contextlib.suppress(*LOST):
+            await connection.connect()
+    finally:
+        await connection.disconnect(nowait=True)
 
 
 @scenario()

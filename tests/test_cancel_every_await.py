@@ -66,6 +66,7 @@ EXEMPT = {
     "loops.py LoopClients.open: await anext(entry.keeper)": _BUILDS,
     "pool_set.py PoolSet.open: await self.loops.open()": _BUILDS,
     "pool_set.py PoolSet._check: await self.loops.open()": _BUILDS,
+    "names.py resolve: async with asyncio.timeout(timeout):": _CONTEXT,
     "pool_set.py _landed: async with asyncio.timeout(timeout):": _CONTEXT,
     "probe.py ping: async with asyncio.timeout(timeout - aside):": _CONTEXT,
 }

@@ -159,3 +159,36 @@ def test_the_manager_serves_greenlets(server):
         manager.close_sync()
         """,
     )
+
+
+def test_a_name_server_that_does_not_answer_holds_a_greenlet_no_longer_than_its_deadline(server):
+    under_gevent(
+        server,
+        """
+        import socket
+        from time import monotonic
+
+        from redispool_app.engine.faults import UnansweredNameError
+        from redispool_app.engine.names import resolve_sync
+
+        client.ping()
+        asked = []
+
+        def getaddrinfo(host, *args, **kwargs):
+            asked.append(host)
+            gevent.sleep(5)
+
+        socket.getaddrinfo = getaddrinfo
+
+        def resolve():
+            try:
+                resolve_sync("redis.lab", 6379, 0.2)
+            except UnansweredNameError:
+                return client.echo("served beside it")
+
+        began = monotonic()
+        assert run([resolve] * 20) == [b"served beside it"] * 20
+        assert monotonic() - began < 2
+        assert asked == ["redis.lab"]
+        """,
+    )

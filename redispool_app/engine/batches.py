@@ -40,6 +40,11 @@ class Batch:
         return len(self.futures) - self.answered
 
     @property
+    def next_due(self) -> Future[Any]:
+        """Whose reply comes next."""
+        return self.futures[self.answered]
+
+    @property
     def decode_due(self) -> Sequence[bool]:
         return self.decode[self.answered :]
 
@@ -97,6 +102,10 @@ class Unit:
     @property
     def due(self) -> int:
         return len(self.decode) - len(self.replies)
+
+    @property
+    def next_due(self) -> Future[list[Any]]:
+        return self.future
 
     @property
     def decode_due(self) -> Sequence[bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import ssl
 import stat
@@ -20,9 +21,12 @@ import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
 
-from .faults import UnansweredHandshakeError, without_arguments
+from .addresses import AddressedAsync, AddressedSync
+from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
+from .outcomes import ReplyTooLargeError
+from .replies import is_out_of_memory
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every connected connection of this process, async and sync."""
@@ -78,7 +82,7 @@ class ObservedAsync:
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except redis_exceptions.RedisError as error:
+        except (redis_exceptions.RedisError, MemoryError) as error:
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
@@ -105,6 +109,8 @@ class ObservedSync:
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
             self.monitor.failure(error, self._started)
             raise
+        if isinstance(self, AddressedSync):
+            self.shorten(connected)  # TLS has taken a part of the time
         _count_opened(self)
         return connected
 
@@ -139,7 +145,7 @@ class ObservedSync:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
             self.monitor.reply()
             return response
-        except redis_exceptions.RedisError as error:
+        except (redis_exceptions.RedisError, MemoryError) as error:
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
@@ -149,8 +155,9 @@ class ObservedSync:
             raise
 
 
-def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exceptions.RedisError:
-    """Report an error to the monitor; return it, or in its place what the server said of this connection."""
+def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError) -> redis_exceptions.RedisError:
+    """Report an error to the monitor; return it, or in its place what it means or the server said."""
+    error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
         if (shown := without_arguments(str(error))) != str(error):
@@ -196,7 +203,7 @@ def _count_closed(connection: Any) -> None:
         _open.discard(connection)
 
 
-class AsyncTCPConnection(ObservedAsync, redis.asyncio.Connection):
+class AsyncTCPConnection(ObservedAsync, AddressedAsync):
     """An observed TCP connection for asyncio."""
 
 
@@ -209,7 +216,7 @@ class _AsyncTLS(redis.asyncio.SSLConnection):
             raise error from UnansweredHandshakeError()
 
 
-class AsyncTLSConnection(ObservedAsync, _AsyncTLS):
+class AsyncTLSConnection(ObservedAsync, AddressedAsync, _AsyncTLS):
     """An observed TLS connection for asyncio."""
 
 
@@ -217,14 +224,16 @@ class AsyncUnixConnection(ObservedAsync, redis.asyncio.UnixDomainSocketConnectio
     """An observed Unix-socket connection for asyncio."""
 
 
-class SyncTCPConnection(ObservedSync, redis.Connection):
+class SyncTCPConnection(ObservedSync, AddressedSync):
     """An observed blocking TCP connection."""
 
 
-class _SyncTLS(redis.SSLConnection):
+class _SyncTLS(redis.SSLConnection, AddressedSync):
     def _connect(self) -> Any:
         try:
             return super()._connect()  # type: ignore[no-untyped-call]
+        except UnansweredNameError:
+            raise  # no handshake has begun
         except TimeoutError as error:
             raise error from UnansweredHandshakeError()
 
@@ -314,9 +323,11 @@ def shortened(connection: Any, deadline: float) -> Iterator[None]:
     usual = connection.socket_timeout, connection.socket_connect_timeout
     left = max(0.001, deadline - monotonic())
     connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
+    connection.give_up_at = deadline
     try:
         yield
     finally:
         connection.socket_timeout, connection.socket_connect_timeout = usual
+        connection.give_up_at = math.inf
         if connection._sock is not None:
             connection._sock.settimeout(usual[0])

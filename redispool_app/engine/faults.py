@@ -18,6 +18,8 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
+from .outcomes import ReplyTooLargeError
+
 
 class FaultKind(StrEnum):
     """Stable names, fit for a log query, a metric label or an alert rule."""
@@ -33,6 +35,7 @@ class FaultKind(StrEnum):
     LOADING = "loading"
     MASTERDOWN = "masterdown"
     MAXCLIENTS = "maxclients"
+    MEMORY = "memory"
     MISCONF = "misconf"
     NOT_REDIS = "not_redis"
     OOM = "oom"
@@ -48,11 +51,15 @@ class FaultKind(StrEnum):
 ANSWERED = frozenset({FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY})
 
 # One connection's end says nothing yet about the server; whoever comes next asks with a PING.
-AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.UNKNOWN})
+AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.MEMORY, FaultKind.UNKNOWN})
 
 
 class UnansweredHandshakeError(Exception):
     """Marks a time-out while a TLS connection was being made: a server without TLS keeps its client waiting."""
+
+
+class UnansweredNameError(TimeoutError):
+    """No name server has said in time which addresses a host has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,11 @@ def classify(error: BaseException, where: str) -> Fault:
     if isinstance(error, OutcomeUnknown):
         # It is every kind of loss at once; what it was raised from is one.
         error = _loss(error)
+    if isinstance(error, ReplyTooLargeError | MemoryError):
+        return Fault(
+            FaultKind.MEMORY,
+            f"This process has no memory for a reply of Redis at {where}: ask for less at once, or allow it more.",
+        )
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
 
 
@@ -161,12 +173,18 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
 def _from_system(error: BaseException, where: str) -> Fault | None:
     """Faults that the operating system or the TLS library reports below redis-py's exception."""
     if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
-        if any(isinstance(cause, UnansweredHandshakeError) for cause in _chain(error)):
-            return Fault(
-                FaultKind.TLS,
-                f"{where} did not complete a TLS handshake in time: check that it runs, "
-                "and that this port speaks TLS (if not, use redis://).",
-            )
+        for cause in _chain(error):
+            if isinstance(cause, UnansweredNameError):
+                return Fault(
+                    FaultKind.DNS,
+                    f"The host name of {where} is not resolved in time: check the name server and the way there.",
+                )
+            if isinstance(cause, UnansweredHandshakeError):
+                return Fault(
+                    FaultKind.TLS,
+                    f"{where} did not complete a TLS handshake in time: check that it runs, "
+                    "and that this port speaks TLS (if not, use redis://).",
+                )
         return None
     cause = _system_error(error)
     if isinstance(cause, socket.gaierror):

@@ -35,6 +35,13 @@ class ReplyTimeoutError(redis_exceptions.TimeoutError):
         self.started = started
 
 
+class ReplyTooLargeError(ConnectionLostError):
+    """This process has no memory for a command's reply, which cost the connection: its next reply begins nowhere."""
+
+    def __init__(self, message: str = "This process has no memory for the reply: ask for less at once.") -> None:
+        super().__init__(message, written=True, started=monotonic())
+
+
 LostCommandError = ConnectionLostError | ReplyTimeoutError
 LOST = (ConnectionLostError, ReplyTimeoutError)
 

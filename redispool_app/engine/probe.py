@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import exceptions as redis_exceptions
 
+from . import names
 from .async_pool import AsyncPool
 from .connections import shortened
 from .sharing import sharing_of
@@ -148,9 +149,10 @@ def _time_for_strangers(pool: AsyncPool | SyncPool, timeout: float) -> float:
 
 def _speaks_http(pool: AsyncPool | SyncPool, timeout: float) -> bool:
     """Whether a web server answers at the address of ``pool``."""
-    address = pool.connection_kwargs["host"], pool.connection_kwargs["port"]
+    host, port = pool.connection_kwargs["host"], pool.connection_kwargs["port"]
     try:
-        with socket.create_connection(address, timeout) as peer:
+        address = names.resolve_sync(host, port, timeout)[0]
+        with socket.create_connection((address, port), timeout) as peer:
             peer.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
             return peer.recv(5) == b"HTTP/"
     except OSError:

@@ -8,6 +8,8 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_exceptions
 
+from .outcomes import ReplyTooLargeError
+
 INCOMPLETE = object()
 """Stands for a reply that has not come in full."""
 
@@ -19,8 +21,17 @@ NOT_A_REPLY = (redis_exceptions.InvalidResponse, TypeError, ValueError, MemoryEr
 """What hiredis raises for what it cannot read, or Python cannot hold: a map whose key is a list, for instance."""
 
 
-def invalid(error: Exception) -> redis_exceptions.InvalidResponse:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether hiredis, which names it as if the server had sent it, or Python found no memory for a reply."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, redis_exceptions.InvalidResponse) and str(error) == "Out of memory"
+    )
+
+
+def invalid(error: Exception) -> redis_exceptions.RedisError:
     """Return one of ``NOT_A_REPLY`` as what it means: whatever follows in the stream cannot be told apart any more."""
+    if is_out_of_memory(error):
+        return ReplyTooLargeError()
     if isinstance(error, redis_exceptions.InvalidResponse):
         return error
     return redis_exceptions.InvalidResponse(f"A reply that cannot be read: {error}")

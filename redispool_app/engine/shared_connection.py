@@ -20,7 +20,7 @@ from redis import exceptions as redis_exceptions
 
 from .batches import Batch, Unit
 from .connections import forget_stream
-from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
 from .statistics import Statistics
 
@@ -309,6 +309,8 @@ class SharedConnection(asyncio.Protocol):
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
+        if isinstance(error, ReplyTooLargeError) and due and not due[0].next_due.done():
+            due[0].next_due.set_exception(error)  # whose reply it is; the others may ask again
         for batches, written in ((due, True), (unsent, False)):
             for batch in batches:
                 for future in batch.waiting():

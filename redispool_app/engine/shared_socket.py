@@ -24,7 +24,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_exceptions
 
-from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, error_parser, invalid
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
@@ -372,8 +372,11 @@ class SharedSocket:
                 _exhaust(map(self._feed, map(received.pop, _FIRST)))
         except WOULD_BLOCK:
             return
-        except (OSError, redis_exceptions.InvalidResponse) as error:
+        except OSError as error:
             self._lose(error)
+            return
+        except (redis_exceptions.InvalidResponse, MemoryError) as error:
+            self._lose(invalid(error))
             return
         if not size:
             self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
@@ -508,6 +511,8 @@ class SharedSocket:
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
+        if written and isinstance(error, ReplyTooLargeError) and not queue[0].done:
+            queue[0].error, queue[0].done = error, True  # whose reply it is; the others may ask again
         for position, exchange in enumerate(queue):
             if not exchange.done:
                 exchange.error = ConnectionLostError(

@@ -18,7 +18,15 @@ from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
-from .outcomes import ConnectionLostError, LostCommandError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .outcomes import (
+    ConnectionLostError,
+    LostCommandError,
+    ReplyTimeoutError,
+    ReplyTooLargeError,
+    RetryBudget,
+    Verdict,
+    decide,
+)
 from .statistics import Statistics
 from .telemetry import Telemetry
 
@@ -41,6 +49,9 @@ _DEFAULT_LIMITS = SharingLimits()
 
 _MOST_RESENT = 3
 """A command that was lost after being written is sent again so often: perhaps it is what ends the connections."""
+
+_FINAL = (ReplyTimeoutError, ReplyTooLargeError)
+"""Losses after which no other try can help."""
 
 
 def limits_of(pool: Any) -> SharingLimits | None:
@@ -89,8 +100,8 @@ class SharingRules:
 
         ``resent`` is how often it was sent again after being written; with this time, that is what is returned.
         """
-        # A time-out has used the deadline up, and a closed connection carries nothing again.
-        over = self.closed or isinstance(error, ReplyTimeoutError) or (error.written and resent == _MOST_RESENT)
+        # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
+        over = self.closed or isinstance(error, _FINAL) or (error.written and resent == _MOST_RESENT)
         with self._counting:
             verdict = decide(
                 written=error.written,
@@ -105,7 +116,7 @@ class SharingRules:
             return resent + error.written
         if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
-        if isinstance(error, ReplyTimeoutError):
+        if isinstance(error, _FINAL):
             raise error
         if error.stuck:
             raise redis_exceptions.TimeoutError(str(error)) from error

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from tests.lab import comparison, report
 from tests.lab.drivers import driver_of
@@ -63,9 +62,7 @@ def survives(pool_settings, settings, log, db):
         with Stage(program=program, transport=transport, proxied=proxied, config=fault_class.config) as stage:
             fault = fault_class(stage)
             fault.arrange()
-            # The laboratory's resolver serves asyncio and sockets.
-            url = stage.plain_url if subject_class.run is uvloop.run else stage.url
-            manager = pool_settings(url, **keys, **stage.keys)
+            manager = pool_settings(stage.url, **keys, **stage.keys)
             subject = subject_class(manager)
             viewer = Viewer(manager) if fault.shown and subject.managed else None
             fault.driver = driver_of(subject, callers, pace)

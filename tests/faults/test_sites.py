@@ -46,7 +46,7 @@ _FAULTS = [
 
 @pytest.fixture
 def a_site_survives(tmp_path):
-    def survive(fault_class, subject_class):
+    def survive(fault_class, subject_class, *, load):
         with Stage(proxied=fault_class.proxied) as stage:
             site = Site(tmp_path, {"CONNECTION_URL": stage.plain_url, **QUICK}, "tests.lab.site_settings")
             subject = subject_class(site)
@@ -60,7 +60,7 @@ def a_site_survives(tmp_path):
                     fault,
                     stage,
                     fault.driver,
-                    load=True,
+                    load=load,
                     log=[],
                     look=lambda: probed.append(subject.status("/redis/health/")),
                 )
@@ -86,7 +86,7 @@ def a_site_survives(tmp_path):
         findings.numbers["log_lines"] = len(said)
         if len(said) > subject.workers * 2:
             findings.complain(f"{subject.workers} workers say {len(said)} times that Redis is unhealthy")
-        report.record(fault.name, subject.name, "busy", findings.numbers, findings.complaints)
+        report.record(fault.name, subject.name, "busy" if load else "idle", findings.numbers, findings.complaints)
         assert not findings.complaints, "\n".join([*sorted(set(findings.complaints))[:10], site.output[-3000:]])
         site.assert_clean()
 
@@ -94,7 +94,8 @@ def a_site_survives(tmp_path):
 
 
 @pytest.mark.lab
+@pytest.mark.parametrize("load", [True, False], ids=["busy", "idle"])
 @pytest.mark.parametrize("subject", SITES, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("fault", _FAULTS, ids=lambda fault: fault.name)
-def test_a_site_survives(fault, subject, a_site_survives):
-    a_site_survives(fault, subject)
+def test_a_site_survives(fault, subject, load, a_site_survives):
+    a_site_survives(fault, subject, load=load)

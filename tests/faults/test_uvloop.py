@@ -5,13 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.faults import ConnectionsKilled, ServerFrozen, ServerKilled
-from tests.lab.network_faults import BlackHole, Garbage, HalfOpen, OneByteASecond, Refused, SilentMidReply, Truncated
+from tests.lab.network_faults import (
+    BlackHole,
+    Garbage,
+    HalfOpen,
+    NameServerSilent,
+    NameUnknown,
+    OneByteASecond,
+    Refused,
+    SilentMidReply,
+    Truncated,
+)
 from tests.lab.process_faults import InterpreterBusy
 from tests.lab.subjects import AsyncUvloop
 
 _FAULTS = [
-    ServerKilled, ServerFrozen, ConnectionsKilled, Refused, BlackHole, SilentMidReply, HalfOpen, Garbage,
-    OneByteASecond, Truncated, InterpreterBusy,
+    ServerKilled, ServerFrozen, ConnectionsKilled, Refused, BlackHole, SilentMidReply, HalfOpen, NameUnknown,
+    NameServerSilent, Garbage, OneByteASecond, Truncated, InterpreterBusy,
 ]  # fmt: skip
 
 

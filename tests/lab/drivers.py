@@ -235,8 +235,12 @@ class Threads(Driver):
             sleep(self._rest())
 
 
+def callers_of(subject: Any) -> int:
+    """Return how many callers suit a subject, or a class of subjects."""
+    return 30 if subject.is_async else 8
+
+
 def driver_of(subject: Any, callers: int | None = None, pace: float = _PACE) -> Driver:
-    """Return the driver that suits a subject: 30 coroutines, or 8 threads."""
-    if subject.is_async:
-        return Coroutines(subject, callers or 30, pace)
-    return Threads(subject, callers or 8, pace)
+    """Return the driver that suits a subject: coroutines, or threads."""
+    kind = Coroutines if subject.is_async else Threads
+    return kind(subject, callers or callers_of(subject), pace)

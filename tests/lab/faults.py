@@ -36,6 +36,8 @@ class Fault:
     tolerated: ClassVar[frozenset[str]] = frozenset()
     """What a caller may be told at any time."""
     attempts_per_second: ClassVar[int] = ATTEMPTS_PER_SECOND
+    losses_per_second: ClassVar[int] = 1
+    """How often within a second it ends every connection."""
     known_after: ClassVar[float] = 0.1
     """Seconds that may pass between the first failure and the certainty that lets all callers fail at once."""
     last_error: ClassVar[str | None] = None
@@ -171,6 +173,8 @@ class ConnectionsKilled(Fault):
     proxied = False
     outage = False
     reads_survive = True
+    losses_per_second = 7
+    every = 0.15
 
     def strike(self) -> None:
         self._ended = threading.Event()
@@ -179,7 +183,7 @@ class ConnectionsKilled(Fault):
         self._killer.start()
 
     def _kill(self) -> None:
-        while not self._ended.wait(0.15):
+        while not self._ended.wait(self.every):
             self.stage.cut_all()
 
     def heal(self) -> None:

@@ -10,9 +10,12 @@ import json
 import os
 import resource
 import sys
+import threading
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+from redispool_app.engine.faults import classify
 
 _SPARE = 60 * 1024 * 1024
 
@@ -38,9 +41,9 @@ async def run_async(manager: Any) -> dict[str, Any]:
     echoes = [asyncio.ensure_future(client.echo(str(number))) for number in range(20)]
     started = monotonic()
     try:
-        big = f"{len(await client.get('big'))} bytes"
+        big, kind = f"{len(await client.get('big'))} bytes", ""
     except Exception as error:
-        big = _named(error)
+        big, kind = _named(error), classify(error, "here").kind
     took = monotonic() - started
     results = await asyncio.gather(*echoes, return_exceptions=True)
     after = []
@@ -51,17 +54,30 @@ async def run_async(manager: Any) -> dict[str, Any]:
             after.append(_named(error))
         await asyncio.sleep(0.05)
     beside = [_shown(result, str(number)) for number, result in enumerate(results)]
-    return {"big": big, "took": took, "beside": beside, "after": after}
+    return {"big": big, "kind": kind, "took": took, "beside": beside, "after": after}
 
 
 def run_sync(manager: Any) -> dict[str, Any]:
-    manager.get_sync_client().ping()
+    client, beside, ended = manager.get_sync_client(), [], threading.Event()
+
+    def echo() -> None:
+        while not ended.is_set():
+            try:
+                beside.append(client.echo("beside") == b"beside")
+            except Exception as error:
+                beside.append(_named(error))
+
+    # A thread reserves address space for itself when it first works.
+    threads = [threading.Thread(target=echo) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    sleep(0.2)
     limit_memory()
     started = monotonic()
     try:
-        big = f"{len(manager.get_sync_client().get('big'))} bytes"
+        big, kind = f"{len(manager.get_sync_client().get('big'))} bytes", ""
     except Exception as error:
-        big = _named(error)
+        big, kind = _named(error), classify(error, "here").kind
     took = monotonic() - started
     after = []
     for number in range(50):
@@ -70,7 +86,10 @@ def run_sync(manager: Any) -> dict[str, Any]:
         except Exception as error:
             after.append(_named(error))
         sleep(0.05)
-    return {"big": big, "took": took, "beside": [], "after": after}
+    ended.set()
+    for thread in threads:
+        thread.join()
+    return {"big": big, "kind": kind, "took": took, "beside": sorted(set(beside), key=str), "after": after}
 
 
 def main(url: str, face: str) -> None:

@@ -85,17 +85,17 @@ class NameUnknown(Fault):
 
 class NameServerSilent(Fault):
     name = "name server does not answer"
-    kinds = frozenset({"timeout", "dns"})
+    kinds = frozenset({"dns"})
     known_after = 0.6
-    # A page is served by a thread that may have to resolve the name too.
-    shown = False
 
     def strike(self) -> None:
         self.stage.resolver.hang()
         self.proxy.cut()
 
     def heal(self) -> None:
+        self.numbers["threads_held"] = self.stage.resolver.most_waiting
         self.stage.resolver.answer()
+        assert 0 < self.numbers["threads_held"] <= 3, "the name server holds more threads than the engine may spend"
 
 
 class AddressChanged(Fault):

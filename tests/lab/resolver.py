@@ -21,6 +21,8 @@ class Resolver:
     def __init__(self, address: str) -> None:
         self.address: str | None = address
         self.asked = 0
+        self.waiting = self.most_waiting = 0
+        """How many threads hang in here now, and how many have at once."""
         self._answering = threading.Event()
         self._answering.set()
         self._original = socket.getaddrinfo
@@ -52,7 +54,10 @@ class Resolver:
         if host not in (HOST, HOST.encode()):
             return self._original(host, *args, **kwargs)
         self.asked += 1
+        self.waiting += 1
+        self.most_waiting = max(self.waiting, self.most_waiting)
         self._answering.wait(_LONG)
+        self.waiting -= 1
         if self.address is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self._original(self.address, *args, **kwargs)

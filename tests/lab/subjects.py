@@ -173,7 +173,7 @@ class SyncTransactions(SyncEngine):
 
 
 class AsyncUvloop(AsyncEngine):
-    """The manager's client of an event loop that is not asyncio's own, and resolves names in a way of its own."""
+    """The manager's client of an event loop that is not asyncio's own."""
 
     name = "uvloop engine"
     run: ClassVar[Any] = staticmethod(uvloop.run)
