@@ -97,7 +97,7 @@ def test_replicas_and_the_projects_other_pools_are_no_foreigners(compare):
 
 
 def test_the_servers_lines_are_read():
-    lines = b"id=3 addr=127.0.0.1:1 name=shop:web1:10:default age=7 idle=0 flags=N db=0 sub=0 cmd=get\nid=4 nonsense\n\n"
+    lines = b"id=3 addr=127.0.0.1:1 name=shop:web1:10:default age=7 idle=0 flags=N db=0 cmd=get\nid=4 nonsense\n\n"
     assert parse(lines) == [of(age=7)]
     assert parse("txt:" + lines.decode()) == [of(age=7)]
     assert parse(b"") == parse(b"\xff\xfe") == []
