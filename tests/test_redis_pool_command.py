@@ -130,7 +130,7 @@ def test_as_a_program_it_ends_with_the_exit_code_and_no_traceback():
 def workers(server, pool_settings):
     """Two other processes that publish the pool, and the manager of this one."""
     pool = {"CONNECTION_URL": server.url, "PUBLISH_INTERVAL": 0.2}
-    manager = pool_settings(**{"url": pool["CONNECTION_URL"], "PUBLISH_INTERVAL": 0.2})
+    manager = pool_settings(url=pool["CONNECTION_URL"], PUBLISH_INTERVAL=0.2)
     started = [WorkerProcess(pool, host) for host in ("web1", "web2")]
     wanted = {worker.id for worker in started}
     eventually(lambda: wanted <= {each["id"] for each in roster.read(manager).workers})
