@@ -30,6 +30,7 @@ class Batch:
         self.started = started
         self.futures: list[Future[Any]] = []
         self.packed: list[bytes] = []
+        """Kept until the replies are in, as each caller's own frame keeps its: it tells who waits for what."""
         self.decode: list[bool] = []
         """For each command whether its caller wants text; left empty where nobody can."""
         self.answered = 0
@@ -86,14 +87,25 @@ class Batch:
         """Return the futures whose callers still wait."""
         return [future for future in self.futures if not future.done()]
 
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        """Return what they sent who wait for the next so many replies, None for all: bytes, and commands in them."""
+        until = None if replies is None else self.answered + replies
+        due = slice(self.answered, until)
+        pairs = zip(self.futures[due], self.packed[due], strict=False)
+        return [(packed, 1) for future, packed in pairs if not future.done()]
+
 
 class Unit:
     """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
 
-    __slots__ = ("decode", "future", "packed", "replies", "started")
+    __slots__ = ("decode", "future", "packed", "quiet", "replies", "started")
 
-    def __init__(self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool]) -> None:
+    def __init__(
+        self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool], quiet: bool = False
+    ) -> None:
         self.started = started
+        self.quiet = quiet
+        """Whether errors among its replies are its caller's affair alone."""
         self.future = future
         self.packed = [packed]
         self.decode = decode
@@ -121,7 +133,7 @@ class Unit:
     def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
         part = replies[at : at + self.due]
         for reply in part:
-            if reply.__class__ is not bytes and isinstance(reply, Exception):
+            if reply.__class__ is not bytes and isinstance(reply, Exception) and not self.quiet:
                 on_error(reply)
         self.replies += part
         if not self.due and not self.future.done():
@@ -130,6 +142,11 @@ class Unit:
 
     def waiting(self) -> Iterable[Future[Any]]:
         return () if self.future.done() else (self.future,)
+
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        if self.future.done() or (replies is not None and replies < self.due):
+            return []
+        return [(self.packed[0], len(self.decode))]
 
 
 def _kept(items: list[Any], stay: list[bool]) -> list[Any]:
