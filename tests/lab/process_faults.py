@@ -211,6 +211,7 @@ class Flood(ServerFrozen):
 
     name = "SIGSTOP and more callers than may wait"
     known_after = 0.7
+    hold = 1.5
     kinds = frozenset({"timeout"})
     tolerated = frozenset({"exhausted"})
     keys: ClassVar[dict[str, Any]] = {"MAX_IN_FLIGHT": 60, "MAX_WAITING": 30}
