@@ -165,6 +165,7 @@ class SingleBytes(SlowNetwork):
 
 class Truncated(Fault):
     name = "replies cut off"
+    hold = 1.5
     outage = False
     reads_survive = True
 
