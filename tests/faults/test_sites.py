@@ -51,6 +51,7 @@ def a_site_survives(tmp_path):
             site = Site(tmp_path, {"CONNECTION_URL": stage.plain_url, **QUICK}, "tests.lab.site_settings")
             subject = subject_class(site)
             fault = fault_class(stage)
+            fault.hold = max(fault.hold, 1.5)  # a page takes longer to fail than a call
             fault.driver = Threads(subject, 8, pace=0.02)
             probed = []
             try:

@@ -147,6 +147,13 @@ def test_what_the_machine_did_not_run_in_time_is_no_fault_of_the_engine():
     assert worst_lag([(1.0, 0.1), (2.0, 0.3), (3.0, 0.2)], 1.8, 2.5) == 0.3
 
 
+def test_a_refusal_that_may_come_at_any_time_is_not_taken_for_the_outage():
+    refused = operation(10.1, fault="exhausted")
+    rules = replace(RULES, tolerated=frozenset({"exhausted"}))
+    assert judge(with_more(refused), rules).numbers["noticed_ms"] == 500
+    assert judge(with_more(refused), RULES).numbers["noticed_ms"] < 500
+
+
 def test_the_densest_second_is_counted():
     assert most_per_second([]) == 0
     assert most_per_second([1.0, 1.2, 5.0, 5.1, 5.2, 5.9, 6.2]) == 4

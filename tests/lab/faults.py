@@ -27,8 +27,8 @@ class Fault:
     config: ClassVar[dict[str, object]] = {}
     keys: ClassVar[dict[str, Any]] = {}
     """More keys of REDIS_POOL."""
-    hold: ClassVar[float] = 1.5
-    """Seconds from the strike to the healing."""
+    hold: ClassVar[float] = 1.2
+    """Seconds from the strike to the healing: time to notice, to be certain, and to see callers fail at once."""
     outage: ClassVar[bool] = True
     reads_survive: ClassVar[bool] = False
     writes_survive: ClassVar[bool] = False
@@ -136,6 +136,7 @@ class Loading(Fault):
     config: ClassVar[dict[str, object]] = {"loading-process-events-interval-bytes": 1024}
     kinds = frozenset({"loading"})
     known_after = 0.5
+    hold = 1.5
 
     def arrange(self) -> None:
         with self.stage.admin() as admin:

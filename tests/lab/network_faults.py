@@ -37,6 +37,7 @@ class BlackHole(Fault):
     name = "packets dropped"
     kinds = frozenset({"timeout"})
     known_after = 0.6
+    hold = 1.5
 
     def strike(self) -> None:
         self.proxy.block()
@@ -50,6 +51,7 @@ class SilentMidReply(Fault):
     name = "silence in the middle of a reply"
     kinds = frozenset({"timeout"})
     known_after = 0.6
+    hold = 1.5
 
     def strike(self) -> None:
         self.proxy.silent_after_reply_bytes = 3
@@ -87,6 +89,7 @@ class NameServerSilent(Fault):
     name = "name server does not answer"
     kinds = frozenset({"dns"})
     known_after = 0.6
+    hold = 1.5
 
     def strike(self) -> None:
         self.stage.resolver.hang()
@@ -129,6 +132,7 @@ class OneByteASecond(Fault):
     name = "one byte a second"
     kinds = frozenset({"timeout"})
     known_after = 0.6
+    hold = 1.5
 
     def strike(self) -> None:
         self.proxy.piece, self.proxy.reply_delay = 1, 1.0
@@ -161,6 +165,7 @@ class SingleBytes(SlowNetwork):
 
 class Truncated(Fault):
     name = "replies cut off"
+    hold = 1.5
     outage = False
     reads_survive = True
 

@@ -210,7 +210,8 @@ class Flood(ServerFrozen):
     """A frozen server, and more callers than the pool lets wait."""
 
     name = "SIGSTOP and more callers than may wait"
-    known_after = 0.7
+    known_after = 0.5
+    hold = 1.5
     kinds = frozenset({"timeout"})
     tolerated = frozenset({"exhausted"})
     keys: ClassVar[dict[str, Any]] = {"MAX_IN_FLIGHT": 60, "MAX_WAITING": 30}

@@ -26,8 +26,8 @@ QUICK = {
     "RETRY_BACKOFF_CAP": 0.25,
 }
 """The pool under test gives up sooner than by default, so that a scenario takes seconds."""
-_WARMING = 0.4
-_AFTER = 0.5
+_WARMING = 0.3
+_AFTER = 0.35
 _TOO_LATE = 8.0
 
 
