@@ -16,6 +16,7 @@ import pytest
 from redispool_app import testing
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.workers import identity, keys, publisher, snapshot
+from redispool_app.workers.publication import Publication
 
 from .servers import eventually
 from .test_forks import in_child
@@ -354,6 +355,33 @@ def test_what_a_callback_raises_is_logged_once_and_stops_nothing(publishing, cap
     assert ["LookupError" in record.getMessage() for record in complaints(caplog)] == [True]
 
 
+# What it costs.
+
+
+@pytest.mark.parametrize("face", ["threads", "loop"])
+def test_a_publication_takes_less_than_a_hundredth_of_a_second_of_processor_time(server, pool_settings, face):
+    manager = pool_settings(server.url, PUBLISH_INTERVAL=300)
+
+    def cost():
+        publication = Publication(manager, lambda: None)
+        publication.round()
+        started = time.thread_time()
+        for _ in range(50):
+            publication.round()
+        assert publication.published
+        return (time.thread_time() - started) / 50
+
+    async def use():
+        await (await manager.get_client()).ping()
+        return await asyncio.to_thread(cost)
+
+    if face == "loop":
+        assert asyncio.run(use()) < 0.01
+    else:
+        manager.get_sync_client().ping()
+        assert cost() < 0.01
+
+
 # For this process itself.
 
 
@@ -430,3 +458,29 @@ def test_a_fork_while_the_publisher_holds_its_lock_does_not_hang_the_child(serve
             eventually(lambda: published(server, identity.worker_id()))
 
         in_child(work)
+
+
+def test_greenlets_have_their_worker_published_too(server):
+    pytest.importorskip("gevent")
+    program = f"""
+from gevent import monkey
+monkey.patch_all()
+import os, time
+import django
+from django.conf import settings
+pool = {{"CONNECTION_URL": "{server.url}", "PUBLISH_INTERVAL": 0.1}}
+settings.configure(REDIS_POOL=pool, INSTALLED_APPS=["redispool_app"])
+django.setup()
+from redispool_app.redis_pool import redis_connection_manager as manager
+from redispool_app.workers import roster
+client = manager.get_sync_client()
+deadline = time.monotonic() + 20
+while os.getpid() not in [each["pid"] for each in roster.read(manager).workers if each["seen_seconds"]]:
+    assert time.monotonic() < deadline, roster.read(manager)
+    client.ping()
+    time.sleep(0.05)
+print("published")
+"""
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:gevent", "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "published"), ended.stderr[-3000:]
