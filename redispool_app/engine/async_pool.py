@@ -12,7 +12,7 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolTimeout
 
-from .connections import abandon, forget_stream, is_worn_out
+from .connections import abandon, borrowed, forget_stream, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
 from .sharing import Sharing
@@ -79,11 +79,13 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
         self.monitor.gate()
+        asked_at = monotonic()
         connection = self.state.take()
         if connection is None:
             connection = await self._wait()
         try:
             await self.ready(connection)
+            borrowed(connection, asked_at)
         except BaseException:
             self._give_back(connection)
             raise
@@ -92,6 +94,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     async def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
+            given_back(connection)
             if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                 await connection.disconnect(nowait=True)
             event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
@@ -157,6 +160,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             self._leave(waiter)
             raise
         self._leave(waiter)
+        self.monitor.times.timed_out()
         raise PoolTimeout(
             f"No Redis connection became free within {monotonic() - started:.1f} s "
             f"({self.state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."

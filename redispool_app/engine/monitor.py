@@ -19,6 +19,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
+from .durations import ConnectionTimes
 from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify
 from .health import Health
 from .recovery import Recovery
@@ -61,6 +62,7 @@ class Monitor:
         self.where = where
         self.health = health
         self.counters = Counters()
+        self.times = ConnectionTimes()
         self.closed = False
         self.last_error: Fault | None = None
         self._probe = probe
@@ -212,6 +214,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._flight = None
         self.counters = Counters()
+        self.times = ConnectionTimes()
         self.health.renew_lock()
         self._recovery.forget_inherited()
         if not self.closed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import PoolClosed, PoolTimeout
+from redispool_app.exceptions import PoolClosed
 
 from .connections import abandon
 from .monitor import Monitor
@@ -147,7 +147,7 @@ class Sharing(SharingRules):
             raise
         if not turn.done():
             self._leave(turn)
-            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+            raise self.no_room()
 
     def _leave(self, turn: asyncio.Future[None]) -> None:
         if turn.done():

@@ -13,7 +13,7 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 
-from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from .faults import FaultKind, classify
 from .health import full_jitter
@@ -133,6 +133,12 @@ class SharingRules:
             f"{in_flight} commands are in flight and {waiting} callers wait: "
             "Redis or this process is too slow for so many."
         )
+
+    def no_room(self) -> PoolTimeout:
+        """Count and return the refusal of a caller who has waited for room long enough."""
+        if self.monitor is not None:
+            self.monitor.times.timed_out()
+        return PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
 
     # Connecting.
 

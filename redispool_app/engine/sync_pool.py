@@ -12,7 +12,7 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolTimeout
 
-from .connections import is_worn_out
+from .connections import borrowed, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
 from .sharing_rules import SharingLimits
@@ -82,6 +82,7 @@ class SyncPool(redis.ConnectionPool):
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
         self.monitor.gate()
+        asked_at = monotonic()
         waiter = connection = None
         try:
             with self._guard:
@@ -92,6 +93,7 @@ class SyncPool(redis.ConnectionPool):
             if waiter is not None:
                 connection = self._wait(waiter)
             self.ready(connection)
+            borrowed(connection, asked_at)
             return connection
         except BaseException:
             if connection is not None:
@@ -101,6 +103,7 @@ class SyncPool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
+            given_back(connection)
             if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                 connection.disconnect()
             self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
@@ -186,6 +189,7 @@ class SyncPool(redis.ConnectionPool):
             return connection
         if waiter.error is not None:
             raise waiter.error
+        self.monitor.times.timed_out()
         raise PoolTimeout(
             f"No Redis connection became free within {self.timeout:.1f} s "
             f"({self.state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."

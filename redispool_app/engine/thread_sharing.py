@@ -17,7 +17,7 @@ from typing import Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import PoolClosed, PoolTimeout
+from redispool_app.exceptions import PoolClosed
 
 from .connections import shortened
 from .monitor import Monitor
@@ -180,7 +180,7 @@ class ThreadSharing(SharingRules):
                 if not admitted:
                     self._admit()  # the turn was given at the same moment; let the next have it
         if not admitted:
-            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+            raise self.no_room()
 
     def _admit(self) -> None:
         """Let the first in the queue go on. Each that has gone on and come back lets the next."""
