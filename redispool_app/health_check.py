@@ -19,7 +19,7 @@ from .redis_pool import RedisConnectionManager
 
 
 @dataclasses.dataclass
-class RedisPool(HealthCheck):
+class RedisPool(HealthCheck):  # type: ignore[misc]
     """PING through the pool of ``alias``; connects no client of its own. Takes at most ``HEALTH_CHECK_TIMEOUT``.
 
     What it reports names the kind of fault, never an address: the page is often open to all.

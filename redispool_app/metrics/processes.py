@@ -166,7 +166,7 @@ def _answer_of(peer: socket.socket, deadline: float) -> list[PoolReading]:
             if not part:
                 return [PoolReading.from_dict(each) for each in json.loads(received)]
             received += part
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         logger.debug("A process did not answer a scrape: %s", error)
     return []
 
