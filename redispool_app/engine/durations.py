@@ -58,13 +58,6 @@ class ConnectionTimes:
         """From asking for a connection to having it, connected if need be."""
         self.use = Durations()
         """From having it to giving it back."""
-        self.timeouts = 0
-        """Callers that got ``PoolTimeout``, on the shared connection too."""
-        self._lock = threading.Lock()
-
-    def timed_out(self) -> None:
-        with self._lock:
-            self.timeouts += 1
 
     def distributions(self) -> dict[str, Distribution]:
         """Return all three, by name."""

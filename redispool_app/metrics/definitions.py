@@ -149,11 +149,7 @@ METRICS: tuple[Metric, ...] = (
         "redispool.outcomes_unknown", "{command}", "outcome_unknown_total",
         "Writes whose reply was lost: OutcomeUnknown.",
     ),
-    _counter(
-        "redispool.refused", "{request}", "refused_total",
-        "Callers refused at once because MAX_WAITING waited for room on the shared connection: PoolQueueFull.",
-    ),
-    _counter("redispool.exhausted", "{request}", "exhausted_total", "Times that the pool had nothing left to give."),
+    _counter("redispool.exhausted", "{request}", "exhausted_total", "Callers refused because there was nothing left."),
     _counter("redispool.slow_commands", "{command}", "slow_commands_total", "Callers that waited SLOW_COMMAND."),
     _counter("redispool.reconnects", "{connection}", "reconnects_total", "Shared connections made anew after a loss."),
     _counter("redispool.connections_opened", "{connection}", "connections_opened_total", "Connections opened."),

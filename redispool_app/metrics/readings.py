@@ -7,7 +7,6 @@ is missed or there are several collectors.
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,6 +14,7 @@ from typing import Any, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from redispool_app.conf import DEFAULT_ALIAS
+from redispool_app.engine.client_name import client_name
 from redispool_app.engine.durations import Distribution
 from redispool_app.redis_pool import RedisConnectionManager, get_managers
 
@@ -94,7 +94,8 @@ def take() -> list[PoolReading]:
 def read(manager: RedisConnectionManager) -> PoolReading:
     """Return a reading of one pool. Never raises for an outage or wrong settings."""
     info = manager.get_pool_info()
-    name = info.get("client_name") or f"{socket.gethostname()}:{info['pid']}:{manager.alias}"
+    # Settings that are wrong name no app.
+    name = info.get("client_name") or client_name("", manager.alias)
     numbers: dict[str, float] = {f"state_{state}": int(info["state"] == state) for state in STATES}
     if info["state"] == "misconfigured":
         return PoolReading(name=name, alias=manager.alias, numbers=numbers)
@@ -107,8 +108,7 @@ def read(manager: RedisConnectionManager) -> PoolReading:
         numbers["health_check_latency"] = info["latency_ms"] / 1000
     times = manager._built().monitor.times
     distributions = times.distributions()
-    if hasattr(manager, "latency_histogram"):
-        distributions["operation"] = coarsened(manager.latency_histogram())
+    distributions["operation"] = coarsened(manager.latency_histogram())
     return PoolReading(name=name, alias=manager.alias, numbers=numbers, times=distributions, since=times.since)
 
 
