@@ -9,7 +9,7 @@ import time
 from asyncio import Lock, get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib import import_module
+from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, Self, cast
 
@@ -27,6 +27,7 @@ from .engine.pool_set import PoolSet, PoolSettings
 from .engine.statistics import Statistics
 from .exceptions import PoolClosed
 from .pool_settings import pool_settings
+from .workers import identity, publisher
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
 
@@ -335,7 +336,7 @@ class RedisConnectionManager:
             "paused": paused_for is not None,
             "paused_for": None if paused_for is None else round(paused_for, 3),
             "client_name": client_name(config.app, self.alias),
-            "role": _role(),
+            "role": identity.role(),
             "config": config.masked(),
         }
 
@@ -396,11 +397,15 @@ class RedisConnectionManager:
                 config = get_config(self.alias)
                 pool_set = PoolSet(self._settings_for(self.alias, config), self._announcer)
                 pool_set.monitor.closed = self._closed
+                # A forked child, or code that keeps a client, may use the pool without asking its manager.
+                pool_set.monitor.on_opened = partial(publisher.opened, self)
                 self._announcer.created(config.masked_url)
                 self._known_config = config
                 self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
                 self._pool_set = pool_set
-            return self._pool_set
+            pool_set = self._pool_set
+        publisher.ensure(self)
+        return pool_set
 
     def _open(self) -> PoolSet:
         if self._closed:
@@ -444,6 +449,7 @@ class RedisConnectionManager:
             pool_set, was_closed = self._pool_set, self._closed
             self._forget_pool_set()
             self._closed = False
+        publisher.forget(self)
         if pool_set is not None:
             pool_set.monitor.close()
             pool_set.drain_sync(0)
@@ -496,13 +502,6 @@ def _after_fork_in_child() -> None:
     RedisConnectionManager._instances_lock = threading.Lock()
     for manager in RedisConnectionManager._instances.values():
         manager._forget_inherited()
-
-
-def _role() -> str:
-    try:  # not imported above: what it is part of is built on this module
-        return str(import_module("redispool_app.workers.identity").role())
-    except ModuleNotFoundError:
-        return "unknown"
 
 
 def _unix_time(moment: float) -> float:

@@ -1,13 +1,15 @@
 """The whole status as JSON, for those who may see it. Never redirects to a login.
 
-A coroutine: under ASGI it waits for no thread; under WSGI Django runs it like any view.
+A coroutine: under ASGI it waits for no thread of the server's; under WSGI Django runs it like any view.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
@@ -16,13 +18,18 @@ from django.views.decorators.http import require_safe
 
 from .access import may_view
 from .redis_pool import get_managers
+from .workers import roster
 
 
 @login_not_required
 @never_cache
 @require_safe
 async def status(request: HttpRequest) -> JsonResponse:
-    """Return ``{"pid": …, "pools": {alias: get_pool_info()}}`` of the process that answers. No Redis I/O.
+    """Return ``{"pid": …, "pools": {alias: …}}``: ``get_pool_info()`` of the process that answers, and its roster.
+
+    The roster is ``workers``, a list of what each worker of every host last said, ``differences``, lines that say what
+    the server's CLIENT LIST shows otherwise, and ``workers_problem``, one line or null: during an outage only the
+    process that answers is listed, at once. With ``?local=1`` it always is, and Redis is asked nothing.
 
     For active staff with the permission ``redispool_app.view_redispool``; 403 for everybody
     else, since a session's cookie has no challenge that a 401 could name
@@ -32,7 +39,20 @@ async def status(request: HttpRequest) -> JsonResponse:
         return JsonResponse({"detail": "Permission denied."}, status=403)
     answer: dict[str, Any] = {"pid": os.getpid(), "pools": {}}
     try:
-        answer["pools"] = {manager.alias: manager.get_pool_info() for manager in get_managers()}
+        managers = get_managers()
     except ImproperlyConfigured as error:
-        answer["error"] = str(error)
+        return JsonResponse({**answer, "error": str(error)})
+    if request.GET.get("local") == "1":
+        rosters = [roster.local(manager) for manager in managers]
+    else:
+        # Side by side, so that several servers that hang cost no more time than one.
+        read = sync_to_async(roster.read, thread_sensitive=False)
+        rosters = await asyncio.gather(*map(read, managers))
+    for manager, found in zip(managers, rosters, strict=True):
+        answer["pools"][manager.alias] = {
+            **manager.get_pool_info(),
+            "workers": found.workers,
+            "workers_problem": found.problem,
+            "differences": found.differences,
+        }
     return JsonResponse(answer)

@@ -16,7 +16,12 @@ _LONGEST = 100
 def client_name(app: str, alias: str) -> str:
     """Return the name of a connection that is made now, in this process."""
     shown = re.sub(r"[^!-~]", "-", app)[:_LONGEST]
-    return f"{shown or 'unknown'}:{_part(socket.gethostname())}:{os.getpid()}:{_part(alias)}"
+    return f"{shown or 'unknown'}:{host_name()}:{os.getpid()}:{_part(alias)}"
+
+
+def host_name() -> str:
+    """Return this machine's name as it stands in a connection's name."""
+    return _part(socket.gethostname())
 
 
 def _part(text: str) -> str:
