@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -85,6 +86,13 @@ def test_a_process_that_has_used_its_pool_is_in_the_scrape_of_another(shared, ma
     assert len(found) == 2
     (theirs,) = [number for name, number in found.items() if f":{other.pid}:" in name]
     assert theirs >= 7
+
+
+def test_no_process_is_in_a_scrape_twice(shared, manager, started):
+    manager.get_sync_client().ping()
+    started()
+    lines = [line.rpartition(" ")[0] for line in scrape()[0].decode().splitlines() if not line.startswith("#")]
+    assert len(set(lines)) == len(lines)
 
 
 def test_asyncio_code_puts_its_process_into_the_scrape_too(shared, manager, started):
@@ -223,26 +231,57 @@ open({str(note)!r}, "w").write(str(child))
         parent.kill()
         parent.wait()
         assert len(pools()) == 1
+        assert len(list(shared.glob("redispool-*"))) == 1, "the parent's socket is refused, not left unanswered"
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_an_answer_that_fails_is_logged_and_the_next_one_is_given(shared, manager, monkeypatch, caplog):
+    pools()
+    (path,) = shared.iterdir()
+
+    def ask():
+        with processes._ask(path) as peer:
+            return processes._answer_of(peer, time.monotonic() + 5)
+
+    monkeypatch.setattr(processes, "take", lambda: 1 / 0)
+    assert ask() == []
+    eventually(lambda: "could not tell" in caplog.text)
+    monkeypatch.undo()
+    assert len(ask()) == 1
 
 
 # gunicorn.
 
 
-@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["each worker loads", "preload"])
-def test_gunicorns_workers_are_all_in_one_scrape_and_dead_ones_vanish(own_server, tmp_path, monkeypatch, preload):
+def answering(site, workers):
+    """Add to ``workers`` who answers several requests at once: which worker takes one is the kernel's choice."""
+    with ThreadPoolExecutor(8) as pool:
+        workers.update(process for _, _, process in pool.map(site.get, ["/echo/a/"] * 16) if process)
+    return workers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--preload",),
+        pytest.param(("-k", "gthread", "--threads", "4"), marks=pytest.mark.lab),
+        pytest.param(("-k", "gevent"), marks=pytest.mark.lab),
+    ],
+    ids=["each worker loads", "preload", "threads", "gevent"],
+)
+def test_gunicorns_workers_are_all_in_one_scrape_and_dead_ones_vanish(own_server, tmp_path, monkeypatch, options):
     shared = tmp_path / "shared"
     shared.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(shared))
     monkeypatch.setenv("REDISPOOL_METRICS_TOKEN", TOKEN)
     site = Site(tmp_path, {"CONNECTION_URL": own_server.url})
     try:
-        site.start("gunicorn", "tests.sites.wsgi_site:application", "-b", "127.0.0.1:{port}", "-w", "2", *preload)
+        site.start("gunicorn", "tests.sites.wsgi_site:application", "-b", "127.0.0.1:{port}", "-w", "2", *options)
         site.serves()
         workers = set()
-        # Which worker takes a request is the kernel's choice.
-        eventually(lambda: len(workers.add(site.get("/echo/a/")[2]) or workers) == 2, 30)
+        eventually(lambda: len(answering(site, workers)) == 2, 30)
 
         def scraped():
             status, text, _ = site.get("/redis/metrics/", {"Authorization": f"Bearer {TOKEN}"})
@@ -260,6 +299,8 @@ def test_gunicorns_workers_are_all_in_one_scrape_and_dead_ones_vanish(own_server
         os.kill(int(victim), signal.SIGKILL)
         eventually(lambda: victim not in scraped(), 15)
         assert workers <= scraped().keys()
+        # The master waits long for a worker that is told to stop while it starts.
+        eventually(lambda: len(answering(site, workers)) == 2, 30)
         site.stop(signal.SIGTERM)
         site.assert_clean()
         assert [path.name for path in shared.iterdir() if not re.search(victim, path.name)] == []

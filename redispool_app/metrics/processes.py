@@ -47,10 +47,10 @@ def gather(patience: float = _PATIENCE) -> list[PoolReading]:
         return readings
     serve()
     deadline = monotonic() + patience
-    asked = [each for path in _others(shared) if (each := _ask(path)) is not None]
-    # All have been asked before the first is listened to.
-    for peer in asked:
-        with peer:
+    with contextlib.ExitStack() as peers:
+        asked = [peers.enter_context(peer) for path in _others(shared) if (peer := _ask(path)) is not None]
+        # All have been asked before the first is listened to.
+        for peer in asked:
             readings += _answer_of(peer, deadline)
     return readings
 
@@ -128,9 +128,15 @@ def _answer_all(listening: socket.socket) -> None:
             peer, _ = listening.accept()
         except OSError:
             return  # stopped
-        with peer, contextlib.suppress(OSError):
-            peer.settimeout(_PATIENCE)
-            peer.sendall(json.dumps([reading.as_dict() for reading in take()]).encode())
+        with peer:
+            try:
+                peer.settimeout(_PATIENCE)
+                peer.sendall(json.dumps([reading.as_dict() for reading in take()]).encode())
+            except OSError:
+                pass  # the scrape has not waited
+            except Exception:
+                # The next scrape may find what this one did not.
+                logger.exception("This process could not tell another one's scrape how its pools are.")
 
 
 def _others(shared: Path) -> list[Path]:
