@@ -150,9 +150,8 @@ def test_alerts_have_names_of_their_own():
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
 
 
-RUNBOOKS = "\n".join(rule["annotations"]["runbook"] for rule in RULES).replace(
-    "{{ $labels.redispool_alias }}", "default"
-)
+RUNBOOKS = "\n".join(rule["annotations"]["runbook"] for rule in RULES)
+RUNBOOKS = RUNBOOKS.replace("{{ $labels.redispool_alias }}", "default")
 
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"manage\.py (redis_[^:.,\n]+)", RUNBOOKS))))

@@ -246,7 +246,7 @@ def test_an_answer_that_fails_is_logged_and_the_next_one_is_given(shared, manage
 
     monkeypatch.setattr(processes, "take", lambda: 1 / 0)
     assert ask() == []
-    eventually(lambda: "could not tell" in caplog.text)
+    eventually(lambda: "could not answer" in caplog.text)
     monkeypatch.undo()
     assert len(ask()) == 1
 

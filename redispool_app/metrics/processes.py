@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
+from redispool_app.engine.log_limit import LogLimit
+
 from .readings import PoolReading, take
 
 logger = logging.getLogger("redispool_app.metrics")
@@ -123,6 +125,7 @@ class _Responder:
 
 
 def _answer_all(listening: socket.socket) -> None:
+    limit = LogLimit()
     while True:
         try:
             peer, _ = listening.accept()
@@ -134,9 +137,10 @@ def _answer_all(listening: socket.socket) -> None:
                 peer.sendall(json.dumps([reading.as_dict() for reading in take()]).encode())
             except OSError:
                 pass  # the scrape has not waited
-            except Exception:
-                # The next scrape may find what this one did not.
-                logger.exception("This process could not tell another one's scrape how its pools are.")
+            except Exception as error:
+                # The thread goes on: the next scrape may find what this one did not.
+                text = "This process could not answer another one's scrape: %s: %s"
+                limit.log(logger, logging.ERROR, text, type(error).__name__, error, extra={})
 
 
 def _others(shared: Path) -> list[Path]:
