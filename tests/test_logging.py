@@ -35,7 +35,7 @@ def test_an_outage_and_its_end_have_fields(own_server, pool_settings, caplog):
     own_server.kill()
     assert not manager._health_check_sync()
     own_server.start()
-    eventually(lambda: manager._is_healthy)
+    eventually(lambda: len(of(caplog, "redispool_app.health")) == 2)
     down, up = of(caplog, "redispool_app.health")
     where = own_server.where
     assert (down.levelname, down.pool, down.state, down.fault_kind, down.where) == (
