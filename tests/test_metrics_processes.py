@@ -173,7 +173,9 @@ def test_only_the_user_of_the_process_may_ask(shared, manager):
         b"[1]",
         b'[{"name": 1}]',
         b'[{"name":"a","alias":"b","since":0,"numbers":[],"times":{"x":1}}]',
+        b"[" * 100_000,
     ],
+    ids=lambda nonsense: nonsense[:20].decode() or "nothing",
 )
 def test_nonsense_in_the_directory_spoils_no_scrape(shared, manager, nonsense):
     (shared / "redispool-1-file.sock").write_text("not a socket")
