@@ -13,7 +13,7 @@ test: lint
 	$(VENV)/bin/python -m pytest
 
 faults: $(VENV)/.dev
-	FAULTS_JSON=tests/faults/results.json $(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults tests/test_thread_sharing_*.py; \
+	FAULTS_JSON=tests/faults/results.json $(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults tests/test_thread_sharing_*.py tests/test_metrics_processes.py; \
 		status=$$?; $(VENV)/bin/python -m tests.lab.document && exit $$status
 
 lint: $(VENV)/.dev

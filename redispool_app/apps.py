@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig
@@ -21,7 +22,19 @@ class RedisPoolAppConfig(AppConfig):
 
         RedisConnectionManager()
         set_fork_hook()
+        self._export_metrics()
         setting_changed.connect(_on_setting_changed, dispatch_uid="redispool_app")
+
+    @staticmethod
+    def _export_metrics() -> None:
+        if find_spec("prometheus_client") is None:
+            return
+        from .engine import pool_set
+        from .metrics import processes, prometheus
+
+        prometheus.register()
+        if processes.serve not in pool_set.on_client_built:
+            pool_set.on_client_built.append(processes.serve)
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:

@@ -331,6 +331,7 @@ class RedisConnectionManager:
             "timeouts_total": counters.timeouts,
             "errors_total": counters.errors,
             "exhausted_total": counters.exhausted,
+            "acquire_timeouts_total": counters.acquire_timeouts,
             "slow_commands_total": monitor.slow_commands.total,
             "paused": paused_for is not None,
             "paused_for": None if paused_for is None else round(paused_for, 3),

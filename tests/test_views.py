@@ -14,7 +14,7 @@ from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.test import AsyncClient, Client
 from django.urls import reverse
 
-from redispool_app import views
+from redispool_app import health_views, views
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.workers import identity
 
@@ -232,7 +232,7 @@ def test_a_login_required_everywhere_else_is_not_required_here(visitor, manager,
 
 
 def test_both_views_are_coroutines_to_the_outside():
-    assert inspect.iscoroutinefunction(views.probe)
+    assert inspect.iscoroutinefunction(health_views.probe)
     assert inspect.iscoroutinefunction(views.status)
 
 

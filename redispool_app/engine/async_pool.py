@@ -12,7 +12,7 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import abandon, forget_stream, is_worn_out
+from .connections import abandon, borrowed, forget_stream, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
 from .sharing import Sharing
@@ -78,9 +78,11 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
+        asked_at = monotonic()
         connection = await self._borrowed()
         try:
             await self.ready(connection)
+            borrowed(connection, asked_at)
         except BaseException:
             self._give_back(connection)
             raise
@@ -110,6 +112,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     async def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
+            given_back(connection)
             if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                 await connection.disconnect(nowait=True)
             event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]

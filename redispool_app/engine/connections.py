@@ -39,6 +39,8 @@ class ObservedAsync:
         self.monitor = monitor
         self._counted = False
         self._opened_at = 0.0
+        self._asked_at = 0.0
+        self._borrowed_at: float | None = None
         self._started = monotonic()
         self._last_words: LastWords | None = None
         self._name: str | None = None
@@ -48,7 +50,7 @@ class ObservedAsync:
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
-        self._started = monotonic()
+        self._started = self._asked_at = monotonic()
         try:
             await super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -71,6 +73,7 @@ class ObservedAsync:
         try:
             with LastWords(self) as self._last_words:
                 await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
+            self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
             self._last_words = None
 
@@ -115,6 +118,8 @@ class ObservedSync:
         self.monitor = monitor
         self._counted = False
         self._opened_at = 0.0
+        self._asked_at = 0.0
+        self._borrowed_at: float | None = None
         self._started = monotonic()
         self._last_words: LastWords | None = None
         self._name: str | None = None
@@ -122,7 +127,7 @@ class ObservedSync:
         super().__init__(**kwargs)
 
     def _connect(self) -> Any:
-        self._started = monotonic()
+        self._started = self._asked_at = monotonic()
         try:
             connected = super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -144,6 +149,7 @@ class ObservedSync:
         try:
             with LastWords(self) as self._last_words:
                 super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
+            self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
             self._last_words = None
 
@@ -227,6 +233,19 @@ def _count_opened(connection: Any) -> None:
     connection._opened_at = monotonic()
     _open.add(connection)
     connection.monitor.opened(connection)
+
+
+def borrowed(connection: Any, asked_at: float) -> None:
+    """Count how long a caller that asked at ``asked_at`` (monotonic seconds) waited; its use begins."""
+    connection._borrowed_at = now = monotonic()
+    connection.monitor.times.wait.add(now - asked_at)
+
+
+def given_back(connection: Any) -> None:
+    """Count how long a caller kept the connection, once."""
+    if (since := getattr(connection, "_borrowed_at", None)) is not None:
+        connection._borrowed_at = None
+        connection.monitor.times.use.add(monotonic() - since)
 
 
 def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:

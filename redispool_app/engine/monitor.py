@@ -20,6 +20,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
+from .durations import ConnectionTimes
 from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify
 from .health import Health, HealthState
 from .history import Change, History
@@ -44,6 +45,8 @@ class Counters:
     timeouts: int = 0
     errors: int = 0
     exhausted: int = 0
+    acquire_timeouts: int = 0
+    """Callers that waited in vain for a connection or for room; they are among the exhausted."""
 
 
 class Listener:
@@ -89,6 +92,7 @@ class Monitor:
         self.where = where
         self.health = health
         self.counters = Counters()
+        self.times = ConnectionTimes()
         self.closed = False
         self.last_error: Fault | None = None
         self.history = History()
@@ -173,6 +177,7 @@ class Monitor:
         now = monotonic()
         with self._lock:
             self.counters.exhausted += 1
+            self.counters.acquire_timeouts += isinstance(error, PoolTimeout)
             total = self.counters.exhausted
             told = now >= self._next_exhausted
             if told:
@@ -303,6 +308,7 @@ class Monitor:
         self._flight = None
         self._quiet = set()
         self.counters = Counters()
+        self.times = ConnectionTimes()
         self.health.renew_lock()
         self._exhausted_limit = LogLimit()
         self.history.forget_inherited()

@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,6 +33,9 @@ from .sharing_rules import SharingLimits
 from .statistics import Statistics
 from .sync_client import SyncRedis
 from .sync_pool import SyncPool
+
+on_client_built: list[Callable[[], None]] = []
+"""Called when a client is built: once per event loop, once for all threads, again after a fork. Must not block."""
 
 _EMBEDDED_START = 10.0
 _GRACE = 0.5
@@ -112,6 +116,7 @@ class PoolSet:
                         **self._pool_kwargs(),
                     )
                     pair = self._sync = (SyncRedis(connection_pool=pool), pool)
+                    _tell_built()
         return pair
 
     def _build_async(self) -> tuple[AsyncRedis, AsyncPool]:
@@ -119,6 +124,7 @@ class PoolSet:
             connection_class=self.settings.async_class or ASYNC_CLASSES[self.settings.kind],
             **self._pool_kwargs(),
         )
+        _tell_built()
         return AsyncRedis(connection_pool=pool), pool
 
     def _pool_kwargs(self) -> dict[str, Any]:
@@ -308,6 +314,11 @@ class PoolSet:
         self.monitor.forget_inherited()
         if self.settings.embedded is not None:
             self.settings.embedded.forget_inherited()
+
+
+def _tell_built() -> None:
+    for told in on_client_built:
+        told()
 
 
 _graveyard: list[Any] = []

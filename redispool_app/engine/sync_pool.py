@@ -12,7 +12,7 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import is_worn_out
+from .connections import borrowed, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import PoolState
 from .sharing_rules import SharingLimits
@@ -81,6 +81,7 @@ class SyncPool(redis.ConnectionPool):
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
+        asked_at = monotonic()
         pause = self.monitor.pause
         while True:
             self.monitor.gate()
@@ -98,6 +99,7 @@ class SyncPool(redis.ConnectionPool):
                     connection = self._wait(waiter)
                 if not pause.is_on:
                     self.ready(connection)
+                    borrowed(connection, asked_at)
                     return connection
             except BaseException as error:
                 if connection is not None:
@@ -115,6 +117,7 @@ class SyncPool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         """Give a connection back."""
         try:
+            given_back(connection)
             if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                 connection.disconnect()
             self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 import os
 
 from django.http import HttpResponse
-from django.urls import path
+from django.urls import include, path
 
 
 def quiet(request):
@@ -25,4 +25,9 @@ def _answer(value):
     return HttpResponse(value, headers={"X-Process": str(os.getpid())})
 
 
-urlpatterns = [path("quiet/", quiet), path("echo/<key>/", echo), path("echo-async/<key>/", echo_async)]
+urlpatterns = [
+    path("quiet/", quiet),
+    path("echo/<key>/", echo),
+    path("echo-async/<key>/", echo_async),
+    path("redis/", include("redispool_app.urls")),
+]

@@ -1,0 +1,64 @@
+"""How long connections took to make, callers to get one, and callers to give it back: counts per range of time.
+
+Only borrowed connections and new ones are measured, never a command on the shared connection: that is the hot path,
+and ``statistics`` counts it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from bisect import bisect_left
+from itertools import accumulate
+
+BOUNDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Upper bounds in seconds, inclusive; the last range has none."""
+
+Distribution = tuple[list[tuple[float, int]], float]
+"""Cumulative ``(upper bound in seconds, count)`` pairs, the last bound ``math.inf``, and the sum of seconds."""
+
+
+class Durations:
+    """One distribution of times. Safe for threads."""
+
+    __slots__ = ("_counts", "_lock", "_seconds")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one time."""
+        place = bisect_left(BOUNDS, seconds)
+        with self._lock:
+            self._counts[place] += 1
+            self._seconds += seconds
+
+    def distribution(self) -> Distribution:
+        """Return what was counted up to now."""
+        with self._lock:
+            counts, seconds = list(self._counts), self._seconds
+        return list(zip((*BOUNDS, math.inf), accumulate(counts), strict=True)), seconds
+
+
+class ConnectionTimes:
+    """What a process has measured about the connections of one pool since it started or forked."""
+
+    def __init__(self) -> None:
+        self.since = time.time()
+        """Unix time at which everything was 0."""
+        self.create = Durations()
+        """From the first step of connecting to the end of the handshake."""
+        self.wait = Durations()
+        """From asking for a connection to having it, connected if need be."""
+        self.use = Durations()
+        """From having it to giving it back."""
+
+    def distributions(self) -> dict[str, Distribution]:
+        """Return all three, by name."""
+        return {name: getattr(self, name).distribution() for name in ("create", "wait", "use")}

@@ -1,0 +1,41 @@
+"""A check for django-health-check 4: is a pool fit to use, asked through the application's own connections.
+
+Needs the extra ``health-check``. In the checks of its view::
+
+    checks = ["redispool_app.health_check.RedisPool", ("redispool_app.health_check.RedisPool", {"alias": "sessions"})]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from django.core.exceptions import ImproperlyConfigured
+from health_check.base import HealthCheck
+from health_check.exceptions import ServiceUnavailable
+
+from .conf import DEFAULT_ALIAS, get_aliases
+from .health_views import answers
+from .redis_pool import RedisConnectionManager
+
+
+@dataclasses.dataclass
+class RedisPool(HealthCheck):  # type: ignore[misc]
+    """PING through the pool of ``alias``; connects no client of its own. Takes at most ``HEALTH_CHECK_TIMEOUT``.
+
+    What it reports names the kind of fault, never an address: the page is often open to all.
+    """
+
+    alias: str = DEFAULT_ALIAS
+
+    async def run(self) -> None:
+        """Raise ``ServiceUnavailable`` when the server does not answer, or the pool is closed or misconfigured."""
+        try:
+            if self.alias not in get_aliases():
+                raise ServiceUnavailable(f"REDIS_POOL has no alias {self.alias!r}.")
+            manager = RedisConnectionManager(self.alias)
+            manager._built()
+        except ImproperlyConfigured as error:
+            raise ServiceUnavailable(f"REDIS_POOL is wrong for {self.alias!r}: see manage.py check.") from error
+        if not await answers(manager):
+            info = manager.get_pool_info()
+            raise ServiceUnavailable(f"Redis pool {self.alias!r} is {info['fault_kind'] or info['state']}.")
