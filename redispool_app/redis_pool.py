@@ -8,6 +8,7 @@ import time
 from asyncio import Lock, get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, Self, cast
 
@@ -23,6 +24,7 @@ from .engine.loops import LoopClient
 from .engine.pool_set import PoolSet, PoolSettings
 from .engine.sharing_rules import SharingLimits
 from .exceptions import PoolClosed
+from .workers import publisher
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
 
@@ -325,10 +327,14 @@ class RedisConnectionManager:
                 config = get_config(self.alias)
                 pool_set = PoolSet(self._settings_for(self.alias, config))
                 pool_set.monitor.closed = self._closed
+                # A forked child, or code that keeps a client, may use the pool without asking its manager.
+                pool_set.monitor.on_opened = partial(publisher.ensure, self)
                 self._known_config = config
                 self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
                 self._pool_set = pool_set
-            return self._pool_set
+            pool_set = self._pool_set
+        publisher.ensure(self)
+        return pool_set
 
     def _open(self) -> PoolSet:
         if self._closed:

@@ -85,10 +85,14 @@ class Batch:
 class Unit:
     """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
 
-    __slots__ = ("decode", "future", "packed", "replies", "started")
+    __slots__ = ("decode", "future", "packed", "quiet", "replies", "started")
 
-    def __init__(self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool]) -> None:
+    def __init__(
+        self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool], quiet: bool = False
+    ) -> None:
         self.started = started
+        self.quiet = quiet
+        """Whether errors among its replies are its caller's affair alone."""
         self.future = future
         self.packed = [packed]
         self.decode = decode
@@ -112,7 +116,7 @@ class Unit:
     def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
         part = replies[at : at + self.due]
         for reply in part:
-            if reply.__class__ is not bytes and isinstance(reply, Exception):
+            if reply.__class__ is not bytes and isinstance(reply, Exception) and not self.quiet:
                 on_error(reply)
         self.replies += part
         if not self.due and not self.future.done():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
@@ -66,6 +66,9 @@ class Monitor:
         self._probe = probe
         self._lock = threading.Lock()
         self._flight: Flight | None = None
+        self.on_opened: Callable[[], None] = lambda: None
+        """Called when a connection has been opened: the pool is in use."""
+        self._quiet: set[int] = set()
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
 
     # What connections report.
@@ -75,6 +78,7 @@ class Monitor:
         with self._lock:
             if not connection._counted:
                 connection._counted, self.counters.opened = True, self.counters.opened + 1
+        self.on_opened()
 
     def disconnected(self, connection: Any) -> None:
         """Count a connection as closed, once."""
@@ -87,6 +91,8 @@ class Monitor:
 
     def error_reply(self, error: BaseException) -> None:
         """The server answered with an error: it lives, and the status page may name what it said."""
+        if threading.get_ident() in self._quiet:
+            return
         self.health.saw_reply()
         fault = classify(error, self.where)
         # One command denied is no outage: perhaps it is the only one this user may not send.
@@ -95,6 +101,8 @@ class Monitor:
 
     def failure(self, error: BaseException, started: float) -> None:
         """A connection failed; ``started`` is when (monotonic seconds) it began to wait."""
+        if threading.get_ident() in self._quiet:
+            return
         fault = classify(error, self.where)
         with self._lock:
             self.counters.errors += 1
@@ -113,6 +121,15 @@ class Monitor:
         """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
         if self.health.doubt(fault):
             self._recovery.start()
+
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Let what fails in this thread meanwhile say nothing about the pool: nobody's command depends on it."""
+        self._quiet.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._quiet.discard(threading.get_ident())
 
     # What pools and callers ask.
 
@@ -211,6 +228,7 @@ class Monitor:
         """In a forked child: no check is in flight, no thread runs, nothing is open."""
         self._lock = threading.Lock()
         self._flight = None
+        self._quiet = set()
         self.counters = Counters()
         self.health.renew_lock()
         self._recovery.forget_inherited()

@@ -107,12 +107,15 @@ class SharedConnection(asyncio.Protocol):
             self._flush()
         return future
 
-    def send_unit(self, packed: bytes, decode: Sequence[bool]) -> asyncio.Future[list[Any]]:
-        """Send several packed commands as one unit; ``decode`` has an entry for each reply."""
+    def send_unit(self, packed: bytes, decode: Sequence[bool], quiet: bool = False) -> asyncio.Future[list[Any]]:
+        """Send several packed commands as one unit; ``decode`` has an entry for each reply.
+
+        Errors among the replies to a ``quiet`` unit are reported to nobody.
+        """
         future: asyncio.Future[list[Any]] = self._create_future()
         self._begin_tick()
         self._gathering = None  # what is asked for later leaves later
-        self._unsent.append(Unit(self._tick, future, packed, decode))
+        self._unsent.append(Unit(self._tick, future, packed, decode, quiet))
         self.in_flight += len(decode)
         self.bytes_in_flight += len(packed)
         return future

@@ -66,6 +66,8 @@ class Exchange:
     error: Exception | None = None
     done = False
     left = False
+    quiet = False
+    """Whether errors among its replies are its caller's affair alone."""
     sent = 0.0
     """When it was written, if it is to tell how far the server is."""
     turn: Any = None
@@ -163,11 +165,14 @@ class SharedSocket:
 
     # What callers ask.
 
-    def exchange(self, packed: bytes, wanted: int, started: float, deadline: float, most: float) -> Any:
+    def exchange(
+        self, packed: bytes, wanted: int, started: float, deadline: float, most: float, quiet: bool = False
+    ) -> Any:
         """Send a command, or a unit of ``wanted`` commands, and return its reply, or the list of its replies.
 
-        Errors that the server answers with are returned. Raises ``ReplyTimeoutError`` at ``deadline`` (monotonic
-        seconds), ``ConnectionLostError``, and ``NoRoomError`` when ``most`` callers are there already.
+        Errors that the server answers with are returned, those to a ``quiet`` unit reported to nobody. Raises
+        ``ReplyTimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionLostError``, and ``NoRoomError`` when
+        ``most`` callers are there already.
         """
         exchange = Exchange(packed, wanted, started, deadline)
         try:
@@ -179,6 +184,7 @@ class SharedSocket:
                     raise NoRoomError
                 if wanted:
                     self._units += 1
+                    exchange.quiet = quiet
                 leader = self._leader
                 if leader is None or leader.left:
                     self._leader = exchange
@@ -462,7 +468,7 @@ class SharedSocket:
                 break
             own = replies[position:until]
             for reply in own:
-                if reply.__class__ is not bytes and isinstance(reply, Exception):
+                if reply.__class__ is not bytes and isinstance(reply, Exception) and not exchange.quiet:
                     self._on_error(reply)
             exchange.reply = own if exchange.wanted else own[0]
             exchange.done = True

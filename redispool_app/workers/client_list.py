@@ -1,0 +1,143 @@
+"""The server's own CLIENT LIST, held against what the workers say of themselves.
+
+Connections carry the name ``app:host:pid:alias``. Fields are those of https://redis.io/docs/latest/commands/client-list/
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Client", "Name", "differences", "parse"]
+
+_MOST_NAMES = 10
+_SETTLING = 1.0
+"""Seconds beyond an interval that a connection, whose age the server gives in whole seconds, may be unexplained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """Whose a connection is, from its name."""
+
+    app: str
+    host: str
+    pid: int
+    alias: str
+
+    @property
+    def worker_id(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+    @classmethod
+    def parse(cls, text: str) -> Name | None:
+        """Return None for a name that is not of the form ``app:host:pid:alias``."""
+        app, *rest = text.rsplit(":", 3)
+        if len(rest) != 3 or not rest[1].isdecimal():
+            return None
+        return cls(app, rest[0], int(rest[1]), rest[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A connection as the server sees it; ``age`` in seconds."""
+
+    name: str
+    age: int
+    database: int
+    flags: str
+
+    @property
+    def is_replication(self) -> bool:
+        return bool({"S", "M"} & set(self.flags))
+
+
+def parse(reply: Any) -> list[Client]:
+    """Read the reply of CLIENT LIST; lines that make no sense are left out."""
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
+    return [client for line in text.removeprefix("txt:").splitlines() if (client := _client(line)) is not None]
+
+
+def _client(line: str) -> Client | None:
+    fields = dict(field.partition("=")[::2] for field in line.split(" "))
+    try:
+        return Client(fields.get("name", ""), int(fields["age"]), int(fields["db"]), fields.get("flags", "N"))
+    except (KeyError, ValueError):
+        return None
+
+
+def differences(
+    workers: Sequence[Mapping[str, Any]],
+    clients: Iterable[Client],
+    *,
+    alias: str,
+    database: int,
+    own_id: str,
+    aliases: Collection[str],
+    interval: float,
+    since: dict[str, float],
+    now: float,
+) -> list[str]:
+    """Return, in one line each, what the server shows and the workers do not say, or the other way round.
+
+    ``own_id`` is this process, which need not have published yet; ``aliases`` are the project's pools, whose own
+    rosters account for their connections; ``since`` remembers, between two calls, when (``now``, monotonic seconds) a
+    worker's count was first found to differ: that is news once it has lasted an ``interval``.
+    """
+    ours: dict[str, list[Client]] = defaultdict(list)
+    apps: dict[str, str] = {}
+    foreign: Counter[str] = Counter()
+    for client in clients:
+        name = Name.parse(client.name)
+        if name is not None and name.alias == alias and client.database == database:
+            ours[name.worker_id].append(client)
+            apps[name.worker_id] = name.app
+        elif not client.is_replication and (name is None or name.alias not in aliases):
+            foreign[name.app if name is not None else client.name] += 1
+    said = {str(worker["id"]): worker for worker in workers}
+    found = [*_of_workers(said, ours, interval, since, now)]
+    for worker_id in sorted(ours.keys() - said.keys() - {own_id}):
+        # A process is heard of one interval after its first second.
+        if max(client.age for client in ours[worker_id]) > interval + 2 * _SETTLING:
+            count = _connections(len(ours[worker_id]))
+            found.append(f"{worker_id} ({apps[worker_id]}) has {count} and does not publish.")
+    if foreign:
+        found.append(f"Other clients: {_listed(foreign)}.")
+    return found
+
+
+def _of_workers(
+    said: Mapping[str, Mapping[str, Any]],
+    ours: Mapping[str, list[Client]],
+    interval: float,
+    since: dict[str, float],
+    now: float,
+) -> Iterator[str]:
+    for worker_id in since.keys() - said.keys():
+        del since[worker_id]
+    for worker_id, worker in said.items():
+        claimed, seen = int(worker["connections_open"]), ours.get(worker_id, [])
+        if claimed == len(seen):
+            since.pop(worker_id, None)
+            continue
+        if not seen:
+            yield f"{worker_id} says that it has {_connections(claimed)}, but the server sees none of them."
+            continue
+        first = since.setdefault(worker_id, now)
+        spoke = float(worker["seen_seconds"])
+        # There since before the interval in which the worker last spoke.
+        lasting = sum(client.age > spoke + interval + _SETTLING for client in seen)
+        if now - first > interval or lasting > claimed:
+            yield f"{worker_id} says that it has {_connections(claimed)}, but the server sees {len(seen)}."
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection" if count == 1 else f"{count} connections"
+
+
+def _listed(names: Counter[str]) -> str:
+    most = names.most_common(_MOST_NAMES)
+    parts = [f"{count} named {name[:60]!r}" if name else f"{count} without a name" for name, count in most]
+    left = sum(names.values()) - sum(count for _, count in most)
+    return ", ".join(parts) + (f", and {left} more" if left else "")

@@ -1,0 +1,170 @@
+"""One pool's rounds: say what this worker does, read what it is ordered, obey. One unit of five commands each.
+
+Nothing here may harm the pool: what fails is logged once, tried again later, and never reaches a caller or a verdict.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine.carrier import Command, carry
+from redispool_app.engine.faults import classify
+from redispool_app.engine.health import HealthState
+from redispool_app.exceptions import PoolClosed, PoolTimeout, RedisUnavailable
+
+from . import identity, keys, orders, snapshot
+
+if TYPE_CHECKING:
+    from redispool_app.engine.pool_set import PoolSet
+    from redispool_app.redis_pool import RedisConnectionManager
+
+logger = logging.getLogger("redispool_app.workers")
+
+_PATIENCE = 5.0
+"""Seconds that a round may take at most; SOCKET_TIMEOUT if that is less."""
+
+_REFUSED_INTERVALS = 12
+_REFUSED_LONGEST = 60.0
+"""A server that refused is asked again after so many intervals, or so many seconds if they are fewer."""
+
+_SECONDS_KEPT = 600.0
+_MOST_KEPT = 1200
+
+
+class Publication:
+    """What one process publishes of one pool. All methods but ``recent`` are for the publisher's thread."""
+
+    def __init__(self, manager: RedisConnectionManager, wake: Callable[[], None]) -> None:
+        self.manager = manager
+        self.next_at = monotonic()
+        self.problem: str | None = None
+        """Why the last round published nothing, in one line."""
+        self._wake = wake
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
+        self._retry_at = 0.0
+        self._logged: str | None = None
+        self._seen: set[str] = set()
+        self._orders: deque[tuple[orders.Order, float]] = deque()
+        self._obeying: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def recent(self) -> list[dict[str, Any]]:
+        """Return this process's own snapshots of the last ten minutes, oldest first."""
+        return list(self._recent)
+
+    def round(self) -> dict[str, Any]:
+        """Take a snapshot, keep it, and publish it if that is possible now; return it."""
+        interval = snapshot.interval_of(self.manager)
+        said = snapshot.tick(self.manager, (interval or 0.0) / 2)
+        self._keep(said)
+        if interval is not None and (pool_set := self._usable()) is not None:
+            try:
+                self._publish(pool_set, said, interval)
+            except (redis_exceptions.RedisError, OSError, ValueError) as error:
+                self._failed(error, interval)
+        return said
+
+    def _keep(self, said: dict[str, Any]) -> None:
+        recent, horizon = self._recent, said["at"] - _SECONDS_KEPT
+        while recent and recent[0]["at"] < horizon:
+            recent.popleft()
+        recent.append(said)
+
+    def _usable(self) -> PoolSet | None:
+        """Return what to publish on; None while the pool is closed, or in trouble, which it ends by its own means."""
+        pool_set = self.manager._pool_set
+        if pool_set is None or self.manager.is_down or monotonic() < self._retry_at:
+            return None
+        return None if pool_set.health.state is HealthState.UNHEALTHY else pool_set
+
+    # Publishing.
+
+    def _publish(self, pool_set: PoolSet, said: dict[str, Any], interval: float) -> None:
+        config, alias = self.manager._config, self.manager.alias
+        prefix, worker_id = config.publish_prefix, said["id"]
+        index = keys.index(prefix, alias)
+        commands: list[Command] = [
+            ("SET", keys.worker(prefix, alias, worker_id), snapshot.dump(said), "PX", keys.life_ms(interval)),
+            ("SADD", index, worker_id),
+            ("PEXPIRE", index, round(1000 * max(keys.INDEX_LIFE, keys.LIFE_IN_INTERVALS * interval))),
+            ("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1),
+            ("TIME",),
+        ]
+        *written, ordered, time = carry(pool_set, commands, min(config.socket_timeout, _PATIENCE))
+        # A unit counts as one command.
+        snapshot.rates_of(self.manager).own_commands += 1
+        refusal = next((reply for reply in (*written, ordered, time) if isinstance(reply, Exception)), None)
+        if isinstance(ordered, list) and not isinstance(time, Exception):
+            self._read_orders(ordered, orders.read_time(time), interval)
+        if refusal is not None:
+            raise refusal
+        if self.problem is not None and self._logged is not None:
+            logger.info("Redis pool %r: this worker is published again.", alias)
+        self.problem = self._logged = None
+
+    def _failed(self, error: Exception, interval: float) -> None:
+        if isinstance(error, PoolClosed | PoolTimeout):
+            return  # the pool's own doing: closed meanwhile, or too busy for this
+        fault = classify(error, self.manager._config.where)
+        self.problem, news = fault.message, str(fault.kind)
+        if isinstance(error, redis_exceptions.ResponseError):
+            # It will refuse again, until somebody changes it.
+            self._retry_at = monotonic() + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
+        if self._logged != news and not isinstance(error, RedisUnavailable):
+            self._logged = news
+            logger.warning("Redis pool %r: this worker cannot be published: %s", self.manager.alias, fault.message)
+
+    # Obeying.
+
+    def _read_orders(self, stored: list[Any], now: float, interval: float) -> None:
+        life = max(orders.LIFE, keys.LIFE_IN_INTERVALS * interval)
+        due = orders.due(stored, self._seen, now - identity.age(), now, life)
+        self._seen.update(order.id for order in due)
+        if len(self._seen) > 1000:  # ids sort by time
+            self._seen = set(sorted(self._seen)[-orders.MOST * 10 :])
+        if not due:
+            return
+        with self._lock:
+            self._orders.extend((order, now) for order in due)
+            if self._obeying is None:
+                # Of its own, for a reset waits for what is in flight; in order, and one after another.
+                self._obeying = threading.Thread(
+                    target=self._obey_all, name=f"redispool-orders-{self.manager.alias}", daemon=True
+                )
+                self._obeying.start()
+
+    def _obey_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._orders:
+                    self._obeying = None
+                    return
+                order, now = self._orders.popleft()
+            try:
+                self._obey(order, now)
+            except redis_exceptions.RedisError as error:
+                # A reset is carried out even if Redis cannot be used afterwards; the pool has logged that.
+                logger.debug("Redis pool %r: after the order %s: %s", self.manager.alias, order.action, error)
+            except Exception as error:
+                logger.warning(
+                    "Redis pool %r: the order %s failed: %s", self.manager.alias, order.action, type(error).__name__
+                )
+            snapshot.rates_of(self.manager).obeyed = order.id
+            self.next_at = monotonic()
+            self._wake()
+
+    def _obey(self, order: orders.Order, now: float) -> None:
+        logger.info("Redis pool %r: obeying the order to %s.", self.manager.alias, order.action)
+        if order.action == "reset":
+            self.manager.reset_sync()
+        elif order.action == "resume":
+            self.manager.resume()
+        elif (left := orders.left_of(order, now)) > 0:
+            self.manager.pause(left)

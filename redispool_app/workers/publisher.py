@@ -1,0 +1,167 @@
+"""The thread that lets a process publish its pools: one per process, begun by the first use of a manager.
+
+It ends when no pool is left to publish, is not there after a fork until the child uses a pool itself, and never keeps
+a process from ending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import identity, snapshot
+from .publication import Publication
+
+if TYPE_CHECKING:
+    from redispool_app.redis_pool import RedisConnectionManager
+
+__all__ = ["ensure", "on_tick", "recent"]
+
+logger = logging.getLogger("redispool_app.workers")
+
+Callback = Callable[[str, dict[str, Any]], None]
+
+FIRST_AFTER = 1.0
+"""Seconds that a process must live before it publishes: what is over sooner is no worker."""
+
+WITHOUT_PUBLISHING = 5.0
+"""Seconds between two snapshots that are only kept, not published."""
+
+
+class _Publisher:
+    """What a process publishes, and the thread that does; a forked child has a new one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._publications: dict[str, Publication] = {}
+        self._failed: set[str] = set()
+
+    def watch(self, manager: RedisConnectionManager) -> Publication:
+        with self._lock:
+            publication = self._publications.get(manager.alias)
+            if publication is None or publication.manager is not manager:
+                publication = self._publications[manager.alias] = Publication(manager, self._wake.set)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="redispool-publisher", daemon=True)
+                # An interpreter that shuts down starts no threads, and has nothing to publish.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+        return publication
+
+    def find(self, alias: str) -> Publication | None:
+        return self._publications.get(alias)
+
+    def _run(self) -> None:
+        wait = max(0.0, FIRST_AFTER - identity.age())
+        while True:
+            self._wake.wait(wait)
+            if identity.age() < FIRST_AFTER:
+                continue
+            self._wake.clear()
+            for publication in list(self._publications.values()):
+                if publication.next_at <= monotonic():
+                    self._round(publication)
+            with self._lock:
+                self._drop_forgotten()
+                if not self._publications:
+                    self._thread = None
+                    return
+                wait = max(0.0, min(each.next_at for each in self._publications.values()) - monotonic())
+
+    def _round(self, publication: Publication) -> None:
+        alias = publication.manager.alias
+        interval = snapshot.interval_of(publication.manager) or WITHOUT_PUBLISHING
+        publication.next_at = monotonic() + interval
+        try:
+            said = publication.round()
+            for callback in tuple(_callbacks):
+                callback(alias, said)
+        except Exception as error:
+            # Once for each kind: the same would come again with every round.
+            if (kind := type(error).__name__) not in self._failed:
+                self._failed.add(kind)
+                logger.warning("Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
+
+    def _drop_forgotten(self) -> None:
+        """The settings were read again: the manager's next use watches it anew."""
+        for alias, publication in list(self._publications.items()):
+            if publication.manager._pool_set is None:
+                del self._publications[alias]
+                snapshot.forget(publication.manager)
+
+
+_publisher = _Publisher()
+_callbacks: list[Callback] = []
+
+
+def ensure(manager: RedisConnectionManager) -> None:
+    """Begin to publish a manager's pool if that is not done yet and not switched off. No I/O, never raises."""
+    publication = _publisher.find(manager.alias)
+    if publication is not None and publication.manager is manager:
+        return
+    if snapshot.interval_of(manager) is not None and not _is_fake(manager):
+        _publisher.watch(manager)
+
+
+def publication_of(manager: RedisConnectionManager) -> Publication | None:
+    """Return what this process publishes of a pool; None when it publishes nothing of it."""
+    publication = _publisher.find(manager.alias)
+    return publication if publication is not None and publication.manager is manager else None
+
+
+def recent(alias: str) -> list[dict[str, Any]]:
+    """Return this process's own snapshots of a pool, of the last ten minutes, oldest first.
+
+    Where publishing is switched off they begin with the first call of this function. No I/O.
+    """
+    publication = _publisher.find(alias)
+    if publication is None:
+        from redispool_app.redis_pool import RedisConnectionManager
+
+        manager = RedisConnectionManager(alias)
+        if manager._pool_set is None:
+            return []
+        publication = _publisher.watch(manager)
+    return publication.recent()
+
+
+def on_tick(callback: Callback) -> Callable[[], None]:
+    """Call ``callback(alias, snapshot)`` after each snapshot, in the publisher's thread; return what ends that.
+
+    It must not block. What it raises is logged once.
+    """
+    _callbacks.append(callback)
+
+    def end() -> None:
+        with contextlib.suppress(ValueError):
+            _callbacks.remove(callback)
+
+    return end
+
+
+def _is_fake(manager: RedisConnectionManager) -> bool:
+    """A server in memory, of a project's unit tests, has no other workers."""
+    pool_set = manager._pool_set
+    return pool_set is not None and pool_set.settings.sync_class is not None
+
+
+def _forget_inherited() -> None:
+    """In a forked child the parent's thread does not run, and its locks may be held for ever."""
+    global _publisher
+    _graveyard.append(_publisher)
+    _publisher = _Publisher()
+    snapshot.forget_all()
+
+
+_graveyard: list[_Publisher] = []
+"""What a forked child must not finalise: threads that do not run here."""
+
+os.register_at_fork(after_in_child=_forget_inherited)

@@ -1,0 +1,141 @@
+"""All workers of a pool, as they last said, and what the server's CLIENT LIST says otherwise."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from redis import exceptions as redis_exceptions
+
+from redispool_app.conf import RedisPoolConfig, get_aliases
+from redispool_app.engine.carrier import carry
+from redispool_app.engine.faults import classify
+from redispool_app.engine.pool_set import PoolSet
+
+from . import client_list, identity, keys, publisher, snapshot
+
+if TYPE_CHECKING:
+    from redispool_app.redis_pool import RedisConnectionManager
+
+__all__ = ["Roster", "local", "read"]
+
+_PATIENCE = 5.0
+"""Seconds that each of three round trips may take at most; SOCKET_TIMEOUT if that is less."""
+
+_MOST = 1000
+"""Workers that are shown."""
+
+_ALONE = "Only this process is shown."
+
+# When each worker's count of connections was first found to differ, by manager.
+_since: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The workers of one pool.
+
+    ``workers`` are dicts as ``snapshot.take()`` returns them plus ``seen_seconds``: how long ago each was said, by the
+    server's clock. ``problem`` says in one line why some are missing, None if none is. ``differences`` are lines that
+    say what CLIENT LIST shows and the workers do not, or the other way round.
+    """
+
+    workers: list[dict[str, Any]]
+    problem: str | None = None
+    differences: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return {"workers": self.workers, "problem": self.problem, "differences": self.differences}
+
+
+def local(manager: RedisConnectionManager, problem: str | None = None) -> Roster:
+    """Return this process alone, as it is now. No I/O, never raises."""
+    return Roster([{**snapshot.take(manager), "seen_seconds": 0.0}], problem)
+
+
+def read(manager: RedisConnectionManager) -> Roster:
+    """Return every worker that publishes this pool, by host and process.
+
+    Blocks for three round trips, and not longer than a health check and SOCKET_TIMEOUT for each; at once during a
+    confirmed outage. In async code call it in a thread. Never raises: what is wrong is the roster's ``problem``.
+    """
+    interval = snapshot.interval_of(manager)
+    if interval is None:
+        return local(manager, f"Publishing is switched off (PUBLISH_INTERVAL). {_ALONE}")
+    try:
+        manager.get_sync_client()  # checks the server if a check is due, and says what is wrong
+        return _read(manager, manager._open(), manager._config, interval)
+    except ImproperlyConfigured as error:
+        return local(manager, f"{error} {_ALONE}")
+    except (redis_exceptions.RedisError, OSError) as error:
+        return local(manager, f"{classify(error, manager._config.where).message} {_ALONE}")
+
+
+def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolConfig, interval: float) -> Roster:
+    prefix, alias, timeout = config.publish_prefix, manager.alias, min(config.socket_timeout, _PATIENCE)
+    index = keys.index(prefix, alias)
+    members, clients = carry(pool_set, [("SMEMBERS", index), ("CLIENT", "LIST")], timeout)
+    if isinstance(members, Exception):
+        raise members
+    ids = sorted(each for each in members if isinstance(each, bytes))
+    workers, gone = _fetch(pool_set, prefix, alias, ids[:_MOST], timeout)
+    if gone:
+        carry(pool_set, [("SREM", index, *gone)], timeout)  # refused, the next reader tries
+    problem = f"Only {_MOST} of {len(ids)} workers are shown." if len(ids) > _MOST else None
+    publication = publisher.publication_of(manager)
+    if publication is not None and publication.problem is not None:
+        problem = f"This process cannot be published: {publication.problem}"
+        workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
+    workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
+    return Roster(workers, problem, _differences(manager, workers, clients, config, interval))
+
+
+def _fetch(
+    pool_set: PoolSet, prefix: str, alias: str, ids: Sequence[bytes], timeout: float
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return the snapshots of these workers, and the ids of those that have none any more."""
+    if not ids:
+        return [], []
+    names = [keys.worker(prefix, alias, each.decode("utf-8", "surrogateescape")) for each in ids]
+    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    stored, *lives = carry(pool_set, [("MGET", *encoded), *(("PTTL", key) for key in encoded)], timeout)
+    if isinstance(stored, Exception):
+        raise stored
+    workers, gone = [], []
+    for worker_id, text, life in zip(ids, stored, lives, strict=True):
+        said = snapshot.load(text)
+        if text is None:
+            gone.append(worker_id)
+        # Nobody can speak for another worker.
+        elif said is not None and said["id"].encode() == worker_id and said["alias"] == alias:
+            left = life if isinstance(life, int) and life > 0 else 0
+            age = max(0.0, (keys.life_ms(said["interval"]) - left) / 1000)
+            workers.append({**said, "seen_seconds": round(age, 3)})
+    return workers, gone
+
+
+def _differences(
+    manager: RedisConnectionManager,
+    workers: Sequence[dict[str, Any]],
+    clients: Any,
+    config: RedisPoolConfig,
+    interval: float,
+) -> list[str]:
+    if isinstance(clients, Exception):
+        return [f"The server's clients cannot be compared: {classify(clients, config.where).message}"]
+    return client_list.differences(
+        workers,
+        client_list.parse(clients),
+        alias=manager.alias,
+        database=config.database,
+        own_id=identity.worker_id(),
+        aliases=[each for each in get_aliases() if each != manager.alias],
+        interval=interval,
+        since=_since.setdefault(manager, {}),
+        now=monotonic(),
+    )
