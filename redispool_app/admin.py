@@ -22,7 +22,7 @@ from django.utils.text import capfirst
 from django.views.decorators.http import require_POST, require_safe
 
 from . import live, live_stream, live_tables
-from .admin_actions import ACTIONS, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Action, Refused, perform, seconds_of
+from .admin_actions import ACTIONS, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Action, RefusedError, perform, seconds_of
 from .conf import get_aliases
 from .live import Watch
 from .live_strings import charts, strings
@@ -174,7 +174,7 @@ class RedisPoolAdmin(Base):
                 raise Http404
             seconds = seconds_of(request) if button.takes_seconds else 0.0
             outcome = perform(button, RedisConnectionManager(alias), seconds)
-        except (ImproperlyConfigured, Refused) as refusal:
+        except (ImproperlyConfigured, RefusedError) as refusal:
             self.message_user(request, str(refusal), messages.ERROR)
         else:
             self.log_change(request, RedisPool(alias=alias), _logged(button, seconds))

@@ -22,7 +22,7 @@ PAUSE_SECONDS = 30
 PAUSE_SECONDS_MAX = 300
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Nothing was done; the text says why, for a person."""
 
 
@@ -51,24 +51,24 @@ class Action:
 
 
 def seconds_of(request: HttpRequest) -> float:
-    """Return the ``seconds`` of a form, ``PAUSE_SECONDS`` without one. Raises ``Refused``."""
+    """Return the ``seconds`` of a form, ``PAUSE_SECONDS`` without one. Raises ``RefusedError``."""
     text = request.POST.get("seconds", "").strip() or str(PAUSE_SECONDS)
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= PAUSE_SECONDS_MAX):
-        raise Refused(_("Pause for a whole number of seconds, from 1 to %(max)s.") % {"max": PAUSE_SECONDS_MAX})
+        raise RefusedError(_("Pause for a whole number of seconds, from 1 to %(max)s.") % {"max": PAUSE_SECONDS_MAX})
     return float(text)
 
 
 def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> Outcome:
-    """Do it. Raises ``Refused`` when nothing was done; an outage is an outcome or a refusal, never more."""
+    """Do it. Raises ``RefusedError`` when nothing was done; an outage is an outcome or a refusal, never more."""
     try:
         return action.run(manager, seconds)
     except (ImproperlyConfigured, PoolClosed) as error:
-        raise Refused(str(error)) from error
+        raise RefusedError(str(error)) from error
     except RedisUnavailable as error:
-        raise Refused(_("The workers cannot be reached: %(fault)s") % {"fault": error}) from error
+        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": error}) from error
     except (redis_exceptions.RedisError, OSError) as error:
         fault = classify(error, manager._config.where).message
-        raise Refused(_("The workers cannot be reached: %(fault)s") % {"fault": fault}) from error
+        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": fault}) from error
 
 
 def _check(manager: RedisConnectionManager, seconds: float) -> Outcome:

@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from . import live_server, live_workers
+from . import live_server
 from .live_server import Details
 from .redis_pool import RedisConnectionManager, get_managers
 from .server_facts import ServerFacts
+from .workers import identity, publisher, roster
 
 PATIENCE = 1.25
 """How long (seconds) a document waits for the server before it goes without."""
@@ -129,8 +130,7 @@ class Watch:
 
     def _flights(self, max_age: float) -> list[Future[Any]]:
         info = self.manager.get_pool_info()
-        # What waits for the end of a pause would wait here too.
-        if info["state"] in ("closed", "misconfigured") or info.get("paused"):
+        if info["state"] in ("closed", "misconfigured"):
             return []
         flights: list[Future[Any] | None] = [self._asked.fresh(max_age)]
         first = self._details.latest is None
@@ -141,11 +141,13 @@ class Watch:
 
     def _ask(self) -> _Asked:
         server, server_problem = live_server.facts(self.manager)
-        read = live_workers.read(self.manager)
+        read = roster.read(self.manager)
         return _Asked(server, server_problem, read.workers, read.problem, list(read.differences))
 
     def _ask_details(self) -> Details:
-        return live_server.details(self.manager)
+        found, before = live_server.details(self.manager), self._details.latest
+        # What was slow before an outage may be what led to it.
+        return found if before is None else found.without_losing(before)
 
     # The document.
 
@@ -175,7 +177,7 @@ class Watch:
         document = {
             "alias": manager.alias,
             "at": round(now, 3),
-            "worker": {"id": live_workers.own_id(), "pid": self.pid, "role": live_workers.role()},
+            "worker": {"id": identity.worker_id(), "pid": self.pid, "role": identity.role()},
             "pool": info,
             "server": asdict(asked.server) if asked and asked.server and not server_problem else None,
             "server_problem": server_problem,
@@ -197,8 +199,6 @@ class Watch:
             return "The pool is closed."
         if info["state"] in ("unhealthy", "misconfigured"):
             return str(info.get("fault") or "The pool is unhealthy.")
-        if info.get("paused"):
-            return "The pool is paused: nothing is asked of the server until the pause ends."
         if (late := self._asked.lateness) >= PATIENCE:
             return f"The server has not answered for {late:.0f} s."
         return None
@@ -206,7 +206,7 @@ class Watch:
     def _workers(self, asked: _Asked | None, problem: str | None) -> tuple[list[dict[str, Any]], str | None, list[str]]:
         if asked is not None and problem is None:
             return asked.workers, asked.workers_problem, asked.differences
-        return [live_workers.own(self.manager)], problem or "The workers have not been read yet.", []
+        return roster.local(self.manager).workers, problem or "The workers have not been read yet.", []
 
     # The series behind the charts.
 
@@ -219,10 +219,10 @@ class Watch:
         with self._lock:
             watched = list(self._history)
         first = watched[0]["at"] if watched else float("inf")
-        own_id = live_workers.own_id()
+        own_id = identity.worker_id()
         own = [
             {"at": each["at"], "workers": {own_id: _numbers(each)}, "server": None, "own": True}
-            for each in live_workers.recent(self.manager.alias)
+            for each in publisher.recent(self.manager.alias)
             if each["at"] < first
         ]
         return own + watched

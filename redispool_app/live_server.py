@@ -1,8 +1,9 @@
 """What the live page asks of one pool's server: INFO, SLOWLOG and CLIENT LIST, bounded and without keys or values.
 
 Field names are those of https://redis.io/docs/latest/commands/info/, https://redis.io/docs/latest/commands/slowlog-get/
-and https://redis.io/docs/latest/commands/client-list/. All of it goes through the manager, and nothing here raises
-for an outage: what is missing is replaced by one line that says why.
+and https://redis.io/docs/latest/commands/client-list/. Nothing here raises for an outage: what is missing is replaced
+by one line that says why. It travels on a connection that the process has already, past callers that wait for one or
+for the end of a pause.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
 from . import server_facts
+from .engine.carrier import carry
 from .engine.faults import classify
 from .exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from .redis_pool import RedisConnectionManager
 from .server_facts import ServerFacts
+
+TIMEOUT = 1.0
+"""Seconds that a round trip may take; SOCKET_TIMEOUT if that is less."""
 
 SLOWLOG_ROWS = 25
 CLIENT_ROWS = 200
@@ -54,32 +59,51 @@ class Details:
     slowlog: Rows
     clients: Rows
 
+    def without_losing(self, before: Details) -> Details:
+        """Return these, with what was known before where nothing is known now; the problems stay."""
+        slowlog = self.slowlog
+        if slowlog.problem:
+            slowlog = Rows(before.slowlog.rows, before.slowlog.total, slowlog.problem)
+        return Details(self.sections or before.sections, slowlog, self.clients)
+
 
 def facts(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | None]:
-    """Return the server's facts, or one line that says why there are none."""
+    """Return the server's facts, or one line that says why there are none.
+
+    Blocks for up to a health check, and ``TIMEOUT`` seconds.
+    """
     try:
-        return server_facts.fetch(manager), None
-    except (*_OWN_ERRORS, ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
+        (reply,) = _carried(manager, [("INFO",)])
+        if isinstance(reply, Exception):
+            raise reply
+        info = manager.get_sync_client().response_callbacks["INFO"](reply)
+        return server_facts.parse(info, manager._config.database), None
+    except (AttributeError, TypeError, ValueError):
+        return None, "INFO was not answered as a Redis server does."
+    except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
+        _verify(manager, error)
         return None, _why(manager, error, "INFO")
 
 
 def details(manager: RedisConnectionManager) -> Details:
-    """Ask for INFO's sections, the last slow commands and the clients, each bounded, each for itself."""
-    info, _ = _ask(manager, "INFO", lambda client: _text(client.execute_raw("INFO")))
-    sections = info_sections(info) if info is not None else {}
-    entries, problem = _ask(
-        manager, "SLOWLOG GET", lambda client: client.execute_raw("SLOWLOG", "GET", str(SLOWLOG_ROWS))
-    )
-    slowlog = Rows(problem=problem) if entries is None else slowlog_rows(entries)
-    connected = sections.get("Clients", {}).get("connected_clients", "0")
-    if connected.isdigit() and int(connected) > CLIENTS_LISTED:
-        clients = Rows(total=int(connected), problem=f"More than {CLIENTS_LISTED} clients: the server is not asked.")
-    else:
-        listed, problem = _ask(
-            manager, "CLIENT LIST", lambda client: _text(client.execute_raw("CLIENT", "LIST"))
-        )
-        clients = Rows(problem=problem) if listed is None else client_rows(listed)
-    return Details(sections=sections, slowlog=slowlog, clients=clients)
+    """Ask for INFO's sections, the last slow commands and the clients, each bounded, each for itself.
+
+    Blocks for up to a health check, and twice ``TIMEOUT`` seconds.
+    """
+    try:
+        info, entries = _carried(manager, [("INFO",), ("SLOWLOG", "GET", SLOWLOG_ROWS)])
+        sections = {} if isinstance(info, Exception) else info_sections(_text(info))
+        connected = sections.get("Clients", {}).get("connected_clients", "0")
+        if connected.isdigit() and int(connected) > CLIENTS_LISTED:
+            problem = f"{connected} clients: too many to ask the server for a list."
+            clients = Rows(total=int(connected), problem=problem)
+        else:
+            (listed,) = _carried(manager, [("CLIENT", "LIST")])
+            clients = _read(manager, "CLIENT LIST", listed, client_rows)
+        return Details(sections, _read(manager, "SLOWLOG GET", entries, slowlog_rows), clients)
+    except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
+        nothing = Rows(problem=_why(manager, error, ""))
+        return Details({}, nothing, nothing)
 
 
 def info_sections(text: str) -> dict[str, dict[str, str]]:
@@ -119,10 +143,10 @@ def slowlog_rows(entries: Any) -> Rows:
     return Rows(rows=rows[:SLOWLOG_ROWS], total=len(rows))
 
 
-def client_rows(text: str) -> Rows:
+def client_rows(reply: Any) -> Rows:
     """Read a CLIENT LIST reply: at most ``CLIENT_ROWS`` clients, those with most memory first."""
     rows = []
-    for line in text.splitlines():
+    for line in _text(reply).splitlines():
         found = dict(word.partition("=")[::2] for word in line.split(" "))
         if "id" not in found:
             continue
@@ -139,15 +163,23 @@ def client_rows(text: str) -> Rows:
                 "flags": found.get("flags", ""),
             }
         )
-    rows.sort(key=lambda row: (-(row["memory"] or 0), row["name"]))
+    rows.sort(key=_weight, reverse=True)
     return Rows(rows=rows[:CLIENT_ROWS], total=len(rows))
 
 
-def _ask(manager: RedisConnectionManager, command: str, ask: Callable[[Any], Any]) -> tuple[Any, str | None]:
-    try:
-        return ask(manager.get_sync_client()), None
-    except (*_OWN_ERRORS, ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
-        return None, _why(manager, error, command)
+def _carried(manager: RedisConnectionManager, commands: list[tuple[str | int, ...]]) -> list[Any]:
+    manager.get_sync_client()  # checks the server if that is due, and raises what is wrong
+    return carry(manager._open(), commands, min(TIMEOUT, manager._config.socket_timeout))
+
+
+def _verify(manager: RedisConnectionManager, error: Exception) -> None:
+    """What the app's own commands meet says nothing about the pool; a PING does, and people are watching."""
+    if not isinstance(error, (*_OWN_ERRORS, ImproperlyConfigured, redis_exceptions.ResponseError)):
+        manager._health_check_sync()
+
+
+def _read(manager: RedisConnectionManager, command: str, reply: Any, read: Callable[[Any], Rows]) -> Rows:
+    return Rows(problem=_why(manager, reply, command)) if isinstance(reply, Exception) else read(reply)
 
 
 def _why(manager: RedisConnectionManager, error: Exception, command: str) -> str:
@@ -157,6 +189,10 @@ def _why(manager: RedisConnectionManager, error: Exception, command: str) -> str
         fault = classify(error, manager._config.where).message
         return f"{fault} Lacking: +{command.lower().replace(' ', '|').removesuffix('|get')}"
     return classify(error, manager._config.where).message
+
+
+def _weight(row: dict[str, Any]) -> tuple[int, str]:
+    return int(row["memory"] or 0), str(row["name"])
 
 
 def _text(value: Any) -> str:

@@ -28,7 +28,7 @@ STATES: dict[str, tuple[str, Promise]] = {
     "paused": ("❚❚", gettext_lazy("Paused")),
 }
 
-NOTHING = "–"
+NOTHING = "–"  # noqa: RUF001 (a dash, as typographers set it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,18 @@ class Column:
     key: str
     label: Promise
     kind: str = "text"
+    detail: str = ""
+    """A second key, whose text stands in small print below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell as text."""
+
+    column: Column
+    value: Any
+    text: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +62,18 @@ class Table:
     empty: Promise
     columns: tuple[Column, ...]
 
-    def rows(self, document: Mapping[str, Any]) -> list[list[tuple[Column, str, Any]]]:
-        """Return the rows' cells: column, text, raw value."""
+    def rows(self, document: Mapping[str, Any]) -> list[list[Cell]]:
+        """Return the cells of all rows."""
         found: Any = document
         for part in self.source.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
         return [self._cells(row) for row in (found or [])]
 
-    def _cells(self, row: Mapping[str, Any]) -> list[tuple[Column, str, Any]]:
-        return [(each, shown(row.get(each.key), each.kind), row.get(each.key)) for each in self.columns]
+    def _cells(self, row: Mapping[str, Any]) -> list[Cell]:
+        return [
+            Cell(each, row.get(each.key), shown(row.get(each.key), each.kind), str(row.get(each.detail) or ""))
+            for each in self.columns
+        ]
 
 
 WORKERS = Table(
@@ -67,9 +82,9 @@ WORKERS = Table(
     gettext_lazy("Workers"),
     gettext_lazy("No worker has reported yet."),
     (
-        Column("id", gettext_lazy("Worker")),
-        Column("role", gettext_lazy("Role")),
-        Column("state", gettext_lazy("State"), "state"),
+        Column("id", gettext_lazy("Worker"), "text", "role"),
+        Column("state", gettext_lazy("State"), "state", "last_error"),
+        Column("seen_seconds", pgettext_lazy("how long ago a worker reported", "Seen"), "age"),
         Column("ops_per_second", gettext_lazy("Ops/s"), "rate"),
         Column("latency_p50_ms", gettext_lazy("p50"), "ms"),
         Column("latency_p99_ms", gettext_lazy("p99"), "ms"),
@@ -81,9 +96,7 @@ WORKERS = Table(
         Column("timeouts_total", gettext_lazy("Timeouts"), "number"),
         Column("reconnects_total", gettext_lazy("Reconnects"), "number"),
         Column("errors_total", gettext_lazy("Errors"), "number"),
-        Column("last_error", gettext_lazy("Last error")),
         Column("version", gettext_lazy("Version")),
-        Column("seen_seconds", pgettext_lazy("how long ago a worker reported", "Seen"), "age"),
     ),
 )
 TIMELINE = Table(
@@ -151,14 +164,13 @@ class Figure:
 
 
 FIGURES = (
-    Figure("id", gettext_lazy("Workers"), "number", "count"),
     Figure("ops_per_second", gettext_lazy("Ops/s"), "rate"),
     Figure("latency_p50_ms", gettext_lazy("Latency p50"), "ms", "mean"),
     Figure("latency_p99_ms", gettext_lazy("Latency p99"), "ms", "max"),
     Figure("commands_in_flight", gettext_lazy("In flight"), "number"),
-    Figure("connections_in_use", gettext_lazy("In use"), "number"),
-    Figure("connections_open", gettext_lazy("Open"), "number"),
     Figure("waiting", gettext_lazy("Waiting"), "number"),
+    Figure("connections_in_use", gettext_lazy("Connections in use"), "number"),
+    Figure("connections_open", gettext_lazy("Connections open"), "number"),
     Figure("timeouts_total", gettext_lazy("Timeouts"), "number"),
     Figure("errors_total", gettext_lazy("Errors"), "number"),
     Figure("reconnects_total", gettext_lazy("Reconnects"), "number"),
@@ -172,9 +184,9 @@ def figures(workers: Iterable[Mapping[str, Any]]) -> list[tuple[Figure, str]]:
 
 
 def _figure(figure: Figure, workers: list[Mapping[str, Any]]) -> float | None:
-    if figure.rule == "count":
-        return len(workers)
-    known = [(each[figure.key], each.get("ops_per_second") or 0) for each in workers if each.get(figure.key) is not None]
+    known = [
+        (each[figure.key], each.get("ops_per_second") or 0) for each in workers if each.get(figure.key) is not None
+    ]
     if not known:
         return None
     values = [value for value, _ops in known]
@@ -183,8 +195,10 @@ def _figure(figure: Figure, workers: list[Mapping[str, Any]]) -> float | None:
     if figure.rule == "sum":
         return sum(values)
     # A median of medians, each counting as often as its worker is asked.
-    weight = sum(ops for _value, ops in known)
-    return sum(value * ops for value, ops in known) / weight if weight else sum(values) / len(values)
+    weights: list[float] = [each.get("ops_per_second") or 0 for each in known]
+    if not any(weights):
+        return sum(values) / len(values)
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 def shown(value: Any, kind: str) -> str:

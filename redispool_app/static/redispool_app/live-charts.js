@@ -13,6 +13,7 @@ window.redispool = window.redispool || {};
         "ops_per_second", "latency_p50_ms", "latency_p99_ms", "commands_in_flight", "waiting",
         "timeouts_total", "errors_total", "reconnects_total",
     ];
+    const BINARY = Array.from({ length: 44 }, (each, power) => 2 ** power);
     const COLOURS = ["--redispool-line-1", "--redispool-line-2", "--redispool-line-3"];
 
     /** What the documents said, moment by moment. */
@@ -191,10 +192,13 @@ window.redispool = window.redispool || {};
                     Object.assign({}, axis, {
                         size: 24,
                         space: 70,
-                        values: (plot, ticks) => ticks.map((tick) => this.format.clock.format(tick * 1000).slice(0, 5)),
+                        values: (plot, ticks) => {
+                            const length = plot.scales.x.max - plot.scales.x.min > 300 ? 5 : 8; // with seconds while they count
+                            return ticks.map((tick) => this.format.clock.format(tick * 1000).slice(0, length));
+                        },
                     }),
-                    Object.assign({}, axis, {
-                        size: 58,
+                    Object.assign({}, axis, this.kind === "bytes" ? { incrs: BINARY } : {}, {
+                        size: 54,
                         space: 28,
                         values: (plot, ticks) => ticks.map((tick) => this.format.short(tick, this.kind)),
                     }),

@@ -57,11 +57,13 @@ window.redispool = window.redispool || {};
                 this.rows("slow-ours", doc.slow_commands);
             }
             if (parts.slowlog) {
-                this.rows("slow-server", doc.slowlog.rows);
+                this.rows("slow-server", doc.slowlog.rows, { isUnknown: Boolean(doc.slowlog.problem) });
                 this.notice("slowlog-problem", doc.slowlog.problem, doc);
             }
             if (parts.clients) {
-                this.rows("clients", doc.clients.rows, doc.clients.total);
+                this.rows("clients", doc.clients.rows, {
+                    total: doc.clients.total, isUnknown: Boolean(doc.clients.problem),
+                });
                 this.notice("clients-problem", doc.clients.problem, doc);
             }
             if (parts.info) {
@@ -102,8 +104,9 @@ window.redispool = window.redispool || {};
         showFields(doc) {
             for (const cell of this.section.querySelectorAll("[data-field]")) {
                 const value = cell.dataset.field.split(".").reduce((found, key) => (found ? found[key] : null), doc);
-                const shown = value === null && cell.dataset.kind === "moment" ? this.format.say("never") : null;
-                write(cell, shown || this.format.show(value, cell.dataset.kind));
+                const shown = (value === null || value === undefined) && cell.dataset.kind === "moment" ? this.format.say("never") : null;
+                const passed = cell.dataset.kind === "moment" && !shown ? " (" + this.format.show(doc.at - value, "age") + ")" : "";
+                write(cell, (shown || this.format.show(value, cell.dataset.kind)) + passed);
             }
         }
 
@@ -139,10 +142,11 @@ window.redispool = window.redispool || {};
 
         showWorkers(doc) {
             this.notice("workers-problem", doc.workers_problem, doc);
-            this.rows("workers", this.workers, undefined, (row, worker) => {
+            const dress = (row, worker) => {
                 row.classList.toggle("redispool-stale", worker.stale === true);
                 row.classList.toggle("redispool-own", worker.id === this.own);
-            });
+            };
+            this.rows("workers", this.workers, { dress });
             const wanted = ["", ...this.workers.map((worker) => worker.id)];
             const options = Array.from(this.select.options, (option) => option.value);
             if (wanted.join("\n") !== options.join("\n")) {
@@ -182,7 +186,6 @@ window.redispool = window.redispool || {};
             for (const tile of this.section.querySelectorAll("[data-figure]")) {
                 const found = workers.map((worker) => [worker[tile.dataset.figure], worker.ops_per_second]);
                 const rules = {
-                    count: () => workers.length,
                     sum: () => sum(found, 0),
                     max: () => most(found, 0),
                     mean: () => mean(found, 0, 1),
@@ -203,7 +206,7 @@ window.redispool = window.redispool || {};
 
         // Lists.
 
-        rows(name, entries, total, dress) {
+        rows(name, entries, { total, dress, isUnknown } = {}) {
             const table = this.section.querySelector('[data-table="' + name + '"]');
             const columns = Array.from(table.tHead.rows[0].cells, (cell) => cell.dataset);
             const body = table.tBodies[0];
@@ -217,10 +220,17 @@ window.redispool = window.redispool || {};
                             cell.scope = "row";
                         }
                         cell.className = "redispool-" + column.kind;
+                        cell.append(document.createElement("span"));
+                        if (column.detail) {
+                            cell.append(" ", document.createElement("small"));
+                        }
                         row.append(cell);
                     }
                     const value = entry[column.key];
-                    write(cell, this.format.show(value, column.kind));
+                    write(cell.firstElementChild, this.format.show(value, column.kind));
+                    if (column.detail) {
+                        write(cell.lastElementChild, entry[column.detail] || "");
+                    }
                     if (column.kind === "state" && cell.dataset.state !== value) {
                         cell.dataset.state = value;
                     }
@@ -232,7 +242,7 @@ window.redispool = window.redispool || {};
             while (body.rows.length > entries.length) {
                 body.deleteRow(-1);
             }
-            table.parentNode.querySelector("[data-empty]").hidden = entries.length > 0;
+            table.parentNode.querySelector("[data-empty]").hidden = entries.length > 0 || isUnknown === true;
             table.tHead.hidden = entries.length === 0;
             const count = total !== undefined && total > entries.length
                 ? this.format.say("shown_of", { shown: entries.length, total: this.format.whole.format(total) })
@@ -311,9 +321,9 @@ window.redispool = window.redispool || {};
 
         notice(name, text, doc) {
             const place = this.section.querySelector("[data-" + name + "]");
+            place.hidden = !text;
             // What the head of the card says already needs no second telling.
-            place.hidden = !text || Boolean(doc && text === doc.pool.fault);
-            write(place, text || "");
+            write(place, (doc && text && text === doc.pool.fault ? this.format.say("not_asked") : text) || "");
         }
 
         text(selector, text) {
