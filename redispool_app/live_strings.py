@@ -29,6 +29,7 @@ def strings() -> dict[str, str]:
         "paused_for": _("Paused: callers wait for at most %(n)s s more."),
         "of": _("of %(max)s"),
         "no_limit": _("no limit"),
+        "only_own": _("While Redis cannot be asked, only the worker that answers is up to date."),
         "not_asked": _("Cannot be asked while the pool is unhealthy."),
         "shown_of": _("%(shown)s of %(total)s"),
     }

@@ -141,7 +141,8 @@ window.redispool = window.redispool || {};
         }
 
         showWorkers(doc) {
-            this.notice("workers-problem", doc.workers_problem, doc);
+            this.notice("workers-problem", doc.workers_problem && doc.workers_problem === doc.pool.fault
+                ? this.format.say("only_own") : doc.workers_problem);
             const dress = (row, worker) => {
                 row.classList.toggle("redispool-stale", worker.stale === true);
                 row.classList.toggle("redispool-own", worker.id === this.own);
