@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, gettext_noop
+from django.utils.translation import gettext_lazy
 from redis import exceptions as redis_exceptions
 
 from .engine.faults import classify
@@ -125,30 +125,30 @@ def _resume_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
 ACTIONS = {
     action.name: action
     for action in (
-        Action("check", gettext_lazy("Check now"), ("check",), gettext_noop("Checked."), _check),
-        Action("reset", gettext_lazy("Reset this worker"), ("reset",), gettext_noop("Reset."), _reset),
+        Action("check", gettext_lazy("Check now"), ("check",), "Checked.", _check),
+        Action("reset", gettext_lazy("Reset this worker"), ("reset",), "Reset.", _reset),
         Action(
             "reset-all",
             gettext_lazy("Reset all workers"),
             ("reset", "order"),
-            gettext_noop("Reset in all workers."),
+            "Reset in all workers.",
             _reset_all,
         ),
-        Action("pause", gettext_lazy("Pause this worker"), ("pause",), gettext_noop("Paused."), _pause, True),
+        Action("pause", gettext_lazy("Pause this worker"), ("pause",), "Paused.", _pause, True),
         Action(
             "pause-all",
             gettext_lazy("Pause all workers"),
             ("pause", "order"),
-            gettext_noop("Paused in all workers."),
+            "Paused in all workers.",
             _pause_all,
             True,
         ),
-        Action("resume", gettext_lazy("Resume this worker"), ("pause",), gettext_noop("Resumed."), _resume),
+        Action("resume", gettext_lazy("Resume this worker"), ("pause",), "Resumed.", _resume),
         Action(
             "resume-all",
             gettext_lazy("Resume all workers"),
             ("pause", "order"),
-            gettext_noop("Resumed in all workers."),
+            "Resumed in all workers.",
             _resume_all,
         ),
     )
