@@ -94,7 +94,7 @@ class RedisPoolConfig:
         "strict", must_be.one_of("strict", "ignore", "replace", "backslashreplace", "surrogateescape")
     )
     client_name: str | None = _key(None, must_be.client_name)
-    """Shown by the server's CLIENT LIST."""
+    """The first part of ``app:host:pid:alias`` in the server's CLIENT LIST; None: the project's package."""
     ssl_ca_certs: str | Path | None = field(default=None, metadata=_checked(must_be.path))
     """Path of the CA bundle to trust instead of the system's."""
     ssl_certfile: str | Path | None = field(default=None, metadata=_checked(must_be.path))
@@ -103,6 +103,12 @@ class RedisPoolConfig:
     ssl_check_hostname: bool = _key(True, must_be.flag)
     server_timing: bool = _key(False, must_be.flag)
     """Whether the middleware adds a ``Server-Timing`` header."""
+    slow_command: float = _key(0.1, must_be.seconds)
+    """Callers that waited at least so long are remembered."""
+    publish_interval: float | None = _key(5.0, must_be.interval)
+    """How often each process tells the others, through Redis, how its pools do; None: never."""
+    publish_prefix: str = _key("redispool", must_be.key_prefix)
+    """What the keys of that begin with."""
 
     def __post_init__(self) -> None:
         given = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -118,6 +124,12 @@ class RedisPoolConfig:
     @cached_property
     def _url(self) -> ConnectionURL:
         return ConnectionURL.parse(self.connection_url)
+
+    @property
+    def app(self) -> str:
+        """What the connections' names begin with."""
+        package = os.environ.get("DJANGO_SETTINGS_MODULE", "").partition(".")[0]
+        return self.client_name or package or "django"
 
     @property
     def scheme(self) -> str:
@@ -201,7 +213,6 @@ class RedisPoolConfig:
             "encoding_errors": self.encoding_errors,
             "decode_responses": self.decode_responses,
             "protocol": self.protocol,
-            "client_name": self.client_name,
             "health_check_interval": 0,  # the manager checks, once for all connections
         }
         if self.credential_provider is not None:

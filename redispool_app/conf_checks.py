@@ -22,6 +22,7 @@ Check = Callable[[Any], str | None]
 # The longest wait that every clock and poll of the standard library takes: 2 ** 31 milliseconds are 24 days.
 _LONGEST = 1_000_000
 _LARGEST = 2**31 - 1
+_LONGEST_INTERVAL = 300
 _ASCII = bytes(range(32, 127))
 
 
@@ -131,6 +132,18 @@ def client_name(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and re.fullmatch(r"[!-~]+", value)):
         return None
     return "printable ASCII without spaces, or None"
+
+
+def interval(value: Any) -> str | None:
+    fits = value is None or (_is_number(value) and 0.1 <= value <= _LONGEST_INTERVAL)
+    return None if fits else f"a number of seconds from 0.1 to {_LONGEST_INTERVAL}, or None"
+
+
+def key_prefix(value: Any) -> str | None:
+    # No brace: what stands first in braces decides about a key's slot in a cluster
+    # (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+    fits = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value)
+    return None if fits else "letters, digits, '_', '.', ':' and '-', at most 64"
 
 
 def encoding(value: Any) -> str | None:

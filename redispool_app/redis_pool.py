@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,18 +16,22 @@ from typing import Any, ClassVar, Self, cast
 from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
-from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config, project_directory
+from . import signals
+from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config
 from .engine import AsyncRedis, SyncRedis, connections
-from .engine.embedded import EmbeddedServer
+from .engine.client_name import client_name
 from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
 from .engine.pool_set import PoolSet, PoolSettings
-from .engine.sharing_rules import SharingLimits
+from .engine.statistics import Statistics
 from .exceptions import PoolClosed
-from .workers import publisher
+from .pool_settings import pool_settings
+from .workers import identity, publisher
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
+
+logger = logging.getLogger("redispool_app.pool")
 
 
 class RedisConnectionManager:
@@ -65,6 +70,7 @@ class RedisConnectionManager:
         self._lock = threading.Lock()
         self._closed = False
         self._lock_without_loop = Lock()
+        self._announcer = signals.Announcer(self)
         self._settings_for: Callable[[str, RedisPoolConfig], PoolSettings] = pool_settings
         self._forget_pool_set()
 
@@ -164,6 +170,9 @@ class RedisConnectionManager:
 
     async def _get_checked_client(self) -> AsyncRedis:
         pool_set = self._open()
+        if pool_set.monitor.pause.is_on:
+            # Its first command waits. Nobody is refused for an outage that was announced.
+            return (await pool_set.open()).client
         if pool_set.monitor.health.last_check is None:
             await self.initialize()
         entry = await pool_set.open()
@@ -216,6 +225,7 @@ class RedisConnectionManager:
         if pool_set is not None:
             await pool_set.drain(self._config.close_timeout)
             self._release_embedded(pool_set)
+            self._announcer.closed()
 
     # Sync code: the same promises on blocking I/O.
 
@@ -225,6 +235,8 @@ class RedisConnectionManager:
         if health is not None and monotonic() < health.fresh_until and self._pool_set is not None:
             return self._pool_set.sync_client()
         pool_set = self._open()
+        if pool_set.monitor.pause.is_on:
+            return pool_set.sync_client()
         self._periodic_health_check_sync()
         pool_set.monitor.gate()
         if not pool_set.health.is_healthy:
@@ -271,13 +283,14 @@ class RedisConnectionManager:
         if pool_set is not None:
             pool_set.drain_sync(self._config.close_timeout)
             self._release_embedded(pool_set)
+            self._announcer.closed()
 
     # Facts.
 
     @property
     def is_down(self) -> bool:
         """Whether callers are refused at once: the manager is closed, or its outage is confirmed. No I/O."""
-        return self._closed or (self._health is not None and self._health.confirmed)
+        return self._closed or (self._pool_set is not None and self._pool_set.monitor.is_refusing)
 
     def get_pool_info(self) -> dict[str, Any]:
         """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.
@@ -291,8 +304,13 @@ class RedisConnectionManager:
             pool_set, config = self._built(), self._config
         except ImproperlyConfigured as error:
             return {**info, "state": "misconfigured", "is_healthy": False, "fault": str(error), "config": {}}
-        health, counters = pool_set.health, pool_set.monitor.counters
-        fault, last_error = health.fault, pool_set.monitor.last_error
+        health, monitor = pool_set.health, pool_set.monitor
+        counters, fault, last_error, paused_for = (
+            monitor.counters,
+            health.fault,
+            monitor.last_error,
+            monitor.pause.left(),
+        )
         return {
             **info,
             "state": "closed" if self._closed else str(health.state),
@@ -312,8 +330,59 @@ class RedisConnectionManager:
             "connections_closed_total": counters.closed,
             "timeouts_total": counters.timeouts,
             "errors_total": counters.errors,
+            "exhausted_total": counters.exhausted,
+            "slow_commands_total": monitor.slow_commands.total,
+            "paused": paused_for is not None,
+            "paused_for": None if paused_for is None else round(paused_for, 3),
+            "client_name": client_name(config.app, self.alias),
+            "role": identity.role(),
             "config": config.masked(),
         }
+
+    def health_history(self) -> list[dict[str, Any]]:
+        """Return the last 200 changes of this process's verdict about the server, oldest first, JSON-ready. No I/O.
+
+        Each is ``{"at": Unix seconds, "state": str, "fault": str | None, "fault_kind": str | None}``.
+        """
+        return self._pool_set.monitor.history.as_list() if self._pool_set is not None else []
+
+    def slow_commands(self) -> list[dict[str, Any]]:
+        """Return the 32 callers of the last hour that waited longest, from ``SLOW_COMMAND`` seconds on. No I/O.
+
+        Slowest first, JSON-ready: ``{"at": Unix seconds, "command": str, "duration_ms": float, "callers": int}``. A
+        command is a name, never a key or value; of a pipeline the first one's, and how many more: ``"GET +9"``.
+        ``callers`` waited for it side by side.
+        """
+        return self._pool_set.monitor.slow_commands.as_list() if self._pool_set is not None else []
+
+    def latency_histogram(self) -> tuple[list[tuple[float, int]], float]:
+        """Return how many commands on shared connections took up to so many seconds, and the sum of all. No I/O.
+
+        Cumulative ``(upper bound, count)`` pairs, the last bound infinite. A pipeline counts as one command. Counted
+        since the process started or forked.
+        """
+        return (self._pool_set.statistics() if self._pool_set is not None else Statistics()).histogram()
+
+    # A planned failover.
+
+    def pause(self, seconds: float = 30.0) -> None:
+        """Hold back the new commands of this process, async and sync, for at most ``seconds`` (up to 300). No I/O.
+
+        Commands under way finish. New ones wait, in order, until ``resume()`` or the end of the time, at most
+        ``MAX_WAITING`` of them; the next gets ``PoolQueueFull``. Their own deadlines begin after that. While the pool
+        is paused an outage refuses nobody, and health checks go on. To pause again is to begin the time anew.
+
+        Raises ``ValueError`` for another number of seconds, ``ImproperlyConfigured``.
+        """
+        self._built().monitor.pause.begin(seconds)
+        logger.info("Redis pool %r is paused for %g s.", self.alias, seconds, extra={"pool": self.alias})
+
+    def resume(self) -> None:
+        """End a pause: who waits goes on, in the order in which they came. No I/O."""
+        pool_set = self._pool_set
+        if pool_set is not None and pool_set.monitor.pause.is_on:
+            pool_set.monitor.pause.end()
+            logger.info("Redis pool %r is resumed.", self.alias, extra={"pool": self.alias})
 
     # Life cycle.
 
@@ -325,10 +394,11 @@ class RedisConnectionManager:
         with self._lock:
             if self._pool_set is None:
                 config = get_config(self.alias)
-                pool_set = PoolSet(self._settings_for(self.alias, config))
+                pool_set = PoolSet(self._settings_for(self.alias, config), self._announcer)
                 pool_set.monitor.closed = self._closed
                 # A forked child, or code that keeps a client, may use the pool without asking its manager.
-                pool_set.monitor.on_opened = partial(publisher.ensure, self)
+                pool_set.monitor.on_opened = partial(publisher.opened, self)
+                self._announcer.created(config.masked_url)
                 self._known_config = config
                 self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
                 self._pool_set = pool_set
@@ -346,6 +416,7 @@ class RedisConnectionManager:
         if self._closed:
             self._closed = False
             pool_set.monitor.open()
+            self._announcer.created(self._config.masked_url)
         return pool_set
 
     def _shut(self) -> PoolSet | None:
@@ -374,14 +445,17 @@ class RedisConnectionManager:
     def reload_settings(self) -> None:
         """Forget the configuration; the next use reads the settings again and connects anew."""
         with self._lock:
-            pool_set = self._pool_set
+            pool_set, was_closed = self._pool_set, self._closed
             self._forget_pool_set()
             self._closed = False
+        publisher.forget(self)
         if pool_set is not None:
             pool_set.monitor.close()
             pool_set.drain_sync(0)
             if pool_set.settings.embedded is not None:
                 pool_set.settings.embedded.release()
+            if not was_closed:
+                self._announcer.closed()
 
     def _use(
         self, settings_for: Callable[[str, RedisPoolConfig], PoolSettings]
@@ -397,35 +471,6 @@ class RedisConnectionManager:
         if self._pool_set is not None:
             self._pool_set.forget_inherited()
             self._by_loop = self._pool_set.loops.by_loop
-
-
-def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
-    """Translate a configuration into what the engine is built from."""
-    embedded = EmbeddedServer(project_directory(), config.embedded_name) if config.is_embedded else None
-    return PoolSettings(
-        alias=alias,
-        where=config.where,
-        kind=config.kind,
-        connection_kwargs=config.connection_kwargs(embedded.socket_path if embedded else None),
-        max_connections=config.max_connections,
-        max_waiting=config.max_waiting,
-        timeout=config.timeout,
-        max_idle_time=config.max_idle_time,
-        max_lifetime=config.max_lifetime,
-        check_interval=config.health_check_interval,
-        check_timeout=config.health_check_timeout,
-        backoff_base=config.retry_backoff_base,
-        backoff_cap=config.retry_backoff_cap,
-        embedded=embedded,
-        sharing=SharingLimits(
-            max_in_flight=config.max_in_flight,
-            max_in_flight_bytes=config.max_in_flight_bytes,
-            max_waiting=config.max_waiting,
-            retry_writes=config.retry_writes,
-            backoff_base=config.retry_backoff_base,
-            backoff_cap=config.retry_backoff_cap,
-        ),
-    )
 
 
 def get_managers() -> list[RedisConnectionManager]:
@@ -452,6 +497,7 @@ def set_fork_hook() -> None:
 
 def _after_fork_in_child() -> None:
     connections.forget_inherited()
+    signals.dispatcher.forget_inherited()
     RedisConnectionManager._instances_lock = threading.Lock()
     for manager in RedisConnectionManager._instances.values():
         manager._forget_inherited()

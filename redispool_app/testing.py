@@ -24,7 +24,8 @@ from .conf import DEFAULT_ALIAS, RedisPoolConfig
 from .engine import connections
 from .engine.connections import ObservedAsync, ObservedSync
 from .engine.pool_set import PoolSettings
-from .redis_pool import RedisConnectionManager, pool_settings
+from .pool_settings import pool_settings
+from .redis_pool import RedisConnectionManager
 
 __all__ = ["FakePool", "override"]
 

@@ -22,6 +22,7 @@ from django.views.decorators.http import require_safe
 
 from .conf import get_aliases
 from .redis_pool import RedisConnectionManager, get_managers
+from .workers import roster
 
 logger = logging.getLogger("redispool_app.probe")
 
@@ -58,7 +59,11 @@ async def probe(request: HttpRequest, alias: str | None = None) -> HttpResponse:
 @never_cache
 @require_safe
 async def status(request: HttpRequest) -> JsonResponse:
-    """Return ``{"pid": …, "pools": {alias: get_pool_info()}}`` of the process that answers. No Redis I/O.
+    """Return ``{"pid": …, "pools": {alias: …}}``: ``get_pool_info()`` of the process that answers, and its roster.
+
+    The roster is ``workers``, a list of what each worker of every host last said, ``differences``, lines that say what
+    the server's CLIENT LIST shows otherwise, and ``workers_problem``, one line or null: during an outage only the
+    process that answers is listed, at once. With ``?local=1`` it always is, and Redis is asked nothing.
 
     For active staff with the permission ``redispool_app.view_redispool``; 403 for everybody
     else, since a session's cookie has no challenge that a 401 could name
@@ -68,9 +73,22 @@ async def status(request: HttpRequest) -> JsonResponse:
         return JsonResponse({"detail": "Permission denied."}, status=403)
     answer: dict[str, Any] = {"pid": os.getpid(), "pools": {}}
     try:
-        answer["pools"] = {manager.alias: manager.get_pool_info() for manager in get_managers()}
+        managers = get_managers()
     except ImproperlyConfigured as error:
-        answer["error"] = str(error)
+        return JsonResponse({**answer, "error": str(error)})
+    if request.GET.get("local") == "1":
+        rosters = [roster.local(manager) for manager in managers]
+    else:
+        # Side by side, so that several servers that hang cost no more time than one.
+        read = sync_to_async(roster.read, thread_sensitive=False)
+        rosters = await asyncio.gather(*map(read, managers))
+    for manager, found in zip(managers, rosters, strict=True):
+        answer["pools"][manager.alias] = {
+            **manager.get_pool_info(),
+            "workers": found.workers,
+            "workers_problem": found.problem,
+            "differences": found.differences,
+        }
     return JsonResponse(answer)
 
 

@@ -52,7 +52,7 @@ def pool_settings(settings):
     """Set REDIS_POOL for one test; the manager is left closed and forgotten."""
 
     def set_pool(url, **keys):
-        settings.REDIS_POOL = {"CONNECTION_URL": url, **keys}
+        settings.REDIS_POOL = {"CONNECTION_URL": url, "PUBLISH_INTERVAL": None, **keys}
         return redis_connection_manager
 
     yield set_pool

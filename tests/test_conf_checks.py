@@ -59,6 +59,9 @@ WRONG = {
     "SSL_CERT_REQS": ["REQUIRED", None, 0],
     "SSL_CHECK_HOSTNAME": [0, None],
     "SERVER_TIMING": [1, "on"],
+    "SLOW_COMMAND": [0, None, "0.1"],
+    "PUBLISH_INTERVAL": [0, 0.05, 301, "5", True],
+    "PUBLISH_PREFIX": ["", None, "a b", "{a}", "x" * 65],
 }
 
 
@@ -85,6 +88,8 @@ def test_a_wrong_value_is_refused_under_the_name_of_its_key(key, value):
         {"MAX_WAITING": 0},
         {"ENCODING": "latin-1"},
         {"CLIENT_NAME": "a-b_c.d:e"},
+        {"PUBLISH_INTERVAL": None},
+        {"PUBLISH_INTERVAL": 300, "PUBLISH_PREFIX": "shop:pools"},
         {"CREDENTIAL_PROVIDER": "package.module.provider"},
         {"CONNECTION_URL": "rediss://host", "SSL_CA_CERTS": Path("/etc/ca.pem"), "SSL_CERT_REQS": "optional"},
     ],

@@ -220,7 +220,8 @@ async def test_both_protocols_work_and_the_server_knows_who_connects(server, poo
     assert await client.hgetall("h") == {b"a": b"1"}
     assert manager.get_sync_client().hgetall("h") == {b"a": b"1"}
     for about in (await client.client_info(), manager.get_sync_client().client_info()):
-        assert about["name"] == "who-asks"
+        assert about["name"] == manager.get_pool_info()["client_name"]
+        assert about["name"].startswith("who-asks:")
         assert about["resp"] == str(protocol)
         # CLIENT SETINFO exists since Redis 7.2.
         assert "django-redispool-app" in about.get("lib-name", "django-redispool-app")

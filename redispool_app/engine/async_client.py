@@ -10,7 +10,7 @@ from asyncio import Future, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import isawaitable
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import redis.asyncio
@@ -26,6 +26,7 @@ from .packing import PLAIN, pack
 from .pipeline_unit import PipelineUnit
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
+from .slow_commands import note_alone
 from .tally import current_tally
 
 _dict_get: Any = dict.get
@@ -48,16 +49,16 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
     async def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack
         if not stack or self.watching or self.connection is not None:
-            return await super().execute(raise_on_error)
+            return await self._alone(raise_on_error)
         if self.scripts:
             await self._load_scripts()
         sharing = sharing_of(self.connection_pool)
         if sharing is None or any(is_exclusive(args) for args, _ in stack):
-            return await super().execute(raise_on_error)
+            return await self._alone(raise_on_error)
         transaction = self.is_transaction or self.explicit_transaction
         unit = _Unit(sharing, stack, transaction)
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return await super().execute(raise_on_error)
+            return await self._alone(raise_on_error)
         execute = self._execute_transaction if transaction else self._execute_pipeline
         replies: Awaitable[list[Any]] = execute(cast(Any, unit), stack, raise_on_error)
         if sharing.telemetry is not None:
@@ -66,6 +67,14 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
             return await replies
         finally:
             await self.reset()
+
+    async def _alone(self, raise_on_error: bool) -> list[Any]:
+        """Let redis-py carry it out, on a connection of its own."""
+        stack, started = [args for args, _ in self.command_stack], monotonic()
+        try:
+            return await super().execute(raise_on_error)
+        finally:
+            note_alone(self.connection_pool, stack, started)
 
     async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
@@ -226,10 +235,10 @@ class AsyncRedis(redis.asyncio.Redis):
         if sharing is None or sharing.connection is None or sharing.loop is not get_running_loop():
             sharing = self._shared = None if self.single_connection_client else sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await self._alone(args, options)
         packed = _packed(route, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await self._alone(args, options)
         decode = not options or NEVER_DECODE not in options
         connection = sharing.open_connection()
         try:
@@ -260,6 +269,14 @@ class AsyncRedis(redis.asyncio.Redis):
             options.pop("keys", None)
         result = callback(reply, **options)
         return await result if isawaitable(result) else result
+
+    async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Let redis-py carry it out, on a connection of its own."""
+        started = monotonic()
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        finally:
+            note_alone(self.connection_pool, (args,), started)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> AsyncPipeline:
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

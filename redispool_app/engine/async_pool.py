@@ -10,7 +10,7 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 from redis.event import AsyncAfterConnectionReleasedEvent
 
-from redispool_app.exceptions import PoolTimeout
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 from .connections import abandon, forget_stream, is_worn_out
 from .monitor import Monitor
@@ -78,16 +78,34 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
-        self.monitor.gate()
-        connection = self.state.take()
-        if connection is None:
-            connection = await self._wait()
+        connection = await self._borrowed()
         try:
             await self.ready(connection)
         except BaseException:
             self._give_back(connection)
             raise
         return connection
+
+    async def _borrowed(self) -> Any:
+        pause = self.monitor.pause
+        while True:
+            self.monitor.gate()
+            if pause.is_on:
+                await pause.wait(self, self._gate)
+                continue
+            try:
+                connection = self.state.take() or await self._wait()
+            except (PoolQueueFull, PoolTimeout) as error:
+                self.monitor.exhausted(error)
+                raise
+            if not pause.is_on:
+                return connection
+            self._give_back(connection)  # the next who waits for one goes the same way
+
+    def _gate(self) -> None:
+        self.monitor.gate()
+        if self.state.closed:
+            raise PoolClosed("This connection pool is closed.")
 
     async def release(self, connection: Any) -> None:
         """Give a connection back."""
@@ -118,6 +136,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             self._shrinking.cancel()
         deadline = monotonic() + timeout
         idle = self.state.close()
+        self.monitor.pause.release(self)
         try:
             for connection in idle:
                 await connection.disconnect(nowait=True)

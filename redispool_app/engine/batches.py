@@ -30,6 +30,7 @@ class Batch:
         self.started = started
         self.futures: list[Future[Any]] = []
         self.packed: list[bytes] = []
+        """Kept until the replies are in, as each caller's own frame keeps its: it tells who waits for what."""
         self.decode: list[bool] = []
         """For each command whether its caller wants text; left empty where nobody can."""
         self.answered = 0
@@ -81,6 +82,13 @@ class Batch:
         """Return the futures whose callers still wait."""
         return [future for future in self.futures if not future.done()]
 
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        """Return what they sent who wait for the next so many replies, None for all: bytes, and commands in them."""
+        until = None if replies is None else self.answered + replies
+        due = slice(self.answered, until)
+        pairs = zip(self.futures[due], self.packed[due], strict=False)
+        return [(packed, 1) for future, packed in pairs if not future.done()]
+
 
 class Unit:
     """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
@@ -125,6 +133,11 @@ class Unit:
 
     def waiting(self) -> Iterable[Future[Any]]:
         return () if self.future.done() else (self.future,)
+
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        if self.future.done() or (replies is not None and replies < self.due):
+            return []
+        return [(self.packed[0], len(self.decode))]
 
 
 def _kept(items: list[Any], stay: list[bool]) -> list[Any]:

@@ -31,12 +31,16 @@ from .thread_sharing import thread_sharing_of
 Command = Sequence[bytes | str | int | float]
 
 
-def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float) -> list[Any]:
+class NotConnectedError(redis_exceptions.ConnectionError):
+    """No connection is open, and none was to be made."""
+
+
+def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, connect: bool = True) -> list[Any]:
     """Send ``commands`` as one unit, not atomic, and return their replies undecoded, errors among them as values.
 
     May send them twice if a connection was lost, so twice must be as good as once. Blocks its thread for up to about
-    ``timeout`` seconds. Raises ``PoolClosed``, ``RedisUnavailable`` (without I/O), and redis-py's ``ConnectionError``
-    and ``TimeoutError``.
+    ``timeout`` seconds. Raises ``PoolClosed``, ``RedisUnavailable`` (without I/O), redis-py's ``ConnectionError`` and
+    ``TimeoutError``, and without ``connect`` ``NotConnectedError`` where no connection is open.
     """
     monitor = pool_set.monitor
     monitor.gate()
@@ -44,7 +48,7 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float) -> lis
     deadline = monotonic() + timeout
     for last in (False, True):
         try:
-            return _carried(pool_set, packed, wanted, deadline)
+            return _carried(pool_set, packed, wanted, deadline, connect)
         except redis_exceptions.TimeoutError:
             raise
         except LOST as error:
@@ -57,7 +61,7 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float) -> lis
     raise AssertionError("unreachable")
 
 
-def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float) -> list[Any]:
+def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
     socket = _open_socket(pool_set)
     if socket is None:
         for entry in _entries(pool_set):
@@ -67,7 +71,9 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float) -> 
         pool = pool_set._sync_pair()[1]
         sharing = thread_sharing_of(pool)
         if sharing is None:
-            return _on_borrowed(pool, packed, wanted, deadline)
+            return _on_borrowed(pool, packed, wanted, deadline, connect)
+        if not connect:
+            raise NotConnectedError("No connection is open.")
         with pool_set.monitor.quietly():
             sharing._connect(deadline)
         socket = sharing.connection
@@ -139,13 +145,15 @@ def _by_loop(entry: LoopClient, packed: bytes, wanted: int, timeout: float) -> l
 # Where nothing is shared.
 
 
-def _on_borrowed(pool: SyncPool, packed: bytes, wanted: int, deadline: float) -> list[Any]:
+def _on_borrowed(pool: SyncPool, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
     """On an idle connection of the pool; raises ``PoolTimeout`` if there is none: nobody shall wait for this."""
     connection = pool.take_at_once()
     if connection is None:
         raise PoolTimeout("All connections of the pool are in use.")
     replies: list[Any] = []
     try:
+        if connection._sock is None and not connect:
+            raise NotConnectedError("No connection is open.")
         with pool.monitor.quietly(), shortened(connection, deadline):
             pool.ready(connection)
             connection._sock.settimeout(max(0.001, deadline - monotonic()))

@@ -12,7 +12,7 @@ import os
 import ssl
 import stat
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -37,6 +37,10 @@ class ObservedAsync:
         self._opened_at = 0.0
         self._started = monotonic()
         self._last_words: LastWords | None = None
+        self._name: str | None = None
+        """What is still to be sent as its name ..."""
+        self._named = False
+        """... and whether the answer to that is still to be read."""
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
@@ -59,11 +63,19 @@ class ObservedAsync:
             _count_closed(self)
 
     async def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        self._name = _name_for(self)
         try:
             with LastWords(self) as self._last_words:
                 await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._last_words = None
+
+    async def send_command(self, *args: Any, **kwargs: Any) -> None:
+        if self._name is not None and args[:2] == _SETINFO:
+            # Beside what redis-py sends without awaiting each answer, so that a name costs no round trip.
+            name, self._name, self._named = self._name, None, True
+            await super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
+        await super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         self._started = monotonic()
@@ -76,6 +88,11 @@ class ObservedAsync:
             raise
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if self._named:
+            self._named = False
+            # A server, or a proxy, that gives no names is as good as any.
+            with contextlib.suppress(redis_exceptions.ResponseError):
+                await self.read_response()
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except redis_exceptions.RedisError as error:
@@ -96,6 +113,8 @@ class ObservedSync:
         self._opened_at = 0.0
         self._started = monotonic()
         self._last_words: LastWords | None = None
+        self._name: str | None = None
+        self._named = False
         super().__init__(**kwargs)
 
     def _connect(self) -> Any:
@@ -115,11 +134,18 @@ class ObservedSync:
             _count_closed(self)
 
     def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        self._name = _name_for(self)
         try:
             with LastWords(self) as self._last_words:
                 super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._last_words = None
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:
+        if self._name is not None and args[:2] == _SETINFO:
+            name, self._name, self._named = self._name, None, True
+            super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
+        super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         self._started = monotonic()
@@ -135,6 +161,10 @@ class ObservedSync:
             raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if self._named:
+            self._named = False
+            with contextlib.suppress(redis_exceptions.ResponseError):
+                self.read_response()
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
             self.monitor.reply()
@@ -160,6 +190,17 @@ def _reported(connection: Any, error: redis_exceptions.RedisError) -> redis_exce
     else:
         connection.monitor.failure(error, connection._started)
     return error
+
+
+_SETINFO = ("CLIENT", "SETINFO")
+_SETNAME = ("CLIENT", "SETNAME")
+
+
+def _name_for(connection: Any) -> str | None:
+    """Return the name of a connection that is made now, in this process: a forked child has a name of its own."""
+    connection._named = False
+    name: Callable[[], str] | None = connection.monitor.client_name
+    return None if name is None else name()
 
 
 def _cause_of(told: Exception, error: Exception) -> Exception | None:

@@ -58,6 +58,12 @@ class Health:
         self.state = HealthState.UNKNOWN
         self.fresh_until = -math.inf
         self.confirmed = False  # callers fail at once; only the recovery probes
+        self.held = False
+        """Whether new commands are held back (see ``pause``)."""
+        self.barred = False
+        """Whether a command must look closer before it is sent: ``confirmed`` or ``held``. Read on the hot path."""
+        self.on_change: Callable[[HealthState, Fault | None], None] | None = None
+        """Told each change of the state or its cause, under the lock, so that changes are told in their order."""
         self.fault: Fault | None = None
         self.last_reply = -math.inf
         self.last_check: float | None = None
@@ -106,6 +112,8 @@ class Health:
                 self.next_probe = self._clock() + self.backoff_cap
             if not self.confirmed:
                 self.fault = fault
+            if changed:
+                self._tell()
             return changed
 
     def passed(self, latency: float) -> bool:
@@ -115,13 +123,13 @@ class Health:
             changed = self.state is not HealthState.HEALTHY
             if changed:
                 self._become(HealthState.HEALTHY)
-            self.confirmed = False
-            self.fault = None
-            self.failures = 0
+            self._confirm_nothing()
             self.checks += 1
             self.last_check = self.last_reply = now
             self.latency = latency
             self.fresh_until = now + self.interval
+            if changed:
+                self._tell()
             return changed
 
     def failed(self, fault: Fault) -> bool:
@@ -153,18 +161,33 @@ class Health:
         news = not self.confirmed or self.fault is None or self.fault.kind is not fault.kind
         if self.state is not HealthState.UNHEALTHY:
             self._become(HealthState.UNHEALTHY)
-        self.confirmed = True
+        self.confirmed = self.barred = True
         self.fault = fault
         self.fresh_until = -math.inf
+        if news:
+            self._tell()
         return news
+
+    def hold(self, held: bool) -> None:
+        """New commands are held back from now on, or no longer. Who waited may then find out whether the server is up.
+
+        They waited because the server was to go away and come back, so what was confirmed meanwhile is only doubted.
+        """
+        with self._lock:
+            self.held = held
+            if not held and self.confirmed:
+                self.confirmed = False
+                self.next_probe = self._clock()
+            self.barred = held or self.confirmed
 
     def forget(self) -> None:
         """Return to unknown: the next caller checks."""
         with self._lock:
+            changed = self.state is not HealthState.UNKNOWN
             self._become(HealthState.UNKNOWN)
-            self.confirmed = False
-            self.fault = None
-            self.failures = 0
+            self._confirm_nothing()
+            if changed:
+                self._tell()
 
     def expire(self, last_check: float) -> None:
         """Pretend that the last check, and the last reply, were at ``last_check``."""
@@ -176,6 +199,16 @@ class Health:
     def renew_lock(self) -> None:
         """In a forked child the lock may be held by a thread that does not exist here."""
         self._lock = threading.Lock()
+
+    def _confirm_nothing(self) -> None:
+        self.confirmed = False
+        self.barred = self.held
+        self.fault = None
+        self.failures = 0
+
+    def _tell(self) -> None:
+        if self.on_change is not None:
+            self.on_change(self.state, self.fault)
 
     def _become(self, state: HealthState) -> None:
         self.state = state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -20,10 +21,18 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify
-from .health import Health
+from .health import Health, HealthState
+from .history import Change, History
+from .log_limit import LogLimit
+from .pause import Pause
 from .recovery import Recovery
+from .slow_commands import SlowCommands
 
 logger = logging.getLogger("redispool_app.health")
+pool_logger = logging.getLogger("redispool_app.pool")
+
+_EXHAUSTED_INTERVAL = 1.0
+"""Who listens hears at most once in so many seconds that a pool is exhausted."""
 
 
 @dataclass(slots=True)
@@ -34,6 +43,15 @@ class Counters:
     closed: int = 0
     timeouts: int = 0
     errors: int = 0
+    exhausted: int = 0
+
+
+class Listener:
+    """Told what happens to a pool, as it happens, by whoever made it happen: must return at once and not raise."""
+
+    def health_changed(self, change: Change) -> None: ...
+
+    def pool_exhausted(self, reason: str, total: int) -> None: ...
 
 
 class Flight(Future[bool | None]):
@@ -54,7 +72,17 @@ class Monitor:
     """
 
     def __init__(
-        self, alias: str, where: str, health: Health, probe: Callable[[], float], longest_check: float = 30.0
+        self,
+        alias: str,
+        where: str,
+        health: Health,
+        probe: Callable[[], float],
+        longest_check: float = 30.0,
+        *,
+        max_waiting: int = 1000,
+        slow_command: float = math.inf,
+        client_name: Callable[[], str] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self.longest_check = longest_check
         self.alias = alias
@@ -63,6 +91,15 @@ class Monitor:
         self.counters = Counters()
         self.closed = False
         self.last_error: Fault | None = None
+        self.history = History()
+        self.pause = Pause(max_waiting, health.hold)
+        self.slow_commands = SlowCommands(alias, slow_command)
+        self.client_name = client_name
+        """Returns the name of a connection that is made now; None where connections have none."""
+        self._listener = listener or Listener()
+        self._exhausted_limit = LogLimit()
+        self._next_exhausted = 0.0
+        health.on_change = self._changed
         self._probe = probe
         self._lock = threading.Lock()
         self._flight: Flight | None = None
@@ -131,14 +168,47 @@ class Monitor:
         finally:
             self._quiet.discard(threading.get_ident())
 
+    def exhausted(self, error: PoolTimeout | PoolQueueFull) -> None:
+        """A caller was refused for want of a connection, of room on the shared one, or even of room to wait."""
+        now = monotonic()
+        with self._lock:
+            self.counters.exhausted += 1
+            total = self.counters.exhausted
+            told = now >= self._next_exhausted
+            if told:
+                self._next_exhausted = now + _EXHAUSTED_INTERVAL
+        self._exhausted_limit.log(
+            pool_logger,
+            logging.WARNING,
+            "Redis pool %r is exhausted: %s",
+            self.alias,
+            str(error).rstrip("."),
+            extra={"pool": self.alias, "reason": type(error).__name__, "exhausted_total": total},
+        )
+        if told:
+            self._listener.pool_exhausted(str(error), total)
+
+    def _changed(self, state: HealthState, fault: Fault | None) -> None:
+        self._listener.health_changed(self.history.add(str(state), fault))
+
     # What pools and callers ask.
 
     def gate(self) -> None:
-        """Let a caller through, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O."""
+        """Let a caller through, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O.
+
+        While the pool is paused an outage refuses nobody: it is what the pause was made for.
+        """
         if self.closed:
             raise PoolClosed("This Redis manager is closed: call initialize() to open it again.")
-        if self.health.confirmed:
+        if self.is_refusing:
             raise self.unavailable()
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether callers fail at once: an outage is confirmed, and nobody has paused the pool for it."""
+        if not self.health.confirmed or self.pause.is_on:
+            return False
+        return self.health.confirmed  # a look at a pause whose time is over ends it, and what was confirmed with it
 
     def unavailable(self) -> RedisUnavailable:
         """The exception that says why Redis cannot be used now."""
@@ -165,7 +235,8 @@ class Monitor:
             if not closed:
                 self.health.passed(latency)
         if was_down and not closed:
-            logger.info("Redis pool %r is healthy again: %s answers.", self.alias, self.where)
+            extra = {"pool": self.alias, "state": "healthy", "where": self.where, "fault_kind": None}
+            logger.info("Redis pool %r is healthy again: %s answers.", self.alias, self.where, extra=extra)
         self._land(not closed)
 
     def failed(self, error: BaseException) -> None:
@@ -192,7 +263,8 @@ class Monitor:
 
     def _went_down(self, fault: Fault, news: bool) -> None:
         if news:
-            logger.warning("Redis pool %r is unhealthy: %s", self.alias, fault.message)
+            extra = {"pool": self.alias, "state": "unhealthy", "where": self.where, "fault_kind": str(fault.kind)}
+            logger.warning("Redis pool %r is unhealthy: %s", self.alias, fault.message, extra=extra)
         self._recovery.start()
 
     def _recovery_delay(self) -> float | None:
@@ -222,6 +294,7 @@ class Monitor:
         with self._lock:
             self.closed = True
             self.health.forget()
+        self.pause.end()
         self._recovery.stop()
 
     def forget_inherited(self) -> None:
@@ -231,6 +304,13 @@ class Monitor:
         self._quiet = set()
         self.counters = Counters()
         self.health.renew_lock()
+        self._exhausted_limit = LogLimit()
+        self.history.forget_inherited()
+        self.slow_commands.forget_inherited()
+        self.pause.forget_inherited()
         self._recovery.forget_inherited()
         if not self.closed:
+            # Nobody is told: nothing has happened to this process yet.
+            told, self.health.on_change = self.health.on_change, None
             self.health.forget()
+            self.health.on_change = told

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from redis import DriverInfo
@@ -19,11 +21,12 @@ from redispool_app import __version__
 
 from .async_client import AsyncRedis
 from .async_pool import AsyncPool
+from .client_name import client_name
 from .connections import ASYNC_CLASSES, SYNC_CLASSES
 from .embedded import EmbeddedServer
 from .health import Health
 from .loops import LoopClient, LoopClients, pool_numbers
-from .monitor import Flight, Monitor
+from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
 from .sharing_rules import SharingLimits
 from .statistics import Statistics
@@ -56,19 +59,32 @@ class PoolSettings:
     sync_class: type[Any] | None = None
     embedded: EmbeddedServer | None = None
     sharing: SharingLimits | None = None
+    slow_command: float = math.inf
+    app: str | None = None
+    """What the connections' names begin with; None gives them none."""
 
 
 class PoolSet:
     """Clients for every loop and thread of this process, behind one health verdict."""
 
-    def __init__(self, settings: PoolSettings) -> None:
+    def __init__(self, settings: PoolSettings, listener: Listener | None = None) -> None:
         self.settings = settings
         self.health = Health(
             interval=settings.check_interval,
             backoff_base=settings.backoff_base,
             backoff_cap=settings.backoff_cap,
         )
-        self.monitor = Monitor(settings.alias, settings.where, self.health, self._probe, self._patience())
+        self.monitor = Monitor(
+            settings.alias,
+            settings.where,
+            self.health,
+            self._probe,
+            self._patience(),
+            max_waiting=settings.max_waiting,
+            slow_command=settings.slow_command,
+            client_name=None if settings.app is None else partial(client_name, settings.app, settings.alias),
+            listener=listener,
+        )
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
@@ -268,12 +284,18 @@ class PoolSet:
             "waiting_max",
         ):
             totals[key] = sum(numbers[key] for numbers in pools)
-        statistics = self.loops.statistics()
-        statistics.add(self._past)
-        if pair is not None and pair[1]._sharing is not None:
-            statistics.add(pair[1]._sharing.statistics)
-        totals.update(statistics.as_dict())
+        totals["waiting"] = (totals["waiting"] or 0) + self.monitor.pause.waiting
+        totals.update(self.statistics().as_dict())
         return totals
+
+    def statistics(self) -> Statistics:
+        """Return what the shared connections of all loops and threads have done, those that ended included."""
+        total = self.loops.statistics()
+        total.add(self._past)
+        pair = self._sync
+        if pair is not None and pair[1]._sharing is not None:
+            total.add(pair[1]._sharing.statistics)
+        return total
 
     def forget_inherited(self) -> None:
         """In a forked child: nothing of this is ours; start anew on first use."""

@@ -95,6 +95,13 @@ def is_exclusive(args: Sequence[Any]) -> bool:
     return any(_is_word(arg, "BLOCK") for arg in args[1:])
 
 
+def may_block(args: Sequence[Any]) -> bool:
+    """Whether a command, name first, may wait for somebody else rather than for the server."""
+    words = str(args[0], "latin-1") if isinstance(args[0], bytes | bytearray) else str(args[0])
+    first = words.upper().split()[:1]
+    return first == [] or first[0] in BLOCKING or (first[0] in BLOCKING_BY_OPTION and is_exclusive(args))
+
+
 def only_reads(name: Any) -> bool:
     """Whether sending the command twice does no harm."""
     return route_of(name).reads

@@ -22,6 +22,7 @@ from .batches import Batch, Unit
 from .connections import forget_stream
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
+from .slow_commands import SlowCommands
 from .statistics import Statistics
 
 _EARLY = 32
@@ -42,6 +43,7 @@ class SharedConnection(asyncio.Protocol):
         on_replies: Callable[[int], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedConnection, BaseException, float | None], None],
+        slow: SlowCommands,
     ) -> None:
         self.connection = connection
         self.timeout = timeout
@@ -54,6 +56,8 @@ class SharedConnection(asyncio.Protocol):
         self._on_replies = on_replies
         self._on_error = on_error
         self._on_lost = on_lost
+        self._slow = slow
+        self._slow_from = slow.threshold
         self._loop = asyncio.get_running_loop()
         # Not the loop's method, which is a Python frame around this. The batches count on this very class.
         self._create_future = partial(asyncio.Future, loop=self._loop)
@@ -136,12 +140,13 @@ class SharedConnection(asyncio.Protocol):
         self._tick_ends = False
         self._flush()
 
-    def limit(self, future: asyncio.Future[Any], deadline: float) -> asyncio.TimerHandle:
+    def limit(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> asyncio.TimerHandle:
         """Let the caller of ``future`` wait no longer than until ``deadline``, which is before this connection's."""
-        return self._loop.call_later(max(0.0, deadline - monotonic()), self._end_wait, future, deadline)
+        return self._loop.call_later(max(0.0, deadline - monotonic()), self._end_wait, future, deadline, sent)
 
-    def _end_wait(self, future: asyncio.Future[Any], deadline: float) -> None:
+    def _end_wait(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> None:
         if not future.done():
+            self._slow.note_all([sent], self.timeout or 0.0)
             unsent = any(future in batch.waiting() for batch in self._unsent)
             self._time_out(future, deadline - (self.timeout or 0.0), written=not unsent)
 
@@ -161,7 +166,6 @@ class SharedConnection(asyncio.Protocol):
                 self.bytes_in_flight -= size
             if batch.due:
                 chunks += batch.packed
-                batch.packed = []
                 self._due.append(batch)
         self._unsent.clear()
         if not chunks:
@@ -224,19 +228,22 @@ class SharedConnection(asyncio.Protocol):
     def _hand_out(self, replies: list[Any]) -> None:
         if self._pushes:
             replies = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
-        due, at, total, started = self._due, 0, len(replies), 0.0
+        due, at, total = self._due, 0, len(replies)
+        self._last_received = now = monotonic()
+        if due and now - due[0].started >= self._slow_from:
+            self._note_slow(total, now)
         while at < total and due:
-            batch = due[0]
-            started = batch.started
+            batch, before = due[0], at
             at = batch.take(replies, at, self._on_error)
             if not batch.due:
                 due.popleft()
                 if batch is self._written[0][0]:
                     self.bytes_in_flight -= self._written.popleft()[1]
-        self._last_received = now = monotonic()
+            commands = at - before if batch.__class__ is Batch else not batch.due
+            if commands:
+                self._statistics.sample(now - batch.started, commands)
         if at:
             self.in_flight -= at
-            self._statistics.sample(now - started)
         if at < total:
             # Nobody waits: only an error with which the server says farewell may come.
             last = replies[at]
@@ -244,6 +251,14 @@ class SharedConnection(asyncio.Protocol):
             self._lose(redis_exceptions.InvalidResponse(text))
             return
         self._on_replies(at)
+
+    def _note_slow(self, replies: int, now: float) -> None:
+        """Remember who of those that the next ``replies`` are for has waited long."""
+        for batch in self._due:
+            if replies <= 0 or now - batch.started < self._slow_from:
+                return
+            self._slow.note_all(batch.asked(replies), now - batch.started)
+            replies -= batch.due
 
     def eof_received(self) -> bool:
         return False
@@ -273,6 +288,7 @@ class SharedConnection(asyncio.Protocol):
             if batch.started > horizon:
                 yield batch.started + (self.timeout or 0.0)
                 return
+            self._slow.note_all(batch.asked(), monotonic() - batch.started)
             for future in batch.waiting():
                 self._time_out(future, batch.started, written=written)
 

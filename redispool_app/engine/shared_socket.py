@@ -26,6 +26,7 @@ from redis import exceptions as redis_exceptions
 
 from .outcomes import ConnectionLostError, ReplyTimeoutError, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, error_parser, invalid
+from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
 
@@ -108,6 +109,7 @@ class SharedSocket:
         on_replies: Callable[[int], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedSocket, BaseException, float | None], None],
+        slow: SlowCommands,
     ) -> None:
         self.connection = connection
         self.timeout = timeout
@@ -116,6 +118,8 @@ class SharedSocket:
         self._on_replies = on_replies
         self._on_error = on_error
         self._on_lost = on_lost
+        self._slow = slow
+        self._slow_from = slow.threshold
         self._mutex = threading.Lock()
         self.queue: list[Exchange] = []
         self._written = 0
@@ -433,7 +437,12 @@ class SharedSocket:
             handed = position = min(asked, due)
         if handed:
             last = queue[handed - 1]
-            self._statistics.sample(now - last.started)
+            waited = now - queue[0].started
+            if waited >= self._slow_from:
+                self._note_slow(queue[:handed], now)
+            if handed > 1:
+                waited = (waited + now - last.started) / 2  # between the first who asked and the last
+            self._statistics.sample(waited, handed)
             if last.sent:
                 # The shortest of late: what waiting for the interpreter adds is not the server's distance.
                 self._round_trip = min(now - last.sent, (self._round_trip or 1.0) * 1.001)
@@ -476,10 +485,17 @@ class SharedSocket:
             handed, position = handed + 1, until
         return handed, position
 
+    def _note_slow(self, exchanges: list[Exchange], now: float) -> None:
+        """Remember who of them has waited long; whoever left was remembered then."""
+        for exchange in exchanges:
+            if not exchange.left and now - exchange.started >= self._slow_from:
+                self._slow.note_all([(exchange.packed, exchange.wanted)], now - exchange.started)
+
     # The end.
 
     def _time_out(self, exchange: Exchange) -> None:
         now, timeout = monotonic(), self.timeout
+        self._note_slow([exchange], now)
         text = f"Timeout reading from {self._where}"
         with self._mutex:
             written = exchange in self.queue[: self._written]

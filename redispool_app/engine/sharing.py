@@ -15,7 +15,7 @@ from typing import Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import PoolClosed, PoolTimeout
+from redispool_app.exceptions import PoolClosed
 
 from .connections import abandon
 from .monitor import Monitor
@@ -60,8 +60,10 @@ class Sharing(SharingRules):
             or self._waiting
         ):
             return None
-        if self.monitor is not None and self.monitor.health.confirmed:
+        if self.monitor is not None and self.monitor.health.barred:
             self.monitor.gate()
+            if self.monitor.pause.is_on:
+                return None
         return connection
 
     async def reply(
@@ -73,26 +75,34 @@ class Sharing(SharingRules):
         lost: LostCommandError | None = None,
     ) -> Any:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
-        return await self._sent_safely(lambda connection: connection.send(packed, decode), reads, lost)
+        return await self._sent_safely(lambda connection: connection.send(packed, decode), (packed, 1), reads, lost)
 
     async def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> list[Any]:
         """Send a unit of packed commands and return all their replies."""
-        found: list[Any] = await self._sent_safely(lambda connection: connection.send_unit(packed, decode), reads)
+        found: list[Any] = await self._sent_safely(
+            lambda connection: connection.send_unit(packed, decode), (packed, len(decode)), reads
+        )
         return found
 
     async def _sent_safely(
         self,
         send: Callable[[SharedConnection], asyncio.Future[Any]],
+        sent: tuple[bytes, int],
         reads: bool,
         lost: LostCommandError | None = None,
     ) -> Any:
         deadline = self.deadline(lost)
         resent = 0 if lost is None else self.judge(lost, reads=reads, deadline=deadline)
+        asked = monotonic() if lost is None else lost.started
         while True:
             connection = self.open_connection() or await self._admitted(deadline)
-            future = send(connection)
+            if connection is None:
+                held_back = await self._until_resumed()
+                asked, deadline = asked + held_back, deadline + held_back
+                continue
+            future, sent_at = send(connection), monotonic()
             # What waiting and a first try have used up is not given again.
-            limit = None if deadline == math.inf else connection.limit(future, deadline)
+            limit = None if deadline == math.inf else connection.limit(future, deadline, sent)
             try:
                 return await future
             except LOST as error:
@@ -100,6 +110,13 @@ class Sharing(SharingRules):
             finally:
                 if limit is not None:
                     limit.cancel()
+                self._note_slow(sent, asked, sent_at)
+
+    def _note_slow(self, sent: tuple[bytes, int], asked: float, sent_at: float) -> None:
+        """Remember a caller whose wait before it was sent made it slow; of what came then the connection knows."""
+        now, threshold = monotonic(), self.slow_commands.threshold
+        if now - asked >= threshold > now - sent_at:
+            self.slow_commands.note_all([sent], now - asked)
 
     async def probe(self, packed: bytes) -> Any:
         """Send a command that only reads past every gate and limit; twice if the connection is cut."""
@@ -116,11 +133,20 @@ class Sharing(SharingRules):
                     raise
         raise AssertionError("unreachable")
 
-    # Waiting: for the connection, and for room on it.
+    # Waiting: for the connection, for room on it, and while new commands are held back.
 
-    async def _admitted(self, deadline: float) -> SharedConnection:
+    async def _until_resumed(self) -> float:
+        """Wait as long as the pool is paused; return how many seconds that took."""
+        held_back = await self.monitor.pause.wait(self, self.gate) if self.monitor is not None else 0.0
+        self.attempt_at_once()
+        return held_back
+
+    async def _admitted(self, deadline: float) -> SharedConnection | None:
+        """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
         while True:
             self.gate()
+            if self.is_paused:
+                return None
             if self.connection is None:
                 try:
                     await self._connect(deadline)
@@ -132,6 +158,9 @@ class Sharing(SharingRules):
             if connection is not None:
                 return connection
             await self._wait_for_room(deadline)
+            if self.is_paused:
+                self._admit()  # the next goes the same way
+                return None
             if self.connection is not None and not self.connection.closed:
                 return self.connection
 
@@ -147,7 +176,7 @@ class Sharing(SharingRules):
             raise
         if not turn.done():
             self._leave(turn)
-            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+            raise self.no_room()
 
     def _leave(self, turn: asyncio.Future[None]) -> None:
         if turn.done():
@@ -210,7 +239,13 @@ class Sharing(SharingRules):
             raise
         self.attempt_succeeded()
         self.connection = SharedConnection(
-            connection, self.timeout, self.statistics, self._received, self.report_error, self._lost
+            connection,
+            self.timeout,
+            self.statistics,
+            self._received,
+            self.report_error,
+            self._lost,
+            self.slow_commands,
         )
 
     def _attempted(self, attempt: asyncio.Task[None]) -> None:
@@ -238,7 +273,7 @@ class Sharing(SharingRules):
         self.report_loss(error, oldest)
         if self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
-        if self.monitor is not None and self.monitor.health.confirmed:
+        if self.monitor is not None and self.monitor.health.barred:
             self._dismiss()
         else:
             self._admit()
@@ -258,6 +293,8 @@ class Sharing(SharingRules):
         if self.connection is not None:
             self._leaving, self.connection = self.connection, None
         self._dismiss()
+        if self.monitor is not None:
+            self.monitor.pause.release(self)
         attempt, leaving = self._connecting, self._leaving
         try:
             if attempt is not None:

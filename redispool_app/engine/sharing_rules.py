@@ -13,12 +13,13 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 
-from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull
+from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
 from .outcomes import ConnectionLostError, LostCommandError, ReplyTimeoutError, RetryBudget, Verdict, decide
+from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
 
@@ -63,6 +64,7 @@ class SharingRules:
         self.statistics = Statistics()
         self.telemetry = Telemetry.of(pool)
         self.budget = RetryBudget(limits.max_in_flight)
+        self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
         self._counting = threading.Lock()
         self.closed = False
         self.encoder = pool.get_encoder()
@@ -77,6 +79,11 @@ class SharingRules:
             raise PoolClosed("This connection pool is closed.")
         if self.monitor is not None:
             self.monitor.gate()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether new commands are held back."""
+        return self.monitor is not None and self.monitor.pause.is_on
 
     def deadline(self, lost: LostCommandError | None = None) -> float:
         """Return when a caller that asks now, or asked when ``lost`` says, has waited long enough."""
@@ -116,7 +123,7 @@ class SharingRules:
         if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
             return False
         if self.monitor is not None:
-            return not self.monitor.health.confirmed
+            return not self.monitor.is_refusing
         # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
         return classify(error, "").kind is FaultKind.CLOSED
 
@@ -129,10 +136,22 @@ class SharingRules:
         """Count and return the refusal of a caller for whom there is no room even to wait."""
         with self._counting:
             self.statistics.refused += 1
-        return PoolQueueFull(
+        refusal = PoolQueueFull(
             f"{in_flight} commands are in flight and {waiting} callers wait: "
             "Redis or this process is too slow for so many."
         )
+        self._exhausted(refusal)
+        return refusal
+
+    def no_room(self) -> PoolTimeout:
+        """Count and return the refusal of a caller that waited for room in vain."""
+        refusal = PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+        self._exhausted(refusal)
+        return refusal
+
+    def _exhausted(self, refusal: PoolTimeout | PoolQueueFull) -> None:
+        if self.monitor is not None:
+            self.monitor.exhausted(refusal)
 
     # Connecting.
 

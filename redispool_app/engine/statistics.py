@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 
 _BASE = 1e-5
 _STEPS_PER_OCTAVE = 4
@@ -17,7 +19,8 @@ _BOUNDS = [_BASE * 2 ** (index / _STEPS_PER_OCTAVE) for index in range(_BUCKETS 
 class Statistics:
     """Totals of one event loop's shared connections, and the distribution of its round trips.
 
-    One round trip of each batch of replies is sampled, from the moment its caller asked.
+    The round trip of each batch of commands is measured once, from the moment its callers asked, and counts for all
+    of them. A pipeline, or MULTI to EXEC, counts as one command.
     """
 
     __slots__ = (
@@ -29,6 +32,7 @@ class Statistics:
         "reconnects",
         "refused",
         "retries",
+        "seconds",
         "timeouts",
         "unknown",
     )
@@ -43,11 +47,13 @@ class Statistics:
         self.reconnects = 0
         self.refused = 0
         self.unknown = 0
+        self.seconds = 0.0
         self.buckets = [0] * _BUCKETS
 
-    def sample(self, seconds: float) -> None:
-        """Record one round trip."""
-        self.buckets[bisect_left(_BOUNDS, seconds)] += 1
+    def sample(self, seconds: float, commands: int = 1) -> None:
+        """Record the round trip of so many commands."""
+        self.buckets[bisect_left(_BOUNDS, seconds)] += commands
+        self.seconds += seconds * commands
 
     def add(self, other: Statistics) -> None:
         """Take over another's totals."""
@@ -71,6 +77,14 @@ class Statistics:
                     break
             found.append(answer)
         return found
+
+    def histogram(self) -> tuple[list[tuple[float, int]], float]:
+        """Return how many commands took up to so many seconds, for each upper bound, and the sum of all seconds.
+
+        Cumulative, as Prometheus wants it; the last bound is infinity, and its count that of all commands.
+        """
+        counts = accumulate(list(self.buckets))
+        return list(zip([*_BOUNDS, math.inf], counts, strict=True)), self.seconds
 
     def as_dict(self) -> dict[str, int | float | None]:
         """Return the numbers, JSON-ready: counts as ``*_total``, times in milliseconds."""

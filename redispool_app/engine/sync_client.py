@@ -5,7 +5,7 @@ A program written for ``redis.Redis`` runs unchanged on it.
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import redis
@@ -19,6 +19,7 @@ from .packing import pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
+from .slow_commands import note_alone
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
@@ -42,17 +43,17 @@ class SyncPipeline(redis.client.Pipeline):
     def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack
         if not stack or self.watching or self.connection is not None:
-            return super().execute(raise_on_error)
+            return self._alone(raise_on_error)
         if self.scripts:
             self._load_scripts()
         sharing = thread_sharing_of(self.connection_pool)
         if sharing is None or any(is_exclusive(args) for args, _ in stack):
-            return super().execute(raise_on_error)
+            return self._alone(raise_on_error)
         # Its attribute hides the method of this name.
         transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
         unit = _Unit(sharing, stack, transaction)
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return super().execute(raise_on_error)
+            return self._alone(raise_on_error)
         execute = self._execute_transaction if transaction else self._execute_pipeline
 
         def replies() -> list[Any]:
@@ -64,6 +65,14 @@ class SyncPipeline(redis.client.Pipeline):
             return replies()
         finally:
             self.reset()
+
+    def _alone(self, raise_on_error: bool) -> list[Any]:
+        """Let redis-py carry it out, on a connection of its own."""
+        stack, started = [args for args, _ in self.command_stack], monotonic()
+        try:
+            return super().execute(raise_on_error)
+        finally:
+            note_alone(self.connection_pool, stack, started)
 
     def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = super()._execute_transaction
@@ -197,10 +206,10 @@ class SyncRedis(redis.Redis):
         if sharing is None or sharing.connection is None:
             sharing = self._shared = None if self._single_connection_client else thread_sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return self._alone(args, options)
         packed = _packed(route, args)
         if len(packed) > sharing.limits.max_shared_bytes:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return self._alone(args, options)
         try:
             if sharing.telemetry is None:
                 reply = sharing.reply(packed, 0, reads=route.reads)
@@ -225,6 +234,14 @@ class SyncRedis(redis.Redis):
             options.pop(EMPTY_RESPONSE, None)
             options.pop("keys", None)
         return callback(reply, **options)
+
+    def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Let redis-py carry it out, on a connection of its own."""
+        started = monotonic()
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        finally:
+            note_alone(self.connection_pool, (args,), started)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> SyncPipeline:
         return SyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

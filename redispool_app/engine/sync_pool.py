@@ -10,7 +10,7 @@ import redis
 from redis import exceptions as redis_exceptions
 from redis.event import AfterConnectionReleasedEvent
 
-from redispool_app.exceptions import PoolTimeout
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 from .connections import is_worn_out
 from .monitor import Monitor
@@ -81,22 +81,36 @@ class SyncPool(redis.ConnectionPool):
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
+        pause = self.monitor.pause
+        while True:
+            self.monitor.gate()
+            if pause.is_on:
+                pause.wait_in_thread(self, self._gate)
+                continue
+            waiter = connection = None
+            try:
+                with self._guard:
+                    connection = self.state.take()
+                    if connection is None:
+                        waiter = _ThreadWaiter()
+                        self.state.waiters.append(waiter)
+                if waiter is not None:
+                    connection = self._wait(waiter)
+                if not pause.is_on:
+                    self.ready(connection)
+                    return connection
+            except BaseException as error:
+                if connection is not None:
+                    self._give_back(connection)
+                elif isinstance(error, PoolQueueFull | PoolTimeout):
+                    self.monitor.exhausted(error)
+                raise
+            self._give_back(connection)  # the next who waits for one goes the same way
+
+    def _gate(self) -> None:
         self.monitor.gate()
-        waiter = connection = None
-        try:
-            with self._guard:
-                connection = self.state.take()
-                if connection is None:
-                    waiter = _ThreadWaiter()
-                    self.state.waiters.append(waiter)
-            if waiter is not None:
-                connection = self._wait(waiter)
-            self.ready(connection)
-            return connection
-        except BaseException:
-            if connection is not None:
-                self._give_back(connection)
-            raise
+        if self.state.closed:
+            raise PoolClosed("This connection pool is closed.")
 
     def release(self, connection: Any) -> None:
         """Give a connection back."""
@@ -140,6 +154,7 @@ class SyncPool(redis.ConnectionPool):
         deadline = monotonic() + timeout
         with self._guard:
             idle = self.state.close()
+        self.monitor.pause.release(self)
         for connection in idle:
             connection.disconnect()
         # Made here if nobody has, so that who comes late finds it closed.

@@ -17,7 +17,7 @@ from typing import Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.exceptions import PoolClosed, PoolTimeout
+from redispool_app.exceptions import PoolClosed
 
 from .connections import shortened
 from .monitor import Monitor
@@ -101,10 +101,14 @@ class ThreadSharing(SharingRules):
                 connection is None
                 or connection.closed
                 or self._waiting
-                or (self.monitor is not None and self.monitor.health.confirmed)
+                or (self.monitor is not None and self.monitor.health.barred)
                 or (len(connection.queue) >= self._surely_room and self._is_full(connection))
             ):
                 connection = self._admitted(deadline)
+                if connection is None:
+                    held_back = self._until_resumed()
+                    started, deadline = started + held_back, deadline + held_back
+                    continue
             try:
                 reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
             except LOST as error:
@@ -140,11 +144,20 @@ class ThreadSharing(SharingRules):
                 return reply
         raise AssertionError("unreachable")
 
-    # Waiting: for the connection, and for room on it.
+    # Waiting: for the connection, for room on it, and while new commands are held back.
 
-    def _admitted(self, deadline: float) -> SharedSocket:
+    def _until_resumed(self) -> float:
+        """Wait as long as the pool is paused; return how many seconds that took."""
+        held_back = self.monitor.pause.wait_in_thread(self, self.gate) if self.monitor is not None else 0.0
+        self.attempt_at_once()
+        return held_back
+
+    def _admitted(self, deadline: float) -> SharedSocket | None:
+        """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
         while True:
             self.gate()
+            if self.is_paused:
+                return None
             connection = self.connection
             if connection is None or connection.closed:
                 try:
@@ -156,6 +169,9 @@ class ThreadSharing(SharingRules):
             if not self._waiting and not self._is_full(connection):
                 return connection
             self._wait_for_room(deadline)
+            if self.is_paused:
+                self._admit()  # the next goes the same way
+                return None
             if (connection := self.connection) is not None and not connection.closed:
                 return connection
 
@@ -180,7 +196,7 @@ class ThreadSharing(SharingRules):
                 if not admitted:
                     self._admit()  # the turn was given at the same moment; let the next have it
         if not admitted:
-            raise PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
+            raise self.no_room()
 
     def _admit(self) -> None:
         """Let the first in the queue go on. Each that has gone on and come back lets the next."""
@@ -238,6 +254,7 @@ class ThreadSharing(SharingRules):
                 self._received,
                 self.report_error,
                 self._lost,
+                self.slow_commands,
             )
         except BaseException as error:
             if isinstance(error, Exception):
@@ -272,7 +289,7 @@ class ThreadSharing(SharingRules):
         if self._emptied is not None:
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
-        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.confirmed else 1):
+        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.barred else 1):
             self._admit()
 
     # The end.
@@ -285,6 +302,8 @@ class ThreadSharing(SharingRules):
             self._leaving, self.connection = self.connection, None
         for _ in range(len(self._waiting)):
             self._admit()  # each finds the closed state
+        if self.monitor is not None:
+            self.monitor.pause.release(self)
         leaving = self._leaving
         if leaving is None:
             return

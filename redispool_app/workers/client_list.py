@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Client", "Name", "differences", "parse"]
+__all__ = ["Client", "differences", "parse"]
 
 _MOST_NAMES = 10
 _SETTLING = 1.0
@@ -33,7 +33,7 @@ class Name:
     @classmethod
     def parse(cls, text: str) -> Name | None:
         """Return None for a name that is not of the form ``app:host:pid:alias``."""
-        app, *rest = text.rsplit(":", 3)
+        app, *rest = text.rsplit(":", 3)  # only the app may have colons of its own
         if len(rest) != 3 or not rest[1].isdecimal():
             return None
         return cls(app, rest[0], int(rest[1]), rest[2])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Collection, Sequence
 from functools import cache
 from time import monotonic
+
+from redispool_app.engine.client_name import host_name
 
 __all__ = ["age", "host", "role", "started", "worker_id"]
 
@@ -31,14 +32,13 @@ _DEVELOPMENT_SERVERS = frozenset({"runserver", "runserver_plus", "runworker"})
 _MANAGEMENT = frozenset({"manage", "django", "django-admin"})
 # Servers that embed Python have no command line of it to read, but a module of their own.
 _EMBEDDING = ("mod_wsgi", "uwsgi", "unit")
-_LONGEST_HOST = 100
 
 _born = time.time(), monotonic()
 
 
 def host() -> str:
     """Return this machine's (or container's) name as it stands in connection names: no spaces, no colons."""
-    return re.sub(r"[^\w.-]", "-", socket.gethostname(), flags=re.ASCII)[:_LONGEST_HOST] or "unknown"
+    return host_name()
 
 
 def worker_id() -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redispool_app.engine.carrier import carry
+from redispool_app.engine.pause import LONGEST as LONGEST_PAUSE
 
 from . import keys
 
@@ -26,8 +27,6 @@ __all__ = ["ACTIONS", "LONGEST_PAUSE", "Order", "has_obeyed", "send"]
 Action = Literal["reset", "pause", "resume"]
 ACTIONS: tuple[str, ...] = get_args(Action)
 
-LONGEST_PAUSE = 300.0
-"""Seconds; a longer pause is cut to this."""
 _DEFAULT_PAUSE = 30.0
 
 LIFE = 60.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine.carrier import Command, carry
+from redispool_app.engine.carrier import Command, NotConnectedError, carry
 from redispool_app.engine.faults import classify
 from redispool_app.engine.health import HealthState
 from redispool_app.exceptions import PoolClosed, PoolTimeout, RedisUnavailable
@@ -30,6 +30,9 @@ logger = logging.getLogger("redispool_app.workers")
 _PATIENCE = 5.0
 """Seconds that a round may take at most; SOCKET_TIMEOUT if that is less."""
 
+_SETTLING = 0.1
+"""Seconds that who turns to a pool first has for making the connection that this travels on."""
+
 _REFUSED_INTERVALS = 12
 _REFUSED_LONGEST = 60.0
 """A server that refused is asked again after so many intervals, or so many seconds if they are fewer."""
@@ -43,7 +46,8 @@ class Publication:
 
     def __init__(self, manager: RedisConnectionManager, wake: Callable[[], None]) -> None:
         self.manager = manager
-        self.next_at = monotonic()
+        self.next_at = monotonic() + _SETTLING
+        self.published = False
         self.problem: str | None = None
         """Why the last round published nothing, in one line."""
         self._wake = wake
@@ -58,6 +62,13 @@ class Publication:
     def recent(self) -> list[dict[str, Any]]:
         """Return this process's own snapshots of the last ten minutes, oldest first."""
         return list(self._recent)
+
+    def hasten(self) -> None:
+        """A connection was opened: if none has been there to be published on, say what there is to say now."""
+        soon = monotonic() + _SETTLING
+        if not self.published and self.next_at > soon:
+            self.next_at = soon
+            self._wake()
 
     def round(self) -> dict[str, Any]:
         """Take a snapshot, keep it, and publish it if that is possible now; return it."""
@@ -97,7 +108,10 @@ class Publication:
             ("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1),
             ("TIME",),
         ]
-        *written, ordered, time = carry(pool_set, commands, min(config.socket_timeout, _PATIENCE))
+        # Of a server that nobody has turned to yet nothing is known: whoever does connects as it needs to.
+        connect = pool_set.health.state is HealthState.HEALTHY or pool_set.monitor.counters.opened > 0
+        replies = carry(pool_set, commands, min(config.socket_timeout, _PATIENCE), connect=connect)
+        *written, ordered, time = replies
         # A unit counts as one command.
         snapshot.rates_of(self.manager).own_commands += 1
         refusal = next((reply for reply in (*written, ordered, time) if isinstance(reply, Exception)), None)
@@ -108,10 +122,11 @@ class Publication:
         if self.problem is not None and self._logged is not None:
             logger.info("Redis pool %r: this worker is published again.", alias)
         self.problem = self._logged = None
+        self.published = True
 
     def _failed(self, error: Exception, interval: float) -> None:
-        if isinstance(error, PoolClosed | PoolTimeout):
-            return  # the pool's own doing: closed meanwhile, or too busy for this
+        if isinstance(error, PoolClosed | PoolTimeout | NotConnectedError):
+            return  # the pool's own doing: closed meanwhile, too busy for this, or not in use
         fault = classify(error, self.manager._config.where)
         self.problem, news = fault.message, str(fault.kind)
         if isinstance(error, redis_exceptions.ResponseError):

@@ -60,17 +60,16 @@ class _Publisher:
         return self._publications.get(alias)
 
     def _run(self) -> None:
-        wait = max(0.0, FIRST_AFTER - identity.age())
+        wait = 0.0
         while True:
             self._wake.wait(wait)
-            if identity.age() < FIRST_AFTER:
-                continue
             self._wake.clear()
+            if (wait := FIRST_AFTER - identity.age()) > 0:
+                continue
             for publication in list(self._publications.values()):
                 if publication.next_at <= monotonic():
                     self._round(publication)
             with self._lock:
-                self._drop_forgotten()
                 if not self._publications:
                     self._thread = None
                     return
@@ -90,12 +89,11 @@ class _Publisher:
                 self._failed.add(kind)
                 logger.warning("Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
 
-    def _drop_forgotten(self) -> None:
-        """The settings were read again: the manager's next use watches it anew."""
-        for alias, publication in list(self._publications.items()):
-            if publication.manager._pool_set is None:
-                del self._publications[alias]
-                snapshot.forget(publication.manager)
+    def drop(self, manager: RedisConnectionManager) -> None:
+        with self._lock:
+            if manager.alias in self._publications:
+                del self._publications[manager.alias]
+                self._wake.set()
 
 
 _publisher = _Publisher()
@@ -109,6 +107,19 @@ def ensure(manager: RedisConnectionManager) -> None:
         return
     if snapshot.interval_of(manager) is not None and not _is_fake(manager):
         _publisher.watch(manager)
+
+
+def opened(manager: RedisConnectionManager) -> None:
+    """A connection of a manager's pool was opened: it is in use. No I/O, never raises."""
+    ensure(manager)
+    if (publication := publication_of(manager)) is not None:
+        publication.hasten()
+
+
+def forget(manager: RedisConnectionManager) -> None:
+    """The manager's settings are read again, and its totals begin anew: so does its next use."""
+    _publisher.drop(manager)
+    snapshot.forget(manager)
 
 
 def publication_of(manager: RedisConnectionManager) -> Publication | None:

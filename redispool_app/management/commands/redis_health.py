@@ -1,6 +1,7 @@
 """``manage.py redis_health``: one real health check of each pool, for people, scripts and container probes.
 
-Exit code 0: all pools are healthy. 1: one is not. 2: the settings or the options are wrong; 2 beats 1.
+Exit code 0: all pools are healthy. 1: one is not. 2: the settings or the options are wrong; 2 beats 1. With ``--all``
+the workers of every host count too.
 
 The managers stay open, as the command may run inside a process that goes on using them. A process that ends lets go
 of its connections, and of its embedded server, by itself.
@@ -12,9 +13,9 @@ import json
 import logging
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,8 +26,11 @@ from redis import exceptions as redis_exceptions
 from redispool_app import conf_checks
 from redispool_app.conf import SETTING, get_aliases, get_config
 from redispool_app.engine.faults import classify
+from redispool_app.management import worker_table
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.server_facts import ServerFacts, fetch
+from redispool_app.workers import roster
+from redispool_app.workers.roster import Roster
 
 UNHEALTHY = 1
 MISCONFIGURED = 2
@@ -46,6 +50,8 @@ class Report:
     server: ServerFacts | None = None
     fault: str | None = None
     fault_kind: str | None = None
+    roster: Roster | None = None
+    """All workers, if they were asked for and the settings are right."""
 
     @property
     def is_healthy(self) -> bool:
@@ -65,7 +71,14 @@ class Report:
             else {"product": server.product, "version": server.version, "process_id": server.process_id},
             "fault": self.fault,
             "fault_kind": self.fault_kind,
+            **({} if self.roster is None else self.roster.as_dict()),
         }
+
+    @property
+    def unhealthy_workers(self) -> list[str]:
+        """The ids of workers that say so of themselves."""
+        workers = self.roster.workers if self.roster is not None else []
+        return [worker["id"] for worker in workers if worker["state"] == "unhealthy"]
 
     def columns(self) -> list[str]:
         server = self.server
@@ -88,6 +101,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--alias", action="append", metavar="NAME", help="this pool only; may be given again")
+        parser.add_argument("--all", action="store_true", help="show every worker of every host, as each last said")
         parser.add_argument("--json", action="store_true", help="print one JSON document, per round if watching")
         parser.add_argument(
             "--timeout", metavar="SECONDS", help="how long each PING may take, in place of HEALTH_CHECK_TIMEOUT"
@@ -99,55 +113,75 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         timeout = _seconds("--timeout", options["timeout"])
         interval = _seconds("--watch", options["watch"])
+        self._as_json, self._everyone = options["json"], options["all"]
+        self._screen = None
+        # Django's wrapper of a stream knows whether it is a terminal's.
+        if interval is not None and self._everyone and not self._as_json and self.stdout.isatty():
+            self._screen = worker_table.Screen(lambda text: self.stdout.write(text, ending=""))
         with _without_last_resort():
             if interval is None:
-                reports = self._round(options["alias"], timeout, as_json=options["json"], watching=False)
+                reports = self._round(options["alias"], timeout, watching=False)
             else:
-                reports = self._watch(options["alias"], timeout, interval, as_json=options["json"])
+                reports = self._watch(options["alias"], timeout, interval)
         _raise_verdict(reports)
 
-    def _watch(
-        self, aliases: list[str] | None, timeout: float | None, interval: float, *, as_json: bool
-    ) -> list[Report]:
+    def _watch(self, aliases: list[str] | None, timeout: float | None, interval: float) -> list[Report]:
         """Check until Ctrl-C; return the last round's reports."""
         reports: list[Report] = []
         try:
             while True:
-                reports = self._round(aliases, timeout, as_json=as_json, watching=True)
+                reports = self._round(aliases, timeout, watching=True)
                 time.sleep(interval)
         except KeyboardInterrupt:
             return reports
 
-    def _round(
-        self, aliases: list[str] | None, timeout: float | None, *, as_json: bool, watching: bool
-    ) -> list[Report]:
+    def _round(self, aliases: list[str] | None, timeout: float | None, *, watching: bool) -> list[Report]:
         reports = list(_check_all(aliases, timeout))
+        if self._everyone:
+            reports = [_with_roster(report) for report in reports]
         now = datetime.now(UTC).astimezone()
-        if as_json:
+        if self._as_json:
             document = {
                 "time": now.isoformat(timespec="milliseconds"),
-                "healthy": all(report.is_healthy for report in reports),
+                "healthy": all(report.is_healthy and not report.unhealthy_workers for report in reports),
                 "pools": [report.as_dict() for report in reports],
             }
             self.stdout.write(json.dumps(document, indent=None if watching else 2))
         else:
-            if watching:
-                self.stdout.write(self.style.MIGRATE_HEADING(now.strftime("%Y-%m-%d %H:%M:%S")))
-            self._write_table(reports)
+            stamp = [self.style.MIGRATE_HEADING(now.strftime("%Y-%m-%d %H:%M:%S"))] if watching else []
+            lines = [*stamp, *self._table(reports), *(self._workers(reports) if self._everyone else ())]
+            if self._screen is not None:
+                self._screen.draw(lines)
+            else:
+                for line in lines:
+                    self.stdout.write(line)
         self.stdout.flush()
         return reports
 
-    def _write_table(self, reports: list[Report]) -> None:
+    def _workers(self, reports: Sequence[Report]) -> list[str]:
+        rosters = [(report.alias, report.roster) for report in reports if report.roster is not None]
+        return [
+            "",
+            *worker_table.lines(
+                rosters,
+                width=self._screen.width if self._screen is not None else None,
+                heading=self.style.MIGRATE_LABEL,
+                good=self.style.SUCCESS,
+                bad=self.style.ERROR,
+            ),
+        ]
+
+    def _table(self, reports: Sequence[Report]) -> Iterator[str]:
         rows = [["ALIAS", "STATE", "ROUND TRIP", "ADDRESS", "SERVER"], *(report.columns() for report in reports)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         title, *cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-        self.stdout.write(self.style.MIGRATE_LABEL("  ".join(title).rstrip()))
+        yield self.style.MIGRATE_LABEL("  ".join(title).rstrip())
         for report, row in zip(reports, cells, strict=True):
             paint = self.style.SUCCESS if report.is_healthy else self.style.ERROR
             row[1] = paint(row[1])
-            self.stdout.write("  ".join(row).rstrip())
+            yield "  ".join(row).rstrip()
             if report.fault:
-                self.stdout.write(paint("  " + report.fault))
+                yield paint("  " + report.fault)
 
 
 def _check_all(aliases: list[str] | None, timeout: float | None) -> Iterator[Report]:
@@ -192,6 +226,12 @@ def _check(alias: str, timeout: float | None) -> Report:
     )
 
 
+def _with_roster(report: Report) -> Report:
+    if report.state == "misconfigured":
+        return report
+    return replace(report, roster=roster.read(RedisConnectionManager(report.alias)))
+
+
 def _raise_verdict(reports: list[Report]) -> None:
     """Raise ``CommandError`` with the exit code unless all pools are healthy."""
     if not reports:
@@ -204,6 +244,9 @@ def _raise_verdict(reports: list[Report]) -> None:
             + ", ".join(f"{report.alias} is {report.state}" for report in others),
             returncode=MISCONFIGURED if misconfigured else UNHEALTHY,
         )
+    workers = [worker_id for report in reports for worker_id in report.unhealthy_workers]
+    if workers:
+        raise CommandError("Workers that are not healthy: " + ", ".join(workers), returncode=UNHEALTHY)
 
 
 def _seconds(option: str, value: str | float | None) -> float | None:

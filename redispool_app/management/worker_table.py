@@ -1,0 +1,127 @@
+"""The table of all workers that ``redis_health --all`` prints: once, appended again and again, or redrawn in place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redispool_app.workers.roster import Roster
+
+__all__ = ["HEADINGS", "Screen", "lines"]
+
+HEADINGS = (
+    "HOST", "PID", "ROLE", "VERSION", "STATE", "CONNS", "IN FLIGHT", "OPS/S", "P50", "P99", "TIMEOUTS", "RECONNECTS",
+    "SEEN", "LAST ERROR",
+)  # fmt: skip
+_STATE = HEADINGS.index("STATE")
+_TO_THE_RIGHT = frozenset(range(HEADINGS.index("CONNS"), HEADINGS.index("SEEN") + 1)) | {HEADINGS.index("PID")}
+_NOTHING = "-"
+_LONGEST_CELL = 60
+
+Paint = Callable[[str], str]
+
+
+def _plain(text: str) -> str:
+    return text
+
+
+def lines(
+    rosters: Iterable[tuple[str, Roster]],
+    *,
+    width: int | None = None,
+    heading: Paint = _plain,
+    good: Paint = _plain,
+    bad: Paint = _plain,
+) -> list[str]:
+    """Return the lines of the table: for each alias its workers, what is wrong with the roster, the differences.
+
+    ``width`` cuts each line to so many characters; the others colour a heading, a healthy state and what is wrong.
+    """
+    pools = [(alias, roster, [_cells(worker) for worker in roster.workers]) for alias, roster in rosters]
+    rows = [HEADINGS, *(row for _, _, cells in pools for row in cells)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    found: list[str] = []
+    for alias, roster, cells in pools:
+        found.append(heading(_cut(f"{alias}: {_counted(len(cells))}", width)))
+        found.append(heading(_cut(_joined(HEADINGS, widths), width)))
+        for worker, row in zip(roster.workers, cells, strict=True):
+            paint = good if worker["state"] == "healthy" and not worker["paused"] else bad
+            found.append(_painted(_cut(_joined(row, widths), width), widths, paint))
+        if roster.problem is not None:
+            found.append(bad(_cut(f"  {roster.problem}", width)))
+        found += [bad(_cut(f"  {text}", width)) for text in roster.differences]
+    return found
+
+
+def _cells(worker: dict[str, Any]) -> tuple[str, ...]:
+    in_use = worker["connections_in_use"]
+    state = f"{worker['state']}, paused" if worker["paused"] else worker["state"]
+    ops, error = worker["ops_per_second"], worker["last_error"]
+    cells = (
+        worker["host"],
+        str(worker["pid"]),
+        worker["role"],
+        worker["version"],
+        state,
+        f"{worker['connections_open']}" + (f" ({in_use} lent)" if in_use else ""),
+        str(worker["commands_in_flight"]),
+        _NOTHING if ops is None else f"{ops:,.0f}" if ops >= 10 else f"{ops:.1f}",
+        _milliseconds(worker["latency_p50_ms"]),
+        _milliseconds(worker["latency_p99_ms"]),
+        str(worker["timeouts_total"]),
+        str(worker["reconnects_total"]),
+        f"{worker['seen_seconds']:.1f} s ago",
+        error or _NOTHING,
+    )
+    # The last column is cut by the terminal's width alone.
+    return (*(_cut(cell, _LONGEST_CELL) for cell in cells[:-1]), cells[-1])
+
+
+def _milliseconds(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.2f} ms"
+
+
+def _counted(workers: int) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers"
+
+
+def _joined(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (
+        cell.rjust(width) if column in _TO_THE_RIGHT else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join(cells).rstrip()
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+def _painted(line: str, widths: Sequence[int], paint: Paint) -> str:
+    """Colour the state, as far as it was not cut off."""
+    start = sum(widths[:_STATE]) + 2 * _STATE
+    state = line[start : start + widths[_STATE]]
+    return line[:start] + paint(state) + line[start + widths[_STATE] :] if state.strip() else line
+
+
+class Screen:
+    """A terminal that is redrawn in place, line by line, so that nothing flickers; ``write`` takes raw text."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._begun = False
+
+    @property
+    def width(self) -> int:
+        return shutil.get_terminal_size().columns
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines, as many as there is room for, in place of those before."""
+        room = max(1, shutil.get_terminal_size().lines - 1)
+        if len(lines) > room:
+            lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more lines"]
+        # Home; each line, and what was longer there before; whatever was below. The first time all is wiped.
+        start = "\x1b[H" if self._begun else "\x1b[2J\x1b[H"
+        self._begun = True
+        self._write(start + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")

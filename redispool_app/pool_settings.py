@@ -1,0 +1,39 @@
+"""Translates a configuration into what the engine, which knows nothing of Django, is built from."""
+
+from __future__ import annotations
+
+from .conf import RedisPoolConfig, project_directory
+from .engine.embedded import EmbeddedServer
+from .engine.pool_set import PoolSettings
+from .engine.sharing_rules import SharingLimits
+
+
+def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
+    """Return what the pool of ``alias`` is built from. Raises ``ImproperlyConfigured``."""
+    embedded = EmbeddedServer(project_directory(), config.embedded_name) if config.is_embedded else None
+    return PoolSettings(
+        alias=alias,
+        where=config.where,
+        kind=config.kind,
+        connection_kwargs=config.connection_kwargs(embedded.socket_path if embedded else None),
+        max_connections=config.max_connections,
+        max_waiting=config.max_waiting,
+        timeout=config.timeout,
+        max_idle_time=config.max_idle_time,
+        max_lifetime=config.max_lifetime,
+        check_interval=config.health_check_interval,
+        check_timeout=config.health_check_timeout,
+        backoff_base=config.retry_backoff_base,
+        backoff_cap=config.retry_backoff_cap,
+        embedded=embedded,
+        sharing=SharingLimits(
+            max_in_flight=config.max_in_flight,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+            max_waiting=config.max_waiting,
+            retry_writes=config.retry_writes,
+            backoff_base=config.retry_backoff_base,
+            backoff_cap=config.retry_backoff_cap,
+        ),
+        slow_command=config.slow_command,
+        app=config.app,
+    )

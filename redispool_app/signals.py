@@ -1,0 +1,132 @@
+"""Django signals for what happens to the pools of this process; docs/signals.md lists their arguments.
+
+Receivers run in a thread of their own, one event after the other, so that none ever delays a command. What happens
+while ``QUEUE`` events wait for slow receivers is dropped, counted and logged. Nothing is queued, and no thread runs,
+for a signal without receivers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from django.dispatch import Signal
+
+from .engine.history import Change
+from .engine.log_limit import LogLimit
+from .engine.monitor import Listener
+
+__all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
+
+logger = logging.getLogger("redispool_app.signals")
+
+QUEUE = 1000
+"""So many events wait for their receivers at most."""
+
+pool_created = Signal()
+"""A manager has built its pool from the settings, or opened it again after ``close()``.
+
+``sender``: the manager. ``alias`` (str), ``url`` (str, without credentials).
+"""
+
+pool_closed = Signal()
+"""A manager has closed its pool, or dropped it because the settings changed. ``sender``, ``alias`` as above."""
+
+health_changed = Signal()
+"""The state of a pool's health, or its cause, has changed.
+
+``sender``, ``alias`` as above; ``state`` (``"healthy"``, ``"unhealthy"``, ``"unknown"``), ``fault`` (str or None, one
+line that names the cure), ``fault_kind`` (str or None), ``at`` (Unix seconds).
+"""
+
+pool_exhausted = Signal()
+"""A caller was refused because connections, room or even places to wait had run out; at most once per second and pool.
+
+``sender``, ``alias`` as above; ``reason`` (str, what the caller was told), ``exhausted_total`` (int, how many callers
+of this process were refused so far).
+"""
+
+
+class Dispatcher:
+    """Carries events from whoever makes them happen to the receivers, in a daemon thread."""
+
+    def __init__(self, most: int = QUEUE) -> None:
+        self.most = most
+        self.dropped = 0
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        # Its put never waits, not even for a put that a signal handler or a finaliser has interrupted.
+        self._queue: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._limit = LogLimit()
+        self._thread: threading.Thread | None = None
+
+    def announce(self, signal: Signal, sender: Any, **arguments: Any) -> None:
+        """Let ``signal`` be sent soon. Returns at once and never raises."""
+        if not signal.receivers:
+            return
+        if self._queue.qsize() >= self.most or not self._is_running():
+            self.dropped += 1
+            extra = {"pool": arguments.get("alias"), "dropped_total": self.dropped}
+            self._limit.log(logger, logging.WARNING, "An event was dropped: its receivers are too slow", extra=extra)
+            return
+        self._queue.put(lambda: signal.send_robust(sender, **arguments))
+
+    def forget_inherited(self) -> None:
+        """In a forked child: the thread is not here, and the events are the parent's."""
+        self._start_anew()
+
+    def _is_running(self) -> bool:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="redispool-signals", daemon=True)
+                    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or has no more threads
+                        thread.start()
+                        self._thread = thread
+        return self._thread is not None
+
+    def _run(self) -> None:
+        # Not before there is something to send: settings may not be configured where nobody listens.
+        from django.db import close_old_connections
+
+        queue = self._queue
+        while True:
+            send = queue.get()
+            close_old_connections()
+            try:
+                send()  # Django logs what a receiver raises, to ``django.dispatch``
+            except Exception:
+                logger.exception("An event could not be sent.")
+            finally:
+                close_old_connections()
+
+
+dispatcher = Dispatcher()
+
+
+class Announcer(Listener):
+    """Announces what happens to one manager's pool."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    def created(self, url: str) -> None:
+        self._announce(pool_created, url=url)
+
+    def closed(self) -> None:
+        self._announce(pool_closed)
+
+    def health_changed(self, change: Change) -> None:
+        self._announce(health_changed, **change.as_dict())
+
+    def pool_exhausted(self, reason: str, total: int) -> None:
+        self._announce(pool_exhausted, reason=reason, exhausted_total=total)
+
+    def _announce(self, signal: Signal, **arguments: Any) -> None:
+        dispatcher.announce(signal, self._manager, alias=self._manager.alias, **arguments)
