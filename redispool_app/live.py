@@ -185,8 +185,8 @@ class Watch:
             "workers": workers,
             "workers_problem": workers_problem,
             "differences": differences,
-            "health_history": getattr(manager, "health_history", list)(),
-            "slow_commands": getattr(manager, "slow_commands", list)(),
+            "health_history": manager.health_history(),
+            "slow_commands": manager.slow_commands(),
             "slowlog": _rows(details.slowlog if details else None, server_problem),
             "clients": _rows(details.clients if details else None, server_problem),
         }

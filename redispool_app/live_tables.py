@@ -155,7 +155,7 @@ CLIENTS = Table(
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number over all workers that are chosen: ``sum`` or ``max`` of a worker's ``key``."""
+    """One number over all workers that are chosen: the ``sum``, ``max`` or weighed ``mean`` of their ``key``."""
 
     key: str
     label: Promise
@@ -184,12 +184,10 @@ def figures(workers: Iterable[Mapping[str, Any]]) -> list[tuple[Figure, str]]:
 
 
 def _figure(figure: Figure, workers: list[Mapping[str, Any]]) -> float | None:
-    known = [
-        (each[figure.key], each.get("ops_per_second") or 0) for each in workers if each.get(figure.key) is not None
-    ]
-    if not known:
+    known = [each for each in workers if each.get(figure.key) is not None]
+    values: list[float] = [each[figure.key] for each in known]
+    if not values:
         return None
-    values = [value for value, _ops in known]
     if figure.rule == "max":
         return max(values)
     if figure.rule == "sum":

@@ -56,22 +56,23 @@ window.redispool = window.redispool || {};
                 ops: [], p50: [], p99: [], in_flight: [], waiting: [],
                 errors: [], timeouts: [], reconnects: [], memory: [], clients: [],
             };
+            const isShared = this.moments.some((each) => !each.own);
             let before = null;
             for (const moment of this.moments) {
-                // What only one process knows is no number of all.
-                if (!worker && moment.own && this.moments.some((each) => !each.own)) {
-                    continue;
-                }
-                const found = worker ? [moment.workers[worker]].filter(Boolean) : Object.values(moment.workers);
+                // What only one process knows is no number of all: a gap.
+                const partial = !worker && moment.own && isShared;
+                const found = partial ? [] : worker
+                    ? [moment.workers[worker]].filter(Boolean)
+                    : Object.values(moment.workers);
                 times.push(moment.at);
                 lines.ops.push(sum(found, 0));
                 lines.p50.push(mean(found, 1, 0));
                 lines.p99.push(most(found, 2));
                 lines.in_flight.push(sum(found, 3));
                 lines.waiting.push(sum(found, 4));
-                lines.timeouts.push(growth(before, moment, worker, 5));
-                lines.errors.push(growth(before, moment, worker, 6));
-                lines.reconnects.push(growth(before, moment, worker, 7));
+                lines.timeouts.push(growth(before, partial ? null : moment, worker, 5));
+                lines.errors.push(growth(before, partial ? null : moment, worker, 6));
+                lines.reconnects.push(growth(before, partial ? null : moment, worker, 7));
                 lines.memory.push(moment.server ? moment.server[0] : null);
                 lines.clients.push(moment.server ? moment.server[1] : null);
                 before = moment;
@@ -106,8 +107,8 @@ window.redispool = window.redispool || {};
     }
 
     /** Return by how much a total grew since the moment before, per minute; a worker that started anew counts from 0. */
-    function growth(before, moment, worker, index) {
-        if (!before) {
+    function growth(before, partial ? null : moment, worker, index) {
+        if (!before || !moment) {
             return null;
         }
         const seconds = Math.max(1, moment.at - before.at);

@@ -105,7 +105,7 @@ window.redispool = window.redispool || {};
             for (const cell of this.section.querySelectorAll("[data-field]")) {
                 const value = cell.dataset.field.split(".").reduce((found, key) => (found ? found[key] : null), doc);
                 const shown = (value === null || value === undefined) && cell.dataset.kind === "moment" ? this.format.say("never") : null;
-                const passed = cell.dataset.kind === "moment" && !shown ? " (" + this.format.show(doc.at - value, "age") + ")" : "";
+                const passed = cell.dataset.kind === "moment" && !shown ? " (" + this.format.show(doc.at - value, "age").replace(" ", "\u00a0") + ")" : "";
                 write(cell, (shown || this.format.show(value, cell.dataset.kind)) + passed);
             }
         }
