@@ -10,3 +10,5 @@ MIDDLEWARE = ["tests.browser.policy.StrictPolicy", *MIDDLEWARE]  # noqa: F405
 REDIS_POOL = {**REDIS_POOL, **json.loads(os.environ.get("REDIS_POOL", "{}"))}  # noqa: F405
 LANGUAGE_CODE = os.environ.get("LANGUAGE_CODE", "en")
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+if os.environ.get("SESSIONS") == "db":
+    SESSION_ENGINE = "django.contrib.sessions.backends.db"

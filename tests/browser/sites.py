@@ -33,6 +33,13 @@ PEOPLE = {
 }
 
 
+def prepare(directory: Path) -> None:
+    """Make a database with people in it."""
+    script = _PEOPLE.format(people=PEOPLE, password=PASSWORD)
+    environment = {**os.environ, "DEMO_DIR": str(directory), "DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=60)
+
+
 class Site:
     """``kind`` is ``uvicorn`` (ASGI) or ``gunicorn`` (WSGI)."""
 
@@ -53,11 +60,6 @@ class Site:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def prepare(self) -> None:
-        """Make the database and its people."""
-        script = _PEOPLE.format(people=PEOPLE, password=PASSWORD)
-        subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=self.environment, check=True, timeout=60)
 
     def start(self) -> Site:
         arguments = {

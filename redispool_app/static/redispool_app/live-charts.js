@@ -107,7 +107,7 @@ window.redispool = window.redispool || {};
     }
 
     /** Return by how much a total grew since the moment before, per minute; a worker that started anew counts from 0. */
-    function growth(before, partial ? null : moment, worker, index) {
+    function growth(before, moment, worker, index) {
         if (!before || !moment) {
             return null;
         }
