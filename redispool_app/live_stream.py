@@ -52,11 +52,24 @@ def stream_response() -> StreamingHttpResponse:
     return response
 
 
+_ending = False
+
+
+def end_streams() -> None:
+    """Let every stream of this process end within ``INTERVAL``, because its server is about to stop.
+
+    An ASGI server tells an application of its end only after all responses are complete. Whoever embeds a server can
+    call this from its signal handler; without it the server waits for ``STREAM_LIFE`` at most.
+    """
+    global _ending
+    _ending = True
+
+
 async def _events() -> AsyncIterator[str]:
     ends = monotonic() + STREAM_LIFE
     sent: dict[str, dict[str, str]] = {}
     is_first = True
-    while monotonic() < ends:
+    while monotonic() < ends and not _ending:
         try:
             watches = live.watches()
         except ImproperlyConfigured as error:

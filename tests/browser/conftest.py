@@ -70,6 +70,20 @@ def serve(tmp_path, redis, chromium, database):
         site.stop()
 
 
+@pytest.fixture(scope="session")
+def site(chromium, database, tmp_path_factory):
+    """A site under uvicorn for all tests that leave it, and its Redis, as they are."""
+    directory = tmp_path_factory.mktemp("shared-site")
+    shutil.copy(database, directory)
+    server = RedisServer().start()
+    found = Site("uvicorn", directory, server.url)
+    try:
+        yield found.start()
+    finally:
+        found.stop()
+        server.stop()
+
+
 class Visitor:
     """Somebody with a browser. Every request and complaint of it is kept."""
 

@@ -150,8 +150,7 @@ def test_a_session_that_ended_is_told(serve, visit):
     assert "log in again" in page.text_content("[data-connection-text]")
 
 
-def test_a_hidden_tab_asks_for_nothing(serve, visit):
-    site = serve("gunicorn")
+def test_a_hidden_tab_asks_for_nothing(site, visit):
     visitor = visit(site)
     page = visitor.open()
     page.evaluate(
@@ -166,12 +165,11 @@ def test_a_hidden_tab_asks_for_nothing(serve, visit):
         "Object.defineProperty(document, 'hidden', {value: false, configurable: true});"
         "document.dispatchEvent(new Event('visibilitychange'))"
     )
-    page.wait_for_selector("[data-connection=polling]")
+    page.wait_for_selector("[data-connection=live]")
     assert len(visitor.requested) > before
 
 
-def test_without_permissions_there_is_no_button_and_the_server_refuses_the_form(serve, visit):
-    site = serve("uvicorn")
+def test_without_permissions_there_is_no_button_and_the_server_refuses_the_form(site, visit):
     visitor = visit(site)
     visitor.expected = ("403 (Forbidden)",)
     page = visitor.open("viewer")
@@ -186,8 +184,7 @@ def test_without_permissions_there_is_no_button_and_the_server_refuses_the_form(
     assert status == 403
 
 
-def test_a_reset_by_keyboard_alone(serve, visit, redis):
-    site = serve("uvicorn")
+def test_a_reset_by_keyboard_alone(site, visit):
     page = visit(site).open("operator")
     before = number_of(page, "pool.connections_closed_total")
     page.focus("summary:has-text('Reset')")
@@ -239,8 +236,7 @@ def test_both_colour_schemes_and_the_admin_s_own_switch(serve, visit, picture):
         assert line_colour(page) == light
 
 
-def test_a_narrow_window_scrolls_only_downwards(serve, visit, picture):
-    site = serve("uvicorn")
+def test_a_narrow_window_scrolls_only_downwards(site, visit):
     visitor = visit(site, has_touch=True)
     page = visitor.open()
     for width in (390, 320):
@@ -266,8 +262,8 @@ def test_the_page_and_its_script_speak_the_site_s_language(serve, visit, languag
     assert page.text_content("[data-connection-text]") == strings["live"]
 
 
-def test_lists_are_tables_with_captions_and_headings_descend_in_order(serve, visit):
-    page = visit(serve("uvicorn")).open()
+def test_lists_are_tables_with_captions_and_headings_descend_in_order(site, visit):
+    page = visit(site).open()
     assert page.evaluate(
         "Array.from(document.querySelectorAll('.redispool table')).every("
         "each => each.caption || each.closest('details'))"

@@ -20,6 +20,7 @@ window.redispool = window.redispool || {};
             this.on = on;
             this.failures = 0;
             this.streamFailures = 0;
+            this.isSuspect = false;
             this.hasHistory = false;
             this.run = 0; // answers to a request of an earlier run are not wanted any more
             document.addEventListener("visibilitychange", () => (document.hidden ? this.rest() : this.start()));
@@ -86,7 +87,7 @@ window.redispool = window.redispool || {};
 
         streamFailed() {
             this.stop();
-            this.streamFailures += 1;
+            this.isSuspect = true;
             this.poll(); // tells a site that is gone from one whose streams do not arrive, or a session that ended
         }
 
@@ -120,11 +121,14 @@ window.redispool = window.redispool || {};
                     this.on.history(answer.history);
                     this.hasHistory = true;
                 }
+                this.streamFailures += this.isSuspect ? 1 : 0;
+                this.isSuspect = false;
                 this.succeeded("polling");
                 this.on.live(answer);
                 this.timer = setTimeout(() => this.next(), this.interval);
             } catch (error) {
                 if (run === this.run) {
+                    this.isSuspect = false;
                     this.failed();
                 }
             } finally {
