@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from . import async_engine, django_cache, django_view, goals, in_flight, report, sync_engine
+from . import async_engine, django_cache, django_view, goals, in_flight, publishing, report, sync_engine
 from .contest import Effort
 from .samples import Situation
 from .server import running_server
@@ -19,8 +19,11 @@ PARTS = {
     "cache": django_cache.measure,
     "view": django_view.measure_gets,
     "cacheview": django_view.measure_cache,
+    "publishing": publishing.measure,
 }
 VIEWS = ("view", "cacheview")
+# A publication a second: what one costs is only seen in rounds that are longer.
+LONG_ROUNDS = ("publishing",)
 CROWD = "crowd"
 
 
@@ -41,6 +44,7 @@ def main() -> None:
     effort = Effort(rounds, 0.15)
     # A round of requests takes longer, as a process has to start for it.
     effort_of_views = Effort((rounds + 1) // 2, 0.8 if options.quick else 1.2)
+    long_effort = Effort(rounds, 2.0)
     situations: list[Situation] = []
     footprints: list[in_flight.Footprint] = []
     met: list[goals.Goal] = []
@@ -49,7 +53,10 @@ def main() -> None:
         report.show_machine(facts)
         for part, measure in PARTS.items():
             if options.only in (None, part):
-                situations += measure(server, effort_of_views if part in VIEWS else effort, report.show_situation)
+                effort_of_part = effort_of_views if part in VIEWS else long_effort if part in LONG_ROUNDS else effort
+                situations += measure(server, effort_of_part, report.show_situation)
+        if options.only in (None, "publishing"):
+            met.append(goals.of_publishing(publishing.share_of_a_processor(server)))
         if options.only in (None, CROWD):
             footprints = in_flight.measure(server)
             report.show_footprints(footprints)

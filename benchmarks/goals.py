@@ -12,6 +12,8 @@ from .django_view import CACHE_VIEW, CLIENTS, VIEW, WITHOUT
 from .floor import FLOOR
 from .in_flight import CROWD, Footprint
 from .peers import GLIDE, OURS, REDIS_PY
+from .publishing import ASYNC, SILENT, SYNC, THREADS
+from .publishing import CALLERS as PUBLISHING_CALLERS
 from .samples import Series, Situation, Work
 from .sync_engine import GET_SYNC, REDIS_PY_SYNC
 
@@ -49,6 +51,9 @@ RATIOS = (
     Ratio(CACHE_GET, 16, DJANGO_REDIS, 5),
     Ratio(CACHE_GET, 16, VCACHE, 0.8),
     Ratio(CACHE_VIEW, CLIENTS, DJANGO, 4),
+    # What publishing costs is processor time; the clock of a shared machine is not exact to a hundredth.
+    Ratio(ASYNC, PUBLISHING_CALLERS, SILENT, 0.99, by_cpu=True),
+    Ratio(SYNC, THREADS, SILENT, 0.99, by_cpu=True),
 )
 CONNECTIONS_OF_A_PROCESS = 2
 
@@ -92,6 +97,11 @@ def of_connections(situations: Iterable[Situation]) -> Iterator[Goal]:
             what = "connections at once under that load, of one process"
             goal = f"<= {CONNECTIONS_OF_A_PROCESS} ({DJANGO}: {theirs})"
             yield Goal(what, goal, str(ours), "", ours is not None and ours <= CONNECTIONS_OF_A_PROCESS)
+
+
+def of_publishing(share: float) -> Goal:
+    what = "processor time of one publication a second"
+    return Goal(what, "< 1.00 %", f"{share:.2%}".replace("%", " %"), "", share < 0.01)
 
 
 def of_crowd(footprints: list[Footprint]) -> Iterator[Goal]:

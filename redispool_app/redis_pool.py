@@ -375,14 +375,16 @@ class RedisConnectionManager:
         Raises ``ValueError`` for another number of seconds, ``ImproperlyConfigured``.
         """
         self._built().monitor.pause.begin(seconds)
-        logger.info("Redis pool %r is paused for %g s.", self.alias, seconds, extra={"pool": self.alias})
+        extra = {"pool": self.alias, "state": "paused"}
+        logger.info("Redis pool %r is paused for %g s.", self.alias, seconds, extra=extra)
 
     def resume(self) -> None:
         """End a pause: who waits goes on, in the order in which they came. No I/O."""
         pool_set = self._pool_set
         if pool_set is not None and pool_set.monitor.pause.is_on:
             pool_set.monitor.pause.end()
-            logger.info("Redis pool %r is resumed.", self.alias, extra={"pool": self.alias})
+            extra = {"pool": self.alias, "state": "resumed"}
+            logger.info("Redis pool %r is resumed.", self.alias, extra=extra)
 
     # Life cycle.
 

@@ -49,7 +49,10 @@ def own_server():
 
 @pytest.fixture
 def pool_settings(settings):
-    """Set REDIS_POOL for one test; the manager is left closed and forgotten."""
+    """Set REDIS_POOL for one test; the manager is left closed and forgotten.
+
+    It publishes nothing unless told to: what a test counts is what it does itself.
+    """
 
     def set_pool(url, **keys):
         settings.REDIS_POOL = {"CONNECTION_URL": url, "PUBLISH_INTERVAL": None, **keys}
@@ -74,7 +77,7 @@ def pools(settings, pool_settings):
     def set_pools(**by_alias):
         aliases.extend(by_alias)
         pool_settings("redis://unused")
-        settings.REDIS_POOL = by_alias
+        settings.REDIS_POOL = {alias: {"PUBLISH_INTERVAL": None, **pool} for alias, pool in by_alias.items()}
 
     yield set_pools
     for alias in aliases:

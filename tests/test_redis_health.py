@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -16,9 +18,11 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from redispool_app.management.commands import redis_health
+from redispool_app.workers import identity, keys, roster, snapshot
 
 from .faulty_servers import FAULTS, PASSWORD, pool_of
-from .servers import free_port
+from .servers import eventually, free_port
+from .worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -358,3 +362,111 @@ def test_an_interruption_before_the_first_verdict_is_not_called_healthy(manager,
     code, out, err = run("--watch")
     assert (code, out) == (1, "")
     assert "Interrupted" in err
+
+
+# All workers.
+
+
+@pytest.fixture
+def publishing(server, pool_settings):
+    manager = pool_settings(server.url, PUBLISH_INTERVAL=0.1)
+    manager.get_sync_client().ping()
+    eventually(lambda: roster.read(manager).workers)
+    return manager
+
+
+@pytest.fixture
+def other(server):
+    worker = WorkerProcess({"CONNECTION_URL": server.url, "PUBLISH_INTERVAL": 0.1}, host="web2", program="celery")
+    yield worker
+    worker.kill()
+
+
+def test_all_shows_every_worker_below_the_pools(publishing, other):
+    eventually(lambda: f"{other.process.pid}  celery" in run("--all")[1], 15, 0.1)
+    code, out, err = run("--all")
+    assert (code, err) == (0, "")
+    pools, workers = out.split("\n\n")
+    assert pools.startswith("ALIAS")
+    title, headings, *rows = workers.splitlines()
+    assert title == "default: 2 workers"
+    assert headings.startswith("HOST")
+    assert len([row for row in rows if row.startswith(("web2", identity.host()))]) == 2
+
+
+def test_all_as_json_has_the_workers_of_each_pool(publishing):
+    code, document = run_json("--all")
+    (pool,) = document["pools"]
+    assert code == 0
+    assert [worker["id"] for worker in pool["workers"]] == [identity.worker_id()]
+    assert (pool["problem"], pool["differences"]) == (None, [])
+
+
+def test_without_all_nobody_else_is_asked_for(publishing):
+    assert "workers" not in run_json()[1]["pools"][0]
+
+
+def test_a_worker_that_is_not_healthy_is_exit_code_1(server, publishing):
+    said = {**snapshot.take(publishing), "id": "web9:1", "host": "web9", "pid": 1, "state": "unhealthy"}
+    with server.client() as client:
+        client.sadd(keys.index("redispool", "default"), "web9:1")
+        client.set(keys.worker("redispool", "default", "web9:1"), snapshot.dump(said), px=60_000)
+    assert run("--all")[::2] == (1, "Workers that are not healthy: web9:1")
+    assert run_json("--all")[1]["healthy"] is False
+    assert run()[0] == 0
+
+
+def test_all_during_an_outage_shows_this_process_and_says_why(two_pools):
+    code, out, _ = run("--all")
+    assert code == 1
+    assert out.count("sessions: 1 worker") == 1
+    assert "Publishing is" not in out
+    assert "Only this process is shown." in out
+
+
+def test_all_with_wrong_settings_is_exit_code_2_without_a_table(settings):
+    settings.REDIS_POOL = {"SOCKET_TIMOUT": 3}
+    code, out, _ = run("--all")
+    assert (code, "HOST" in out) == (2, False)
+
+
+def test_watching_all_is_appended_where_nobody_redraws(process, server):
+    child = process({"CONNECTION_URL": server.url, "PUBLISH_INTERVAL": 0.1}, "--all", "--watch", "0.2")
+    eventually(lambda: child.stdout.readline().endswith(" worker\n"), 30)
+    eventually(lambda: child.stdout.readline().endswith(" worker\n"), 30)
+    child.send_signal(signal.SIGINT)
+    code, out, err = ended(child)
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+
+
+def test_watching_all_on_a_terminal_redraws_in_place_and_ends_cleanly(server, tmp_path):
+    (tmp_path / "watched_settings.py").write_text(
+        f"from tests.settings import *\nREDIS_POOL = {{'CONNECTION_URL': {server.url!r}, 'PUBLISH_INTERVAL': 0.1}}\n"
+    )
+    command = [sys.executable, "-m", "django", "redis_health", "--all", "--watch", "0.1", "--settings=watched_settings"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+        os.execv(command[0], command)
+    written = b""
+    try:
+        while written.count(b"\x1b[H") < 15:
+            written += os.read(terminal, 65536)
+        os.write(terminal, b"\x03")  # Ctrl-C
+        with contextlib.suppress(OSError):
+            while chunk := os.read(terminal, 65536):
+                written += chunk
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        child = 0
+    finally:
+        os.close(terminal)
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert code == 0, written
+    assert written.count(b"\x1b[2J") == 1
+    # What lives longer than a second is a worker itself.
+    assert b"command: redis_health" in written
+    assert b"Traceback" not in written

@@ -16,8 +16,10 @@ from django.urls import reverse
 
 from redispool_app import views
 from redispool_app.redis_pool import RedisConnectionManager
+from redispool_app.workers import identity
 
 from .servers import eventually, free_port
+from .worker_process import WorkerProcess
 
 PASSWORD = "s3cr3t-of-the-test"
 HEALTH = "/redis/health/"
@@ -270,13 +272,61 @@ def test_the_status_is_what_every_pool_knows_about_itself(reader, server, pools)
     assert answer["pools"]["default"]["state"] == "healthy"
     assert answer["pools"]["default"]["connections_open"] == 1
     assert answer["pools"]["sessions"]["state"] == "unknown"
-    assert answer["pools"]["default"].keys() == RedisConnectionManager().get_pool_info().keys()
+    roster = {"workers", "workers_problem", "differences"}
+    assert answer["pools"]["default"].keys() == RedisConnectionManager().get_pool_info().keys() | roster
 
 
-def test_the_status_asks_redis_nothing(reader, server, manager):
+def test_the_status_shows_every_worker(reader, server, pool_settings):
+    pool_settings(server.url, PUBLISH_INTERVAL=0.1).get_sync_client().ping()
+    other = WorkerProcess({"CONNECTION_URL": server.url, "PUBLISH_INTERVAL": 0.1}, host="web2")
+    try:
+        wanted = {identity.worker_id(), other.id}
+
+        def pool():
+            return reader.get(STATUS).json()["pools"]["default"]
+
+        eventually(lambda: {worker["id"] for worker in pool()["workers"]} == wanted, 15, 0.1)
+        eventually(lambda: pool()["differences"] == [], 5, 0.1)
+        assert pool()["workers_problem"] is None
+    finally:
+        other.kill()
+
+
+def test_the_local_status_asks_redis_nothing(reader, server, pool_settings):
+    pool_settings(server.url, PUBLISH_INTERVAL=300)
     before = server.connections(), server.calls("ping")
-    reader.get(STATUS)
+    pool = reader.get(f"{STATUS}?local=1").json()["pools"]["default"]
     assert (server.connections(), server.calls("ping")) == before
+    assert [worker["id"] for worker in pool["workers"]] == [identity.worker_id()]
+    assert (pool["workers_problem"], pool["differences"]) == (None, [])
+
+
+def test_the_status_asks_redis_nothing_where_publishing_is_off(reader, server, manager):
+    before = server.connections(), server.calls("ping")
+    pool = reader.get(STATUS).json()["pools"]["default"]
+    assert (server.connections(), server.calls("ping")) == before
+    assert "PUBLISH_INTERVAL" in pool["workers_problem"]
+
+
+def test_the_status_answers_at_once_during_an_outage_and_says_so(reader, own_server, pool_settings):
+    pool_settings(own_server.url, PUBLISH_INTERVAL=0.1)
+    own_server.kill()
+    reader.get(HEALTH)
+    started = time.monotonic()
+    pool = reader.get(STATUS).json()["pools"]["default"]
+    assert time.monotonic() - started < SLACK
+    assert [worker["id"] for worker in pool["workers"]] == [identity.worker_id()]
+    assert pool["workers_problem"].startswith("Nothing listens at")
+    assert pool["workers_problem"].endswith("Only this process is shown.")
+
+
+def test_the_status_does_not_add_up_the_waits_for_servers_that_hang(reader, own_server, pools):
+    slow = {"CONNECTION_URL": own_server.url, "HEALTH_CHECK_TIMEOUT": 1.0, "PUBLISH_INTERVAL": 5}
+    pools(default=slow, second=slow, third=slow, fourth=slow, fifth=slow)
+    own_server.pause()
+    started = time.monotonic()
+    assert len(reader.get(STATUS).json()["pools"]) == 5
+    assert time.monotonic() - started < 1 + SLACK
 
 
 def test_the_status_works_while_redis_is_down(reader, own_server, pool_settings):

@@ -99,7 +99,10 @@ class Setup:
         if not self.options.ignore_exceptions or not _is_outage(error):
             return False
         if self.options.log_ignored_exceptions and self._is_news():
-            logger.warning("The cache on Redis pool %r goes on without it: %s", self.manager.alias, _line(error))
+            extra = {"pool": self.manager.alias, "fault_kind": str(classify(error, "").kind)}
+            logger.warning(
+                "The cache on Redis pool %r goes on without it: %s", extra["pool"], _line(error), extra=extra
+            )
         return True
 
     def _is_news(self) -> bool:

@@ -93,30 +93,26 @@ class Sharing(SharingRules):
     ) -> Any:
         deadline = self.deadline(lost)
         resent = 0 if lost is None else self.judge(lost, reads=reads, deadline=deadline)
-        asked = monotonic() if lost is None else lost.started
-        while True:
-            connection = self.open_connection() or await self._admitted(deadline)
-            if connection is None:
-                held_back = await self._until_resumed()
-                asked, deadline = asked + held_back, deadline + held_back
-                continue
-            future, sent_at = send(connection), monotonic()
-            # What waiting and a first try have used up is not given again.
-            limit = None if deadline == math.inf else connection.limit(future, deadline, sent)
-            try:
-                return await future
-            except LOST as error:
-                resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
-            finally:
-                if limit is not None:
-                    limit.cancel()
-                self._note_slow(sent, asked, sent_at)
-
-    def _note_slow(self, sent: tuple[bytes, int], asked: float, sent_at: float) -> None:
-        """Remember a caller whose wait before it was sent made it slow; of what came then the connection knows."""
-        now, threshold = monotonic(), self.slow_commands.threshold
-        if now - asked >= threshold > now - sent_at:
-            self.slow_commands.note_all([sent], now - asked)
+        asked, sent_at = monotonic() if lost is None else lost.started, math.inf
+        try:
+            while True:
+                connection = self.open_connection() or await self._admitted(deadline)
+                if connection is None:
+                    held_back = await self._until_resumed()
+                    asked, deadline = asked + held_back, deadline + held_back
+                    continue
+                future, sent_at = send(connection), monotonic()
+                # What waiting and a first try have used up is not given again.
+                limit = None if deadline == math.inf else connection.limit(future, deadline, sent)
+                try:
+                    return await future
+                except LOST as error:
+                    resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
+                finally:
+                    if limit is not None:
+                        limit.cancel()
+        finally:
+            self.note_slow(sent, asked, sent_at)
 
     async def probe(self, packed: bytes) -> Any:
         """Send a command that only reads past every gate and limit; twice if the connection is cut."""

@@ -91,6 +91,12 @@ class SharingRules:
             return math.inf
         return (monotonic() if lost is None else lost.started) + self.timeout
 
+    def note_slow(self, sent: tuple[bytes, int], asked: float, sent_at: float = math.inf) -> None:
+        """Remember a caller whose wait before it was sent made it slow; of what came then its connection knows."""
+        now, threshold = monotonic(), self.slow_commands.threshold
+        if now - asked >= threshold > now - sent_at:
+            self.slow_commands.note_all([sent], now - asked)
+
     def judge(self, error: LostCommandError, *, reads: bool, deadline: float, resent: int = 0) -> int:
         """Return if the command is to be sent again; else raise what its caller should know.
 

@@ -104,7 +104,11 @@ class ThreadSharing(SharingRules):
                 or (self.monitor is not None and self.monitor.health.barred)
                 or (len(connection.queue) >= self._surely_room and self._is_full(connection))
             ):
-                connection = self._admitted(deadline)
+                try:
+                    connection = self._admitted(deadline)
+                except Exception:
+                    self.note_slow((packed, wanted), started)
+                    raise
                 if connection is None:
                     held_back = self._until_resumed()
                     started, deadline = started + held_back, deadline + held_back

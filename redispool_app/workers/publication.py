@@ -70,8 +70,10 @@ class Publication:
             self.next_at = soon
             self._wake()
 
-    def round(self) -> dict[str, Any]:
-        """Take a snapshot, keep it, and publish it if that is possible now; return it."""
+    def round(self) -> dict[str, Any] | None:
+        """Take a snapshot, keep it, and publish it if that is possible now; return it. None: there is no pool now."""
+        if self.manager._pool_set is None:
+            return None  # to ask for its numbers would be to build it
         interval = snapshot.interval_of(self.manager)
         said = snapshot.tick(self.manager, (interval or 0.0) / 2)
         self._keep(said)
@@ -79,7 +81,7 @@ class Publication:
             try:
                 self._publish(pool_set, said, interval)
             except (redis_exceptions.RedisError, OSError, ValueError) as error:
-                self._failed(error, interval)
+                self._failed(error, interval, pool_set.settings.where)
         return said
 
     def _keep(self, said: dict[str, Any]) -> None:
@@ -124,10 +126,10 @@ class Publication:
         self.problem = self._logged = None
         self.published = True
 
-    def _failed(self, error: Exception, interval: float) -> None:
+    def _failed(self, error: Exception, interval: float, where: str) -> None:
         if isinstance(error, PoolClosed | PoolTimeout | NotConnectedError):
             return  # the pool's own doing: closed meanwhile, too busy for this, or not in use
-        fault = classify(error, self.manager._config.where)
+        fault = classify(error, where)
         self.problem, news = fault.message, str(fault.kind)
         if isinstance(error, redis_exceptions.ResponseError):
             # It will refuse again, until somebody changes it.

@@ -81,8 +81,9 @@ class _Publisher:
         publication.next_at = monotonic() + interval
         try:
             said = publication.round()
-            for callback in tuple(_callbacks):
-                callback(alias, said)
+            if said is not None:
+                for callback in tuple(_callbacks):
+                    callback(alias, said)
         except Exception as error:
             # Once for each kind: the same would come again with every round.
             if (kind := type(error).__name__) not in self._failed:

@@ -73,6 +73,9 @@ def read(manager: RedisConnectionManager) -> Roster:
     except ImproperlyConfigured as error:
         return local(manager, f"{error} {_ALONE}")
     except (redis_exceptions.RedisError, OSError) as error:
+        if not isinstance(error, redis_exceptions.ResponseError) and not manager.is_down:
+            # Carried quietly, so nobody knows yet: a real check decides, and the next reader is answered at once.
+            manager._health_check_sync()
         return local(manager, f"{classify(error, manager._config.where).message} {_ALONE}")
 
 

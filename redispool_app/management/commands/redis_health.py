@@ -10,11 +10,10 @@ of its connections, and of its embedded server, by itself.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +26,7 @@ from redispool_app import conf_checks
 from redispool_app.conf import SETTING, get_aliases, get_config
 from redispool_app.engine.faults import classify
 from redispool_app.management import worker_table
+from redispool_app.management.last_resort import without_last_resort
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.server_facts import ServerFacts, fetch
 from redispool_app.workers import roster
@@ -118,7 +118,7 @@ class Command(BaseCommand):
         # Django's wrapper of a stream knows whether it is a terminal's.
         if interval is not None and self._everyone and not self._as_json and self.stdout.isatty():
             self._screen = worker_table.Screen(lambda text: self.stdout.write(text, ending=""))
-        with _without_last_resort():
+        with without_last_resort():
             if interval is None:
                 reports = self._round(options["alias"], timeout, watching=False)
             else:
@@ -261,15 +261,3 @@ def _seconds(option: str, value: str | float | None) -> float | None:
     if wanted is not None:
         raise CommandError(f"{option} {value!r} cannot be used: give {wanted}.", returncode=MISCONFIGURED)
     return number
-
-
-@contextmanager
-def _without_last_resort() -> Iterator[None]:
-    """Where the project logs nothing of this app, keep Python from printing the faults a second time."""
-    logger, silence = logging.getLogger("redispool_app"), logging.NullHandler()
-    if not logger.hasHandlers():
-        logger.addHandler(silence)
-    try:
-        yield
-    finally:
-        logger.removeHandler(silence)
