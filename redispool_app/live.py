@@ -220,7 +220,7 @@ class Watch:
             watched = list(self._history)
         first = watched[0]["at"] if watched else float("inf")
         own_id = identity.worker_id()
-        own = [
+        own: list[dict[str, Any]] = [
             {"at": each["at"], "workers": {own_id: _numbers(each)}, "server": None, "own": True}
             for each in publisher.recent(self.manager.alias)
             if each["at"] < first

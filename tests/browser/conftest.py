@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from tests.servers import RedisServer
 
 from .policy import POLICY
-from .sites import PASSWORD, ROOT, Site, prepare
+from .sites import PASSWORD, Site, prepare
 
 STATUS = "/admin/redispool_app/redispool/"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -144,14 +142,3 @@ def visit(chromium):
     yield come
     for visitor in visitors:
         visitor.leave()
-
-
-@pytest.fixture
-def picture():
-    """Write a picture to docs/, if pictures are asked for: ``SCREENSHOTS=1``, or ``make screenshots``."""
-
-    def take(page, name, **options):
-        if os.environ.get("SCREENSHOTS"):
-            page.screenshot(path=Path(ROOT) / "docs" / name, **options)
-
-    return take

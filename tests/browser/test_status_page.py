@@ -10,6 +10,8 @@ from itertools import pairwise
 
 import pytest
 
+from .sites import ROOT
+
 KINDS = {"uvicorn": "live", "gunicorn": "polling"}
 CARD = "section[data-alias=default]"
 TWO_WORKERS = "document.querySelectorAll('[data-table=workers] tbody tr').length === 2"
@@ -214,26 +216,17 @@ def test_a_pause_shows_counts_down_and_ends_with_resume(serve, visit, redis):
     visitor.state("Healthy")
 
 
-def test_both_colour_schemes_and_the_admin_s_own_switch(serve, visit, picture):
-    site = serve("uvicorn", workers=2)
+def test_both_colour_schemes_and_the_admin_s_own_switch(site, visit):
     visitor = visit(site, color_scheme="light")
-    with Traffic(site):
-        page = visitor.open()
-        page.wait_for_function(
-            "document.querySelectorAll('[data-table=workers] tbody tr').length === 2", timeout=20_000
-        )
-        if_wanted(page, picture)
-        assert background(page) == "rgb(255, 255, 255)"
-        picture(page, "status-page.png", full_page=False)
-        light = line_colour(page)
-        page.emulate_media(color_scheme="dark")
-        page.wait_for_function("getComputedStyle(document.body).backgroundColor !== 'rgb(255, 255, 255)'")
-        assert line_colour(page) != light
-        page.wait_for_timeout(300)
-        picture(page, "status-page-dark.png", full_page=False)
-        page.click(".theme-toggle")  # from "auto" to the other than the system's
-        page.wait_for_function("document.documentElement.dataset.theme === 'light'")
-        assert line_colour(page) == light
+    page = visitor.open()
+    assert background(page) == "rgb(255, 255, 255)"
+    light = line_colour(page)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("getComputedStyle(document.body).backgroundColor !== 'rgb(255, 255, 255)'")
+    assert line_colour(page) != light
+    page.click(".theme-toggle")  # from "auto" to the other than the system's
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    assert line_colour(page) == light
 
 
 def test_a_narrow_window_scrolls_only_downwards(site, visit):
@@ -282,7 +275,29 @@ def line_colour(page):
     )
 
 
-def if_wanted(page, picture):
-    """A picture is worth half a minute of traffic; a test is not."""
-    if os.environ.get("SCREENSHOTS"):
-        page.wait_for_timeout(40_000)
+@pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="pictures are made when asked for: make screenshots")
+def test_the_pictures_of_the_documentation(serve, visit, redis):
+    with redis.client() as client:
+        client.config_set("slowlog-log-slower-than", 2000)
+    site = serve("uvicorn", workers=2)
+    visitor = visit(site, color_scheme="light")
+    pictures = ROOT / "docs"
+    with Traffic(site):
+        page = visitor.open()
+        page.wait_for_function(TWO_WORKERS, timeout=20_000)
+        page.wait_for_timeout(60_000)
+        page.set_viewport_size({"width": 1280, "height": 1080})
+        page.screenshot(path=pictures / "status-page.png")
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_timeout(500)
+        page.screenshot(path=pictures / "status-page-dark.png")
+        page.emulate_media(color_scheme="light")
+        redis.kill()
+        visitor.state("Unhealthy")
+        page.wait_for_timeout(4000)
+        page.screenshot(path=pictures / "status-page-outage.png", clip={"x": 0, "y": 0, "width": 1280, "height": 560})
+        redis.start()
+        visitor.state("Healthy")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(500)
+        page.screenshot(path=pictures / "status-page-narrow.png")

@@ -22,10 +22,13 @@ window.redispool = window.redispool || {};
             this.moments = [];
         }
 
-        replace(history) {
-            this.moments = history.map((each) => ({
-                at: each.at, workers: each.workers, server: each.server, own: Boolean(each.own),
-            }));
+        /** Fill in what another visitor's page, or this one before it rested, would have seen. */
+        fill(history) {
+            const first = this.moments.length ? this.moments[0].at : Infinity;
+            const last = this.moments.length ? this.moments[this.moments.length - 1].at : -Infinity;
+            const older = history.filter((each) => each.at < first);
+            const newer = history.filter((each) => each.at > last && each.at > first);
+            this.moments = older.concat(this.moments, newer);
         }
 
         add(document) {

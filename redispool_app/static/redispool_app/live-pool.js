@@ -32,7 +32,7 @@ window.redispool = window.redispool || {};
         }
 
         history(series) {
-            this.series.replace(series);
+            this.series.fill(series);
         }
 
         /** Take over the parts of a document that are new, and show them. */
