@@ -70,10 +70,11 @@ class Table:
         return [self._cells(row) for row in (found or [])]
 
     def _cells(self, row: Mapping[str, Any]) -> list[Cell]:
-        return [
-            Cell(each, row.get(each.key), shown(row.get(each.key), each.kind), str(row.get(each.detail) or ""))
-            for each in self.columns
-        ]
+        cells = []
+        for column in self.columns:
+            value = "paused" if column.kind == "state" and row.get("paused") else row.get(column.key)
+            cells.append(Cell(column, value, shown(value, column.kind), str(row.get(column.detail) or "")))
+        return cells
 
 
 WORKERS = Table(

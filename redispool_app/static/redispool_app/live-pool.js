@@ -5,6 +5,8 @@ window.redispool = window.redispool || {};
 (function (redispool) {
     "use strict";
 
+    const OF_ONE_WORKER = ["pool", "worker", "health_history", "slow_commands"];
+    const FAITHFUL = 5000; // milliseconds to keep to one worker while others answer
     const FORGOTTEN = 600; // seconds after which a worker that nobody sees any more leaves the table
 
     redispool.Pool = class {
@@ -12,6 +14,7 @@ window.redispool = window.redispool || {};
             this.section = section;
             this.format = format;
             this.announce = announce;
+            this.answer = {}; // the document of whichever worker answered last
             this.document = {};
             this.known = new Map(); // workers as they were last seen, by id
             this.series = new redispool.Series();
@@ -22,6 +25,7 @@ window.redispool = window.redispool || {};
                 return; // misconfigured: there is nothing to show
             }
             this.own = this.select.dataset.worker;
+            this.ownSeen = Date.now();
             for (const selector of ["[data-switch]", "[data-charts]", "[data-strip]"]) {
                 section.querySelector(selector).hidden = false;
             }
@@ -37,8 +41,8 @@ window.redispool = window.redispool || {};
 
         /** Take over the parts of a document that are new, and show them. */
         update(parts) {
-            Object.assign(this.document, parts);
-            const doc = this.document;
+            Object.assign(this.answer, parts);
+            const doc = (this.document = this.chosen());
             this.showState(doc.pool);
             if (!this.select) {
                 return;
@@ -49,13 +53,9 @@ window.redispool = window.redispool || {};
             this.showServer(doc);
             this.showWorkers(doc);
             this.showList("differences", doc.differences);
-            if (parts.health_history) {
-                this.rows("timeline", doc.health_history.slice().reverse());
-            }
+            this.rows("timeline", doc.health_history.slice().reverse());
             this.strip(doc);
-            if (parts.slow_commands) {
-                this.rows("slow-ours", doc.slow_commands);
-            }
+            this.rows("slow-ours", doc.slow_commands);
             if (parts.slowlog) {
                 this.rows("slow-server", doc.slowlog.rows, { isUnknown: Boolean(doc.slowlog.problem) });
                 this.notice("slowlog-problem", doc.slowlog.problem, doc);
@@ -70,6 +70,17 @@ window.redispool = window.redispool || {};
                 this.showInfo(doc.info);
             }
             this.draw();
+        }
+
+        /** Where polls reach one process and then another, what is of one alone stays that of one while it answers. */
+        chosen() {
+            const id = this.answer.worker.id;
+            if (id === this.own || !this.mine || Date.now() - this.ownSeen > FAITHFUL) {
+                this.own = id;
+                this.ownSeen = Date.now();
+                this.mine = Object.fromEntries(OF_ONE_WORKER.map((key) => [key, this.answer[key]]));
+            }
+            return Object.assign({}, this.answer, this.mine);
         }
 
         // Health.
@@ -150,7 +161,8 @@ window.redispool = window.redispool || {};
             this.rows("workers", this.workers, { dress });
             const wanted = ["", ...this.workers.map((worker) => worker.id)];
             const options = Array.from(this.select.options, (option) => option.value);
-            if (wanted.join("\n") !== options.join("\n")) {
+            if (wanted.join("\n") !== options.join("\n") || this.labelled !== this.own) {
+                this.labelled = this.own;
                 const chosen = this.select.value;
                 this.select.replaceChildren(...wanted.map((id) => {
                     const own = id === this.own ? " (" + this.format.say("this_worker") + ")" : "";
@@ -227,7 +239,7 @@ window.redispool = window.redispool || {};
                         }
                         row.append(cell);
                     }
-                    const value = entry[column.key];
+                    const value = column.kind === "state" && entry.paused ? "paused" : entry[column.key];
                     write(cell.firstElementChild, this.format.show(value, column.kind));
                     if (column.detail) {
                         write(cell.lastElementChild, entry[column.detail] || "");
