@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test faults lint format bench clean
+.PHONY: demo test faults lint format bench screenshots messages clean
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
@@ -28,6 +28,14 @@ format: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.manager
+
+screenshots: $(VENV)/.dev
+	SCREENSHOTS=1 $(VENV)/bin/python -m pytest tests/browser -k picture
+
+messages: $(VENV)/.dev
+	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django \
+		makemessages -l de -l zh_Hans --no-wrap --no-location --no-obsolete
+	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django compilemessages
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

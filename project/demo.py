@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import textwrap
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -27,7 +28,14 @@ def main() -> int:
     port = _port()
     if port is None:
         return 1
+    from redispool_app.live_stream import end_streams
     from redispool_app.redis_pool import redis_connection_manager
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, *args: Any) -> None:
+            # A status page that is open would keep the server from stopping.
+            end_streams()
+            super().handle_exit(*args)
 
     try:
         with redis_connection_manager.get_sync_connection() as client:
@@ -42,7 +50,7 @@ def main() -> int:
     _announce(port, server, redis_connection_manager.get_pool_info()["url"], password)
     config = uvicorn.Config("project.asgi:application", host=HOST, port=port, lifespan="on", log_level="warning")
     try:
-        uvicorn.Server(config).run()
+        Server(config).run()
     except KeyboardInterrupt:
         pass
     finally:

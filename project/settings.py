@@ -32,14 +32,19 @@ REDIS_POOL = {
     "SERVER_TIMING": True,
 }
 
-# Both share the pool's connections. An outage makes cached pages slower; sessions are never guessed at.
+# Both share the pool's connections. An outage makes cached pages slower, and sessions are then read from the database,
+# so that whoever is on call can still open the admin's status page.
 CACHES = {
     "default": {
         "BACKEND": "redispool_app.cache.RedisPoolCache",
         "KEY_PREFIX": "demo",
         "OPTIONS": {"IGNORE_EXCEPTIONS": True},
     },
-    "sessions": {"BACKEND": "redispool_app.cache.RedisPoolCache", "KEY_PREFIX": "demo-sessions"},
+    "sessions": {
+        "BACKEND": "redispool_app.cache.RedisPoolCache",
+        "KEY_PREFIX": "demo-sessions",
+        "OPTIONS": {"IGNORE_EXCEPTIONS": True},
+    },
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 SESSION_CACHE_ALIAS = "sessions"

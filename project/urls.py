@@ -1,7 +1,9 @@
 """URLs of the demo project."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from . import views
 
@@ -15,4 +17,5 @@ urlpatterns = [
     path("cached/fragment/", views.cached_fragment, name="cached-fragment"),
     path("redis/", include("redispool_app.urls")),
     path("admin/", admin.site.urls),
+    path("favicon.ico", RedirectView.as_view(url=static("project/icon.svg"))),
 ]

@@ -1,97 +1,83 @@
-"""The admin's status page: how each pool of the process that answers is doing, and a button to reset it.
+"""The admin's status page: how each pool is doing in every worker, live, and buttons for whoever may press them.
 
 Works with any ``AdminSite``: ``site.register(RedisPool, RedisPoolAdmin)``. The page never fails because Redis does.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import json
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.auth import get_permission_codename
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.text import capfirst
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
-from redis import exceptions as redis_exceptions
 
-from . import server_facts
+from . import live, live_stream, live_tables
+from .admin_actions import ACTIONS, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Action, RefusedError, perform, seconds_of
 from .conf import get_aliases
-from .engine.faults import classify
-from .exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
+from .live import Watch
+from .live_strings import charts, strings
+from .live_tables import STATES, Table
 from .models import RedisPool
-from .redis_pool import RedisConnectionManager, get_managers
-from .server_facts import ServerFacts
+from .redis_pool import RedisConnectionManager
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[RedisPool]
 else:
     Base = admin.ModelAdmin
 
-# A sign and a word for each state, so that colour is not the only difference.
-_STATES = {
-    "healthy": ("✓", gettext_lazy("Healthy")),
-    "unhealthy": ("✕", gettext_lazy("Unhealthy")),
-    "unknown": ("?", gettext_lazy("Not checked yet")),
-    "closed": ("■", gettext_lazy("Closed")),
-    "misconfigured": ("!", gettext_lazy("Misconfigured")),
-}
-_OWN_ERRORS = (RedisUnavailable, PoolClosed, PoolTimeout, PoolQueueFull)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PoolStatus:
-    """What the page shows of one pool. ``server`` is None when ``server_error`` says why."""
+    """What the page shows of one pool when it is opened; from then on its script does, from the same documents."""
 
-    info: dict[str, Any]
-    server: ServerFacts | None
-    server_error: str | None
-    reset_url: str | None
-    """None when this user may not, or this pool cannot, be reset."""
+    def __init__(self, watch: Watch, actions: dict[str, str]) -> None:
+        self.actions = actions
+        """The URLs of what this user may do, by the action's name with ``_`` for ``-``."""
+        self.document = watch.document()
+        self.info = {**watch.manager.get_pool_info(), **self.document["pool"]}
+        self.server = self.document["server"]
+        self.worker = self.document["worker"]
+        self.server_rows = live_tables.server_rows(self.server)
+        self.figures = live_tables.figures(self.document["workers"])
+        self.workers = self._table(live_tables.WORKERS)
+        self.timeline = self._table(live_tables.TIMELINE)
+        self.slow_ours = self._table(live_tables.SLOW_OURS)
+        self.slow_server = self._table(live_tables.SLOW_SERVER)
+        self.clients = self._table(live_tables.CLIENTS)
+
+    def _table(self, table: Table) -> tuple[Table, list[Any]]:
+        rows = table.rows(self.document)
+        # The newest change is what a person looks for.
+        return table, rows[::-1] if table is live_tables.TIMELINE else rows
 
     @property
     def state(self) -> str:
-        return str(self.info["state"])
+        return "paused" if self.info.get("paused") else str(self.info["state"])
 
     @property
     def sign(self) -> str:
-        return _STATES[self.state][0]
+        return STATES[self.state][0]
 
     @property
     def label(self) -> str:
-        return str(_STATES[self.state][1])
+        return str(STATES[self.state][1])
 
     @property
     def since(self) -> datetime | None:
-        return _moment(self.info.get("since"))
+        return live_tables.moment(self.info.get("since"))
 
     @property
     def last_check(self) -> datetime | None:
-        return _moment(self.info.get("last_health_check"))
-
-    @property
-    def started(self) -> datetime | None:
-        """When the server started."""
-        if self.server is None or self.server.uptime is None:
-            return None
-        return _moment(datetime.now(UTC).timestamp() - self.server.uptime)
-
-    @property
-    def hit_percentage(self) -> float | None:
-        if self.server is None or self.server.hit_rate is None:
-            return None
-        return self.server.hit_rate * 100
+        return live_tables.moment(self.info.get("last_health_check"))
 
 
 @admin.register(RedisPool)
@@ -101,11 +87,18 @@ class RedisPoolAdmin(Base):
     change_list_template = "admin/redispool_app/status.html"
 
     def get_urls(self) -> list[URLPattern]:
-        info = self.opts.app_label, self.opts.model_name
         view = self.admin_site.admin_view
+        named = partial("{}_{}_{}".format, self.opts.app_label, self.opts.model_name)
         return [
-            path("", view(self.changelist_view), name="{}_{}_changelist".format(*info)),
-            path("<str:alias>/reset/", view(self.reset_view), name="{}_{}_reset".format(*info)),
+            path("", view(self.changelist_view), name=named("changelist")),
+            path("live/", view(self.live_view), name=named("live")),
+            path("stream/", view(self.stream_view), name=named("stream")),
+            *(
+                path(
+                    f"<str:alias>/{name}/", view(self.action_view), {"action": name}, name=named(name.replace("-", "_"))
+                )
+                for name in ACTIONS
+            ),
         ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -117,11 +110,6 @@ class RedisPoolAdmin(Base):
     def has_delete_permission(self, request: HttpRequest, obj: RedisPool | None = None) -> bool:
         return False
 
-    def has_reset_permission(self, request: HttpRequest) -> bool:
-        codename = get_permission_codename("reset", self.opts)
-        user: Any = request.user
-        return bool(user.has_perm(f"{self.opts.app_label}.{codename}"))
-
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Show every configured pool."""
@@ -129,82 +117,82 @@ class RedisPoolAdmin(Base):
             raise PermissionDenied
         pools, problem = [], None
         try:
-            pools = list(self._pools(request))
+            watches = live.watches()
         except ImproperlyConfigured as error:
             problem = str(error)
+        else:
+            # Somebody who opens the page wants to know what is so now.
+            live.refresh_all(watches, max_age=0.0)
+            pools = [PoolStatus(watch, self._actions(request, watch.manager)) for watch in watches]
+        streams = live_stream.can_stream(request)
         context = {
             **self.admin_site.each_context(request),
             "title": capfirst(str(self.opts.verbose_name_plural)),
             "opts": self.opts,
-            "pid": os.getpid(),
             "pools": pools,
             "problem": problem,
-            "may_reset": self.has_reset_permission(request),
+            "charts": charts(),
+            "pause_seconds": PAUSE_SECONDS,
+            "pause_seconds_max": PAUSE_SECONDS_MAX,
+            "live": {
+                "url": self._url("live"),
+                "stream": self._url("stream") if streams else "",
+                "interval": int(live_stream.INTERVAL * 1000),
+                "strings": json.dumps(strings()),
+                "states": json.dumps({name: [sign, str(label)] for name, (sign, label) in STATES.items()}),
+                "time_zone": timezone.get_current_timezone_name(),
+            },
             **(extra_context or {}),
         }
         request.current_app = self.admin_site.name
         return TemplateResponse(request, self.change_list_template, context)
 
+    @method_decorator(require_safe)
+    def live_view(self, request: HttpRequest) -> HttpResponse:
+        """Answer with the documents of all pools, as JSON."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return live_stream.poll_response(with_history="history" in request.GET)
+
+    @method_decorator(require_safe)
+    def stream_view(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer with a stream of the documents; under WSGI, where it would hold a thread, with 404."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if not live_stream.can_stream(request):
+            raise Http404
+        return live_stream.stream_response()
+
     @method_decorator(require_POST)
-    def reset_view(self, request: HttpRequest, alias: str) -> HttpResponse:
-        """Drop this process's connections of one pool, connect anew, and go back to the page."""
-        if not self.has_reset_permission(request):
+    def action_view(self, request: HttpRequest, alias: str, action: str) -> HttpResponse:
+        """Do what a button says, write it to the admin's log, and go back to the page."""
+        button = ACTIONS[action]
+        if not button.allowed(request.user):
             raise PermissionDenied
         try:
             if alias not in get_aliases():
                 raise Http404
-            error = self._reset(RedisConnectionManager(alias))
-        except (ImproperlyConfigured, PoolClosed) as refusal:
+            seconds = seconds_of(request) if button.takes_seconds else 0.0
+            outcome = perform(button, RedisConnectionManager(alias), seconds)
+        except (ImproperlyConfigured, RefusedError) as refusal:
             self.message_user(request, str(refusal), messages.ERROR)
         else:
-            self.log_change(request, RedisPool(alias=alias), "Reset.")
-            if error is None:
-                text = _("The pool “%(alias)s” was reset, and Redis answers.") % {"alias": alias}
-                self.message_user(request, text, messages.SUCCESS)
-            else:
-                text = _("The pool “%(alias)s” was reset, but Redis cannot be used: %(fault)s")
-                self.message_user(request, text % {"alias": alias, "fault": error}, messages.ERROR)
-        name = "redispool_app_redispool_changelist" if self.has_view_permission(request) else "index"
-        return HttpResponseRedirect(self._url(name))
+            self.log_change(request, RedisPool(alias=alias), _logged(button, seconds))
+            self.message_user(request, outcome.text, messages.SUCCESS if outcome.is_good else messages.ERROR)
+        if self.has_view_permission(request):
+            return HttpResponseRedirect(self._url("changelist"))
+        return HttpResponseRedirect(reverse("admin:index", current_app=self.admin_site.name))
 
-    def _reset(self, manager: RedisConnectionManager) -> RedisUnavailable | None:
-        """Reset; return why Redis cannot be used afterwards. Raises what says that nothing was reset."""
-        try:
-            manager.reset_sync()
-        except RedisUnavailable as error:
-            return error
-        return None
-
-    def _pools(self, request: HttpRequest) -> Iterator[PoolStatus]:
-        managers = get_managers()
-        may_reset = self.has_reset_permission(request)
-        # Side by side, so that several servers that hang cost no more time than one.
-        with ThreadPoolExecutor(max_workers=max(1, len(managers))) as executor:
-            answers = list(executor.map(_ask, managers))
-        for manager, (server, server_error) in zip(managers, answers, strict=True):
-            info = manager.get_pool_info()
-            can_reset = may_reset and info["state"] not in ("closed", "misconfigured")
-            reset_url = self._url("redispool_app_redispool_reset", manager.alias) if can_reset else None
-            yield PoolStatus(info=info, server=server, server_error=server_error, reset_url=reset_url)
+    def _actions(self, request: HttpRequest, manager: RedisConnectionManager) -> dict[str, str]:
+        if manager.get_pool_info()["state"] in ("closed", "misconfigured"):
+            return {}
+        names = [name.replace("-", "_") for name, action in ACTIONS.items() if action.allowed(request.user)]
+        return {name: self._url(name, manager.alias) for name in names}
 
     def _url(self, name: str, *args: str) -> str:
-        return reverse(f"admin:{name}", args=args, current_app=self.admin_site.name)
+        full = f"admin:{self.opts.app_label}_{self.opts.model_name}_{name}"
+        return reverse(full, args=args, current_app=self.admin_site.name)
 
 
-def _ask(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | None]:
-    """Return the server's facts, or one line that says why there are none."""
-    try:
-        return server_facts.fetch(manager), None
-    except (*_OWN_ERRORS, ImproperlyConfigured) as error:
-        return None, str(error)
-    except (redis_exceptions.RedisError, OSError) as error:
-        return None, classify(error, manager._config.where).message
-
-
-def _moment(timestamp: float | None) -> datetime | None:
-    if timestamp is None:
-        return None
-    try:
-        return datetime.fromtimestamp(timestamp, UTC if settings.USE_TZ else None)
-    except (OSError, OverflowError, ValueError):
-        return None  # a server's own idea of its age
+def _logged(button: Action, seconds: float) -> str:
+    return f"{button.log} ({seconds:.0f} s)" if button.takes_seconds else button.log

@@ -24,7 +24,13 @@ class RedisPool(models.Model):
         managed = False
         base_manager_name = "objects"
         default_permissions = ("view",)
-        permissions = [("reset_redispool", "Can reset Redis pools")]
+        permissions = [
+            ("check_redispool", "Can have Redis pools checked at once"),
+            ("reset_redispool", "Can reset Redis pools"),
+            ("pause_redispool", "Can pause and resume Redis pools"),
+            # A scope: with it, whoever may reset or pause may do so in every worker.
+            ("order_redispool", "Can give orders to the Redis pools of all workers"),
+        ]
         verbose_name = _("Redis pool")
         verbose_name_plural = _("Redis pools")
 

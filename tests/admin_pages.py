@@ -11,9 +11,9 @@ PAGE = "/admin/redispool_app/redispool/"
 RESET = f"{PAGE}default/reset/"
 
 
-def client_of(*codenames, enforce_csrf_checks=False, **flags):
+def client_of(*codenames, enforce_csrf_checks=False, username="ada", **flags):
     """A logged-in client of a staff user with these permissions."""
-    user = User.objects.create_user("ada", **{"is_staff": True, **flags})
+    user = User.objects.create_user(username, **{"is_staff": True, **flags})
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client = Client(enforce_csrf_checks=enforce_csrf_checks)
     client.force_login(user)

@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import NoReverseMatch, include, path, reverse
 from redis.exceptions import ResponseError
 
-from redispool_app import server_facts
+from redispool_app import live_server, server_facts
 from redispool_app.admin import RedisPoolAdmin
 from redispool_app.models import RedisPool
 from redispool_app.redis_pool import RedisConnectionManager
@@ -126,10 +126,9 @@ def test_a_healthy_pool_shows_its_numbers_and_the_server_s_facts(server, manager
     assert facts["Version"] == f"Valkey {info['valkey_version']}"
     assert facts["Process id"] == str(info["process_id"])
     assert facts["Role"] == "primary, standalone"
-    assert facts["Clients"].endswith("of 4000")
+    assert facts["Clients"].endswith("of 4,000")
     assert facts["Memory"].endswith("no limit")
     assert facts["Keys in this database"] == "2"
-    assert facts["Connections opened"] == "1"
     assert facts["Health checks"] == "1"
     assert facts["MAX_CONNECTIONS"] == "50"
 
@@ -154,7 +153,7 @@ def test_a_server_that_is_gone_leaves_a_page_that_names_the_cure(own_server, poo
     assert "✕ Unhealthy" in page.text
     assert f"Nothing listens at {own_server.where}: start Redis or correct CONNECTION_URL." in page.text
     assert "Cannot be asked while the pool is unhealthy." in page.text
-    assert "Version" not in page.facts
+    assert page.facts["Version"] == "–"  # noqa: RUF001
     assert page.facts["MAX_CONNECTIONS"] == "50"
 
 
@@ -168,7 +167,7 @@ def test_a_server_that_hangs_delays_the_page_by_its_timeouts_only(own_server, po
     page = Page(viewer.get(PAGE))
     assert time.monotonic() - started < 0.6 + SLACK
     assert f"Redis at {own_server.where} does not answer in time" in page.text
-    assert "Version" not in page.facts
+    assert page.facts["Version"] == "–"  # noqa: RUF001
 
 
 def test_a_confirmed_outage_costs_the_page_no_check(gone, pool_settings, viewer, monkeypatch):
@@ -179,13 +178,13 @@ def test_a_confirmed_outage_costs_the_page_no_check(gone, pool_settings, viewer,
 
 
 def test_servers_that_hang_cost_no_more_time_than_one(own_server, pools, viewer):
-    slow = {"CONNECTION_URL": own_server.url, "HEALTH_CHECK_TIMEOUT": 1.5}
+    slow = {"CONNECTION_URL": own_server.url, "HEALTH_CHECK_TIMEOUT": 1.0}
     pools(default=slow, second=slow, third=slow, fourth=slow)
     own_server.pause()
     started = time.monotonic()
     page = Page(viewer.get(PAGE))
-    assert time.monotonic() - started < 1.5 + SLACK < 4 * 1.5
-    assert page.text.count("✕ Unhealthy") == 4
+    assert time.monotonic() - started < 1.0 + SLACK, "one after the other they take 4 s and more"
+    assert len(page.find("section", **{"class": "redispool-pool redispool-unhealthy"})) == 4
 
 
 def test_a_healthy_pool_without_the_right_to_info_says_so(own_server, pool_settings, viewer):
@@ -252,7 +251,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 def test_what_a_server_or_the_settings_say_is_text_and_never_markup(server, pool_settings, viewer, monkeypatch):
     facts = server_facts.parse({"redis_version": HOSTILE, "role": HOSTILE, "redis_mode": HOSTILE}, 0)
-    monkeypatch.setattr(server_facts, "fetch", lambda manager: facts)
+    monkeypatch.setattr(live_server, "facts", lambda manager: (facts, None))
     manager = pool_settings(server.url, CLIENT_NAME=HOSTILE)
     manager.initialize_sync()
     manager._doubt(ResponseError(HOSTILE))

@@ -1,4 +1,4 @@
-"""The model behind the admin's page: two permissions, no table, no rows."""
+"""The model behind the admin's page: permissions, no table, no rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ def test_the_migrations_are_up_to_date():
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
-def test_the_model_has_the_two_permissions_and_no_table():
+def test_the_model_has_its_permissions_and_no_table():
     found = Permission.objects.filter(content_type__app_label="redispool_app")
-    assert {permission.codename for permission in found} == {"view_redispool", "reset_redispool"}
+    assert {permission.codename for permission in found} == {
+        "view_redispool",
+        "check_redispool",
+        "reset_redispool",
+        "pause_redispool",
+        "order_redispool",
+    }
     assert RedisPool._meta.db_table not in connection.introspection.table_names()
 
 
