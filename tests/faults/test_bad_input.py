@@ -214,7 +214,7 @@ def test_a_reply_that_nobody_asked_for_is_nobody_s():
     with ScriptedServer() as server, SyncRedis(port=server.port) as client:
         assert client.get("a") == b"a"
         server.say(b"$8\r\nunasked!\r\n")
-        eventually(lambda: client.sharing.connection._poller.poll(0))
+        eventually(lambda: client.sharing.connection._calls.poll(0))
         threading.Event().wait(0.05)
         assert [client.get("b"), client.get("c")] == [b"b", b"c"]
         assert server.accepted == 2
