@@ -84,7 +84,7 @@ WORKERS = Table(
     gettext_lazy("No worker has reported yet."),
     (
         Column("id", gettext_lazy("Worker"), "text", "role"),
-        Column("state", gettext_lazy("State"), "state", "last_error"),
+        Column("state", gettext_lazy("State, last error"), "state", "last_error"),
         Column("seen_seconds", pgettext_lazy("how long ago a worker reported", "Seen"), "age"),
         Column("ops_per_second", gettext_lazy("Ops/s"), "rate"),
         Column("latency_p50_ms", gettext_lazy("p50"), "ms"),
