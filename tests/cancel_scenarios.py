@@ -220,6 +220,19 @@ async def waiting_for_room_on_the_shared_connection(world):
 
 
 @scenario()
+async def waiting_for_the_end_of_a_pause(world):
+    client = await world.client()
+    await client.ping()
+    world.manager.pause(0.02)
+    world.arm()
+    await client.get("k")
+    world.manager.pause(0.02)
+    await client.client_getname()
+    world.manager.pause(0.02)
+    await client.pipeline().get("k").execute()
+
+
+@scenario()
 async def a_read_whose_connection_is_cut(world):
     client = await world.client()
     await client.ping()

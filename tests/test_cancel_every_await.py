@@ -33,6 +33,8 @@ _BUILDS = "builds a client, without I/O; an async generator's first step up to i
 SELDOM = (
     {
         "connections.py ObservedAsync.send_packed_command: await super().send_packed_command(*args, **kwargs)",
+        "connections.py ObservedAsync.send_command: await super().send_command(*args, **kwargs)",
+        "connections.py ObservedAsync.send_command: await super().send_command(*_SETNAME, name, **kwargs)",
         "probe.py _ping: await connection.send_command('PING', check_health=False)",
     }
     if sys.version_info >= (3, 12)

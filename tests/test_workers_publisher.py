@@ -458,3 +458,29 @@ def test_a_fork_while_the_publisher_holds_its_lock_does_not_hang_the_child(serve
             eventually(lambda: published(server, identity.worker_id()))
 
         in_child(work)
+
+
+def test_greenlets_have_their_worker_published_too(server):
+    pytest.importorskip("gevent")
+    program = f"""
+from gevent import monkey
+monkey.patch_all()
+import os, time
+import django
+from django.conf import settings
+pool = {{"CONNECTION_URL": "{server.url}", "PUBLISH_INTERVAL": 0.1}}
+settings.configure(REDIS_POOL=pool, INSTALLED_APPS=["redispool_app"])
+django.setup()
+from redispool_app.redis_pool import redis_connection_manager as manager
+from redispool_app.workers import roster
+client = manager.get_sync_client()
+deadline = time.monotonic() + 20
+while os.getpid() not in [each["pid"] for each in roster.read(manager).workers if each["seen_seconds"]]:
+    assert time.monotonic() < deadline, roster.read(manager)
+    client.ping()
+    time.sleep(0.05)
+print("published")
+"""
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:gevent", "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "published"), ended.stderr[-3000:]

@@ -434,7 +434,7 @@ class SharedSocket:
                 exchange.done = True
                 if exchange.turn is not None:
                     exchange.wake()
-            handed = position = min(asked, due)
+            handed = position = asked if asked < due else due
         if handed:
             last = queue[handed - 1]
             waited = now - queue[0].started

@@ -122,7 +122,7 @@ class Publication:
         if refusal is not None:
             raise refusal
         if self.problem is not None and self._logged is not None:
-            logger.info("Redis pool %r: this worker is published again.", alias)
+            logger.info("Redis pool %r: this worker is published again.", alias, extra={"pool": alias})
         self.problem = self._logged = None
         self.published = True
 
@@ -136,7 +136,10 @@ class Publication:
             self._retry_at = monotonic() + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         if self._logged != news and not isinstance(error, RedisUnavailable):
             self._logged = news
-            logger.warning("Redis pool %r: this worker cannot be published: %s", self.manager.alias, fault.message)
+            extra = {"pool": self.manager.alias, "fault_kind": news, "where": where}
+            logger.warning(
+                "Redis pool %r: this worker cannot be published: %s", self.manager.alias, fault.message, extra=extra
+            )
 
     # Obeying.
 
@@ -164,21 +167,22 @@ class Publication:
                     self._obeying = None
                     return
                 order, now = self._orders.popleft()
+            alias, action = self.manager.alias, order.action
+            extra = {"pool": alias, "order": action}
+            logger.info("Redis pool %r: obeying the order to %s.", alias, action, extra=extra)
             try:
                 self._obey(order, now)
             except redis_exceptions.RedisError as error:
                 # A reset is carried out even if Redis cannot be used afterwards; the pool has logged that.
-                logger.debug("Redis pool %r: after the order %s: %s", self.manager.alias, order.action, error)
+                logger.debug("Redis pool %r: after the order to %s: %s", alias, action, error, extra=extra)
             except Exception as error:
-                logger.warning(
-                    "Redis pool %r: the order %s failed: %s", self.manager.alias, order.action, type(error).__name__
-                )
+                kind = type(error).__name__
+                logger.warning("Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
             self.next_at = monotonic()
             self._wake()
 
     def _obey(self, order: orders.Order, now: float) -> None:
-        logger.info("Redis pool %r: obeying the order to %s.", self.manager.alias, order.action)
         if order.action == "reset":
             self.manager.reset_sync()
         elif order.action == "resume":
