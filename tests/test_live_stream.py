@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -129,6 +131,19 @@ def test_a_stream_survives_an_outage_and_tells_of_it(own_server, pool_settings, 
     document = events[1][1]["pools"]["default"]
     assert document["pool"]["state"] == "unhealthy"
     assert "Nothing listens" in document["server_problem"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_server_that_is_about_to_stop_can_end_its_streams(manager, monkeypatch):
+    monkeypatch.setattr(live_stream, "INTERVAL", 0.05)
+    monkeypatch.setattr(live_stream, "_ending", False)
+    timer = threading.Timer(0.5, live_stream.end_streams)
+    timer.start()
+    started = time.monotonic()
+    _, events = stream_by_asgi(person("view_redispool"))
+    timer.join()
+    assert events[-1][0] == "bye"
+    assert time.monotonic() - started < live_stream.STREAM_LIFE / 2
 
 
 def test_settings_that_are_wrong_are_an_answer_too(pool_settings, settings, viewer):

@@ -16,7 +16,6 @@ import pytest
 from redispool_app import testing
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.workers import identity, keys, publisher, snapshot
-from redispool_app.workers.publication import Publication
 
 from .servers import eventually
 from .test_forks import in_child
@@ -354,33 +353,6 @@ def test_what_a_callback_raises_is_logged_once_and_stops_nothing(publishing, cap
     finally:
         end()
     assert ["LookupError" in record.getMessage() for record in complaints(caplog)] == [True]
-
-
-# What it costs.
-
-
-@pytest.mark.parametrize("face", ["threads", "loop"])
-def test_a_publication_takes_less_than_a_hundredth_of_a_second_of_processor_time(server, pool_settings, face):
-    manager = pool_settings(server.url, PUBLISH_INTERVAL=300)
-
-    def cost():
-        publication = Publication(manager, lambda: None)
-        publication.round()
-        started = time.thread_time()
-        for _ in range(50):
-            publication.round()
-        assert publication.published
-        return (time.thread_time() - started) / 50
-
-    async def use():
-        await (await manager.get_client()).ping()
-        return await asyncio.to_thread(cost)
-
-    if face == "loop":
-        assert asyncio.run(use()) < 0.01
-    else:
-        manager.get_sync_client().ping()
-        assert cost() < 0.01
 
 
 # For this process itself.
