@@ -51,7 +51,7 @@ class AddressedSync(redis.Connection):
     give_up_at = math.inf
     """No step of connecting may last longer than until then (monotonic seconds)."""
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> Any:
         usual, name = self.socket_connect_timeout, self._host
         until = min(self.give_up_at, math.inf if usual is None else monotonic() + usual)
         left = None if until == math.inf else until - monotonic()
@@ -59,13 +59,17 @@ class AddressedSync(redis.Connection):
         failure: OSError | None = None
         try:
             for self._host, self.socket_connect_timeout in names.shares(addresses, until):
+                connected: Any = None
                 try:
-                    connected: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
-                except OSError as error:
-                    failure = error
-                else:
+                    connected = super()._connect()  # type: ignore[no-untyped-call]
                     self.shorten(connected)
                     return connected
+                except OSError as error:
+                    failure = error
+                except BaseException:  # interrupted
+                    if connected is not None:
+                        connected.close()
+                    raise
         finally:
             self.socket_connect_timeout, self._host = usual, name
         assert failure is not None  # noqa: S101 (no name has no address)

@@ -133,9 +133,13 @@ class ObservedSync:
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
             self.monitor.failure(error, self._started)
             raise
-        if isinstance(self, AddressedSync):
-            self.shorten(connected)  # TLS has taken a part of the time
-        _count_opened(self)
+        try:
+            if isinstance(self, AddressedSync):
+                self.shorten(connected)  # TLS has taken a part of the time
+            _count_opened(self)
+        except BaseException:  # interrupted
+            connected.close()
+            raise
         return connected
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
