@@ -10,13 +10,14 @@ from time import monotonic, sleep
 
 import pytest
 from django.test import Client
+from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import names
 from redispool_app.engine.faults import FaultKind, UnansweredNameError, classify
 from redispool_app.engine.names import resolve, resolve_sync, shares
 from redispool_app.exceptions import RedisUnavailable
 
-from .crowd import at_once
+from .crowd import Caller, at_once
 from .lab.resolver import HOST, Resolver
 from .servers import eventually, free_port
 
@@ -168,6 +169,31 @@ def test_the_first_caller_is_told_of_the_name_server_in_time(side, silent, serve
     assert (error.kind, "name server" in str(error)) == ("dns", True)
     silent.answer()
     eventually(lambda: manager._health_check_sync())
+
+
+async def test_a_check_names_an_attempt_that_ended_at_the_same_moment(silent, server, pool_settings):
+    manager = pool_settings(f"redis://{HOST}:{server.port}/0", SOCKET_CONNECT_TIMEOUT=0.1)
+    sharing = (await manager._built().open()).client.sharing
+    with pytest.raises(redis_exceptions.TimeoutError):
+        await sharing.probe(b"*1\r\n$4\r\nPING\r\n")
+    assert sharing._connecting is None
+    late = redis_exceptions.TimeoutError("PING was not answered")
+    late.__cause__ = await sharing.give_up_connecting()
+    assert classify(late, HOST).kind is FaultKind.DNS
+    silent.answer()
+    assert await sharing.probe(b"*1\r\n$4\r\nPING\r\n") == b"PONG"
+    assert await sharing.give_up_connecting() is None
+
+
+def test_a_check_that_waits_for_somebodys_attempt_names_what_that_waits_for(silent, server, pool_settings):
+    manager = pool_settings(f"redis://{HOST}:{server.port}/0", SOCKET_TIMEOUT=1.0, HEALTH_CHECK_TIMEOUT=0.1)
+    sharing = manager._built().sync_client().sharing
+    attempt = Caller(lambda: sharing._connect(monotonic() + 1))
+    attempt.start()
+    eventually(lambda: sharing._attempt is not None and silent.waiting)
+    assert manager._health_check_sync() is False
+    assert manager.get_pool_info()["fault_kind"] == "dns"
+    assert isinstance(attempt.ended(), redis_exceptions.TimeoutError)
 
 
 def test_the_probe_of_a_wsgi_site_answers_in_time(silent, server, pool_settings):

@@ -108,6 +108,12 @@ def resolve_sync(host: str, port: int, timeout: float | None, family: int = 0) -
     return question.answer(host)
 
 
+def unanswered(host: str | None) -> UnansweredNameError | None:
+    """Return what whoever waits for a connection to ``host`` waits for, if that is a name server's answer."""
+    waiting = any(name[0] == host for name in list(_asked))
+    return UnansweredNameError(f"{host} is not resolved yet") if waiting else None
+
+
 def is_address(host: str) -> bool:
     """Whether ``host`` is an address already."""
     try:

@@ -202,7 +202,7 @@ class Sharing(SharingRules):
         left = deadline - monotonic()
         done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
         if not done:
-            raise redis_exceptions.TimeoutError("Timeout connecting to server")
+            raise self.too_late()
         if attempt.cancelled():
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         error = attempt.exception()
@@ -210,13 +210,14 @@ class Sharing(SharingRules):
             raise copy_of(error) from error
 
     async def give_up_connecting(self) -> BaseException | None:
-        """End an attempt that takes too long for a health check; return what it was waiting for, as its exception."""
+        """End an attempt that takes too long for a health check; return what it was waiting for, as its exception.
+
+        It may have ended by itself at the same moment, or be waiting for the next to begin: then it is the last one's.
+        """
         attempt = self._connecting
-        if attempt is None:
-            return None
-        self._attempt_ended = None
-        attempt.cancel()
-        await asyncio.wait([attempt], timeout=0.1)
+        if attempt is not None:
+            attempt.cancel()
+            await asyncio.wait([attempt], timeout=0.1)
         return self._attempt_ended
 
     async def _make_connection(self) -> None:
@@ -233,6 +234,7 @@ class Sharing(SharingRules):
             self.attempt_failed()
             await connection.disconnect(nowait=True)
             raise
+        self._attempt_ended = None
         self.attempt_succeeded()
         self.connection = SharedConnection(
             connection,

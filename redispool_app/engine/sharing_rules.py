@@ -15,6 +15,7 @@ from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
+from . import names
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
@@ -190,6 +191,12 @@ class SharingRules:
         self._failures = 0
         if self.statistics.commands:
             self.statistics.reconnects += 1
+
+    def too_late(self) -> redis_exceptions.TimeoutError:
+        """Return the exception of a caller that has waited long enough for somebody's attempt to connect."""
+        error = redis_exceptions.TimeoutError("Timeout connecting to server")
+        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"))
+        return error
 
     # What the connection reports.
 

@@ -227,7 +227,7 @@ class ThreadSharing(SharingRules):
         if attempt is mine:
             return
         if not attempt.has_ended(deadline - monotonic()):
-            raise redis_exceptions.TimeoutError("Timeout connecting to server")
+            raise self.too_late()
         if attempt.error is not None:
             raise copy_of(attempt.error) from attempt.error
 
@@ -242,7 +242,7 @@ class ThreadSharing(SharingRules):
             left = deadline - monotonic()
             sleep(max(0.0, min(delay, left)))
             if delay > left:
-                raise redis_exceptions.TimeoutError("Timeout connecting to server")
+                raise self.too_late()
         # Not by the pool, which would count it among those it lends out.
         connection = self.pool.connection_class(**self.pool.connection_kwargs)
         try:
