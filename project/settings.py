@@ -33,7 +33,8 @@ REDIS_POOL = {
 }
 
 # Both share the pool's connections. An outage makes cached pages slower, and sessions are then read from the database,
-# so that whoever is on call can still open the admin's status page.
+# so that whoever is on call can still open the admin's status page. The price: what a session learns during an outage
+# can be hidden afterwards by its older copy in the cache. Where that must not be, leave IGNORE_EXCEPTIONS out.
 CACHES = {
     "default": {
         "BACKEND": "redispool_app.cache.RedisPoolCache",

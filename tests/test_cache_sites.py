@@ -321,7 +321,7 @@ def assert_kept(ask):
     assert len(set(answers)) <= 2, answers
 
 
-def test_in_an_outage_the_demo_builds_its_pages_anew_and_refuses_sessions_until_redis_is_back(demo):
+def test_in_an_outage_the_demo_builds_its_pages_anew_and_reads_sessions_from_the_database(demo):
     visitor = DemoVisitor(demo)
     assert visitor.figures("/session/") == ["1"]
     assert visitor.figures("/cached/")
@@ -331,9 +331,10 @@ def test_in_an_outage_the_demo_builds_its_pages_anew_and_refuses_sessions_until_
         page, kept = visitor.figures("/cached/fragment/")
         assert page == kept
         assert visitor.figures("/cached/") != visitor.figures("/cached/")
-        visitor.get("/session/", 503)
-        visitor.get("/session/async/", 503)
+        assert visitor.figures("/session/") == ["2"]
+        assert visitor.figures("/session/async/") == ["3"]
     finally:
         os.kill(demo.server_pid, signal.SIGCONT)
     eventually(lambda: demo.get("/redis/health/")[0] == 200, 5, 0.05)
-    assert visitor.figures("/session/async/") == ["2"], "what was refused was not counted"
+    # The copy in the cache, which nobody could renew, may be the older one.
+    assert visitor.figures("/session/async/") in (["2"], ["4"])
