@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import redis
 from opentelemetry import metrics
@@ -18,6 +20,9 @@ from redispool_app.engine import AsyncRedis, SyncRedis
 @pytest.fixture
 def reader(monkeypatch):
     """Metrics of redis-py, on for one test."""
+    # redis-py's pools report as they are finalised, which in the middle of a report waits for that one's lock for ever.
+    gc.collect()
+    gc.disable()
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
@@ -30,6 +35,7 @@ def reader(monkeypatch):
         observability.shutdown()
         recorder.reset_collector()
         provider.shutdown()
+        gc.enable()
 
 
 def recorded(reader, metric, attribute):

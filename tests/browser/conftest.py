@@ -25,8 +25,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    # Not for longer than a module: until it stops, playwright's event loop counts as running in this thread.
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
@@ -68,7 +69,7 @@ def serve(tmp_path, redis, chromium, database):
         site.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(chromium, database, tmp_path_factory):
     """A site under uvicorn for all tests that leave it, and its Redis, as they are."""
     directory = tmp_path_factory.mktemp("shared-site")
