@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	FAULTS_JSON=tests/faults/results.json $(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults tests/test_thread_sharing_*.py tests/test_metrics_processes.py; \

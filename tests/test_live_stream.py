@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
+from django.core.signals import request_finished
 from django.test import AsyncClient, Client
 
 from redispool_app import live_stream
@@ -20,6 +22,16 @@ LIVE = f"{PAGE}live/"
 STREAM = f"{PAGE}stream/"
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def no_receiver_that_waits():
+    """django-valkey, once imported, has a coroutine called as requests end; Django's test client cannot await it."""
+    theirs = getattr(sys.modules.get("django_valkey.base"), "close_async_caches", None)
+    request_finished.disconnect(theirs)
+    yield
+    if theirs is not None:
+        request_finished.connect(theirs)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 
 _LONGEST = 1024
+_FIRST_BYTES = b"+-:$*_#,(!=%|~>"
+"""What a reply begins with, in RESP2 and RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
 
 
 class LastWords:
@@ -60,6 +62,9 @@ class LastWords:
         if not said and self._socket is not None:
             with contextlib.suppress(OSError):
                 said = self._socket.recv(_LONGEST, socket.MSG_DONTWAIT)
+        if said and said[:1] not in _FIRST_BYTES:
+            # A web server, say, that has hung up on the rest of the handshake.
+            return redis_exceptions.InvalidResponse(f"Protocol error: {said[:1]!r} begins no reply")
         if not said.startswith(b"-"):
             return None
         words = said[1:].splitlines()[0].decode(errors="replace")
