@@ -7,33 +7,20 @@ import inspect
 import json
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
-from django.test import AsyncClient, Client
+from django.test import Client
 from django.urls import reverse
 
 from redispool_app import __version__, health_views
 from redispool_app.redis_pool import RedisConnectionManager
 
+from .asgi_client import AsgiClient
 from .servers import eventually, free_port
 
 HEALTH, HEALTH_JSON, LIVE, READY = "/redis/health/", "/redis/health.json", "/redis/live/", "/redis/ready/"
 TOKEN = "token-of-the-test"
 MEDIA_TYPE = "application/health+json"
 JSON = {"Accept": MEDIA_TYPE}
-
-
-class AsgiClient:
-    """``AsyncClient`` for sync tests."""
-
-    def __init__(self):
-        self.client = AsyncClient()
-
-    def get(self, path, **kwargs):
-        return async_to_sync(self.client.get)(path, **kwargs)
-
-    def force_login(self, user):
-        self.client.force_login(user)
 
 
 @pytest.fixture(params=[Client, AsgiClient], ids=["wsgi", "asgi"])

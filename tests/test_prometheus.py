@@ -9,9 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
-from django.test import AsyncClient, Client, override_settings
+from django.test import Client, override_settings
 from django.urls import include, path, reverse
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
@@ -22,6 +21,7 @@ from redispool_app.metrics.readings import PoolReading
 from redispool_app.metrics.views import metrics
 from redispool_app.redis_pool import RedisConnectionManager
 
+from .asgi_client import AsgiClient
 from .scrapes import families, samples, value
 
 METRICS_URL = "/redis/metrics/"
@@ -162,19 +162,6 @@ def test_both_text_formats_can_be_asked_for(manager):
 
 
 # The view.
-
-
-class AsgiClient:
-    """``AsyncClient`` for sync tests."""
-
-    def __init__(self):
-        self.client = AsyncClient()
-
-    def get(self, path, **kwargs):
-        return async_to_sync(self.client.get)(path, **kwargs)
-
-    def force_login(self, user):
-        self.client.force_login(user)
 
 
 @pytest.fixture(params=[Client, AsgiClient], ids=["wsgi", "asgi"])

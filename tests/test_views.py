@@ -9,15 +9,15 @@ import os
 import time
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import AnonymousUser, Permission, User
-from django.test import AsyncClient, Client
+from django.test import Client
 from django.urls import reverse
 
 from redispool_app import health_views, views
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.workers import identity
 
+from .asgi_client import AsgiClient
 from .servers import eventually, free_port
 from .worker_process import WorkerProcess
 
@@ -25,19 +25,6 @@ PASSWORD = "s3cr3t-of-the-test"
 HEALTH = "/redis/health/"
 STATUS = "/redis/status/"
 SLACK = 3.0  # the machine is shared
-
-
-class AsgiClient:
-    """``AsyncClient`` for sync tests."""
-
-    def __init__(self) -> None:
-        self.client = AsyncClient()
-
-    def get(self, path):
-        return async_to_sync(self.client.get)(path)
-
-    def force_login(self, user):
-        self.client.force_login(user)
 
 
 @pytest.fixture(params=[Client, AsgiClient], ids=["wsgi", "asgi"])
