@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
-from redispool_app.engine.sharing import SharingLimits
 from redispool_app.engine.statistics import Statistics
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
@@ -22,8 +22,7 @@ async def client_with(manager, **limits):
     """The manager's client with other limits on its sharing."""
     client = await manager.get_client()
     sharing = client.sharing
-    values = {name: getattr(sharing.limits, name) for name in SharingLimits.__slots__}
-    sharing.limits = SharingLimits(**{**values, **limits})
+    sharing.limits = dataclasses.replace(sharing.limits, **limits)
     return client
 
 

@@ -54,7 +54,7 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
         full = self._full_key(key, version)
         setup = self._setup
         try:
-            data = setup.manager.get_sync_client().execute_raw("GET", full)
+            data = setup.manager.get_sync_client().get_raw(full)
         except _RedisError as error:
             if not setup.ignores(error):
                 raise

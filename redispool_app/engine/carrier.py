@@ -24,7 +24,7 @@ from .outcomes import LOST
 from .packing import pack_utf8
 from .pool_set import PoolSet
 from .shared_connection import SharedConnection
-from .shared_socket import SharedSocket
+from .shared_socket import SharedSocket, first_wait
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of
 
@@ -79,7 +79,9 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, con
         socket = sharing.connection
         if socket is None:
             raise redis_exceptions.ConnectionError("The connection was closed.")
-    replies: list[Any] = socket.exchange(packed, wanted, monotonic(), deadline, math.inf, quiet=True)
+    now = monotonic()
+    wait = first_wait(deadline - now)
+    replies: list[Any] = socket.exchange(packed, wanted, now, deadline, wait, math.inf, quiet=True)
     return replies
 
 

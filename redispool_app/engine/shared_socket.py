@@ -18,6 +18,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -59,43 +60,47 @@ class NoRoomError(Exception):
     """As many callers as may have their commands under way."""
 
 
-class Exchange:
-    """One caller's command, or unit of ``wanted`` commands, and what comes of it."""
+class Exchange(SimpleQueue[Any]):
+    """One caller's command, or unit of ``wanted`` commands, and the queue in which its reply arrives, or the role.
 
-    # Defaults of the class: most exchanges never change most of these.
-    reply: Any = None
-    error: Exception | None = None
-    done = False
+    Putting something there wakes its thread, and is one C call. What comes first counts; what comes later is dropped.
+    """
+
+    packed: bytes
+    started: float
+    deadline: float
+    # Defaults of the class: most exchanges never change these.
+    wanted = 0
+    """0 for a single command, whose reply is not a list."""
     left = False
     quiet = False
     """Whether errors among its replies are its caller's affair alone."""
     sent = 0.0
     """When it was written, if it is to tell how far the server is."""
-    turn: Any = None
-    """What a follower waits on: a lock that is held until there is something to do."""
 
-    def __init__(self, packed: bytes, wanted: int, started: float, deadline: float) -> None:
-        self.packed = packed
-        self.wanted = wanted
-        """0 for a single command, whose reply is not a list."""
-        self.started = started
-        self.deadline = deadline
 
-    def wake(self) -> None:
-        if self.turn is not None:
-            try:  # noqa: SIM105 (a context manager for each would be dearer)
-                self.turn.release()
-            except RuntimeError:
-                pass  # woken already
+_put = SimpleQueue.put
+
+_LEAD: Any = object()
+"""Tells who follows to look around: the role may be there to be taken."""
+
+_HARMLESS = frozenset({bytes, int, type(None), list})
+"""Types of replies that need no look before they are handed out."""
 
 
 def _successor(queue: list[Exchange]) -> Exchange | None:
     """Wake and return the first that waits; it takes the mutex, which the caller holds, before it looks around."""
     for follower in queue:
-        if follower.turn is not None and not (follower.left or follower.done):
-            follower.wake()
+        # Who has been sent something looks around without being told.
+        if not follower.left and follower.empty():
+            follower.put(_LEAD)
             return follower
     return None
+
+
+def first_wait(left: float) -> float:
+    """Return how many seconds a follower with so many ``left`` sleeps before it first looks around."""
+    return max(0.0, min(left, _LOOK_AGAIN))
 
 
 class SharedSocket:
@@ -170,15 +175,16 @@ class SharedSocket:
     # What callers ask.
 
     def exchange(
-        self, packed: bytes, wanted: int, started: float, deadline: float, most: float, quiet: bool = False
+        self, packed: bytes, wanted: int, started: float, deadline: float, wait: float, most: float, quiet: bool = False
     ) -> Any:
         """Send a command, or a unit of ``wanted`` commands, and return its reply, or the list of its replies.
 
         Errors that the server answers with are returned, those to a ``quiet`` unit reported to nobody. Raises
         ``ReplyTimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionLostError``, and ``NoRoomError`` when
-        ``most`` callers are there already.
+        ``most`` callers are there already. ``wait`` is ``first_wait(...)`` of the seconds until the deadline.
         """
-        exchange = Exchange(packed, wanted, started, deadline)
+        exchange = Exchange()
+        exchange.packed, exchange.started, exchange.deadline = packed, started, deadline
         try:
             with self._mutex:
                 queue = self.queue
@@ -187,40 +193,37 @@ class SharedSocket:
                 if len(queue) >= most:
                     raise NoRoomError
                 if wanted:
+                    exchange.wanted, exchange.quiet = wanted, quiet
                     self._units += 1
-                    exchange.quiet = quiet
                 leader = self._leader
                 if leader is None or leader.left:
-                    self._leader = exchange
+                    self._leader = leader = exchange
                     queue.append(exchange)
                     # Alone, on a connection that needs no look: what it would do as the leader, in fewer steps.
                     if len(queue) == 1 and not self._outgoing and started - self._last_received <= _FRESH:
                         self._prepare(exchange, packed, exchange, 1)
                 else:
-                    exchange.turn = turn = threading.Lock()
-                    turn.acquire()
                     queue.append(exchange)
-            if exchange.turn is not None:
+            if leader is exchange:
+                reply = self._lead_or_follow(exchange)
+            else:
                 if self._round_trip > _FAR:
                     self._flush(exchange)
-                left = deadline - started
-                exchange.turn.acquire(True, left if left < _LOOK_AGAIN else _LOOK_AGAIN)
-            while not exchange.done:
-                if self._leader is exchange:
-                    self._lead(exchange)
-                else:
-                    self._follow(exchange)
-            if self._leader is exchange:
-                self._hand_over(exchange)
+                try:
+                    reply = exchange.get(True, wait)
+                except Empty:
+                    reply = _LEAD
+                if reply is _LEAD:
+                    reply = self._lead_or_follow(exchange)
         except BaseException:
             # From here on others take the roles of this exchange, even if the next lines are interrupted too.
             exchange.left = True
             self._withdraw(exchange)
             self._hand_over(exchange)
             raise
-        if exchange.error is not None:
-            raise exchange.error
-        return exchange.reply
+        if reply.__class__ is not bytes and isinstance(reply, ConnectionLostError):
+            raise reply
+        return reply
 
     def _withdraw(self, exchange: Exchange) -> None:
         """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
@@ -234,21 +237,37 @@ class SharedSocket:
             if self._leader is exchange:
                 self._leader = _successor(self.queue)
 
-    # Following.
+    def _lead_or_follow(self, exchange: Exchange) -> Any:
+        """Return the reply, or the error that stands for it."""
+        while not self._leads(exchange):
+            left = exchange.deadline - monotonic()
+            try:
+                # Once the time is over, its leader gets a last moment to look: the process may have stood still.
+                message = exchange.get(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
+            except Empty:
+                if left <= 0 and self._leader is not exchange:
+                    self._time_out(exchange)
+                continue
+            if message is not _LEAD:
+                return message
+        # Nobody offers the role to who has it, so from now on only the reply can come.
+        while not exchange.empty():
+            message = exchange.get(False)
+            if message is not _LEAD:
+                self._hand_over(exchange)
+                return message
+        self._lead(exchange)
+        if self._leader is exchange:
+            self._hand_over(exchange)
+        return exchange.get(False)
 
-    def _follow(self, exchange: Exchange) -> None:
-        """Take the role if it is there to be taken, else wait."""
+    def _leads(self, exchange: Exchange) -> bool:
+        """Whether this exchange has the leader's role; it takes it if nobody has."""
         with self._mutex:  # whoever woke us is done with its change
-            if exchange.done or self._leader is exchange:
-                return
-            if self._leader is None or self._leader.left:
-                self._leader = exchange
-                return
-        left = exchange.deadline - monotonic()
-        # Once the time is over, its leader gets a last moment to look: the process may have stood still.
-        exchange.turn.acquire(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
-        if left <= 0 and not exchange.done and self._leader is not exchange:
-            self._time_out(exchange)
+            leader = self._leader
+            if leader is None or leader.left:
+                self._leader = leader = exchange
+            return leader is exchange
 
     # Leading.
 
@@ -259,12 +278,12 @@ class SharedSocket:
         if self._handing_out:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
         looked = False
-        while not exchange.done:
+        while exchange.empty():
             if self._outgoing or self._written != len(self.queue):
                 self._flush(exchange)
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
-            if exchange.done:
+            if not exchange.empty():
                 return
             if not self._received:
                 left = exchange.deadline - monotonic()
@@ -297,8 +316,11 @@ class SharedSocket:
                             sent.extend(map(calls.transmit, (outgoing,), *calls.transmit_now))
                     if sent[-1] == len(outgoing):
                         self._outgoing, self._sent, self._sender = b"", [], None
-                        # Who came meanwhile and found us sending relies on us.
                         if self._written == len(self.queue):
+                            return
+                        # Near by, who came meanwhile waits for the leader's next round: fewer, larger batches. Far
+                        # away, or if the leader itself found us sending, that one relies on us.
+                        if self._leader is exchange and self._round_trip <= _FAR:
                             return
                 except WOULD_BLOCK:
                     if not self._is_writable_in_time(exchange):
@@ -353,7 +375,7 @@ class SharedSocket:
         leading = self._leader is exchange
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN | select.POLLOUT if leading else select.POLLOUT)
-        while not (exchange.done or self.closed):
+        while exchange.empty() and not self.closed:
             left = exchange.deadline - monotonic()
             if left <= 0:
                 return False
@@ -419,25 +441,17 @@ class SharedSocket:
 
     def _hand_out(self, now: float) -> None:
         replies = self._replies
-        if self._pushes and hiredis.PushNotification in map(type, replies):
-            replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
+        if not _HARMLESS.issuperset(map(type, replies)):
+            self._look_at(replies)
         if not replies:
             self._handing_out = False
             return
         queue, due, asked = self.queue, len(replies), self._written
-        handed = position = 0
         if self._units:
             handed, position = self._hand_out_units(queue[:asked], replies)
         else:
-            # Not the queue itself: others append to it.
-            for exchange, reply in zip(queue[:asked], replies, strict=False):
-                if reply.__class__ is not bytes and isinstance(reply, Exception):
-                    self._on_error(reply)
-                exchange.reply = reply
-                exchange.done = True
-                if exchange.turn is not None:
-                    exchange.wake()
             handed = position = asked if asked < due else due
+            _exhaust(map(_put, queue[:handed], replies))
         if handed:
             last = queue[handed - 1]
             waited = now - queue[0].started
@@ -456,7 +470,7 @@ class SharedSocket:
             rest = queue[handed:] if handed < len(queue) else []
             written = self._written - handed
             leader = self._leader
-            if leader is not None and leader.done:
+            if leader is not None and not leader.empty():
                 leader = _successor(rest)
             units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
             self.queue, self._replies, self._written, self._units = rest, left_over, written, units
@@ -471,6 +485,15 @@ class SharedSocket:
             count, self._unreported = self._unreported, 0
             self._on_replies(count)
 
+    def _look_at(self, replies: list[Any]) -> None:
+        """Take out what is no reply, and report the errors that concern more than their caller."""
+        if self._pushes:
+            replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
+        if not self._units:
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    self._on_error(reply)
+
     def _hand_out_units(self, asked: list[Exchange], replies: list[Any]) -> tuple[int, int]:
         """Do it where some want several replies; return how many were served, and with how many replies."""
         handed = position = 0
@@ -480,11 +503,9 @@ class SharedSocket:
                 break
             own = replies[position:until]
             for reply in own:
-                if reply.__class__ is not bytes and isinstance(reply, Exception) and not exchange.quiet:
+                if isinstance(reply, Exception) and not exchange.quiet:
                     self._on_error(reply)
-            exchange.reply = own if exchange.wanted else own[0]
-            exchange.done = True
-            exchange.wake()
+            exchange.put(own if exchange.wanted else own[0])
             handed, position = handed + 1, until
         return handed, position
 
@@ -533,15 +554,10 @@ class SharedSocket:
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
-        if written and isinstance(error, ReplyTooLargeError) and not queue[0].done:
-            queue[0].error, queue[0].done = error, True  # whose reply it is; the others may ask again
+        if written and isinstance(error, ReplyTooLargeError):
+            queue[0].put(error)  # whose reply it is; the others may ask again
         for position, exchange in enumerate(queue):
-            if not exchange.done:
-                exchange.error = ConnectionLostError(
-                    text, written=position < written, started=exchange.started, stuck=stuck
-                )
-                exchange.done = True
-            exchange.wake()
+            exchange.put(ConnectionLostError(text, written=position < written, started=exchange.started, stuck=stuck))
         with self._mutex:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
         self.connection.disconnect()

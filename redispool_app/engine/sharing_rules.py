@@ -6,7 +6,7 @@ import math
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -45,6 +45,12 @@ class SharingLimits:
     retry_writes: bool = False
     backoff_base: float = 0.05
     backoff_cap: float = 1.0
+    surely_room: int = field(init=False)
+    """Below so many callers there is room for another, of whatever size: nobody needs to count bytes."""
+
+    def __post_init__(self) -> None:
+        largest = max(1, self.max_shared_bytes)
+        object.__setattr__(self, "surely_room", min(self.max_in_flight, self.max_in_flight_bytes // largest))
 
 
 _DEFAULT_LIMITS = SharingLimits()

@@ -24,6 +24,9 @@ from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
 _dict_get: Any = dict.get
+_SHORT = 1000
+"""A key of so many characters fits on every shared connection."""
+
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
@@ -198,6 +201,19 @@ class SyncRedis(redis.Redis):
         # Response callbacks go by names that are text.
         name = name.encode() if isinstance(name, str) else name
         return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
+
+    def get_raw(self, key: str) -> Any:
+        """Do what ``execute_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        sharing = self._shared
+        if (
+            sharing is not None
+            and sharing.telemetry is None
+            and current_tally.get() is None
+            and len(key) <= _SHORT
+            and key.isascii()
+        ):
+            return sharing.reply(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), 0, reads=True)
+        return self.execute_raw("GET", key)
 
     def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]

@@ -22,7 +22,7 @@ from redispool_app.exceptions import PoolClosed
 from .connections import shortened
 from .monitor import Monitor
 from .outcomes import LOST
-from .shared_socket import NoRoomError, SharedSocket
+from .shared_socket import NoRoomError, SharedSocket, first_wait
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
@@ -52,6 +52,12 @@ class _Attempt:
         return True
 
 
+class _Unbarred:
+    """Stands in for the health of a pool that nobody watches."""
+
+    barred = False
+
+
 class ThreadSharing(SharingRules):
     """The shared connection of one pool and all threads of the process, present or to be made."""
 
@@ -60,8 +66,9 @@ class ThreadSharing(SharingRules):
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
         # No thread is kept for the idle connections beside this one: whoever reads looks after them.
         self._shrink: Callable[[], None] | None = getattr(pool, "shrink", None)
-        # Only so many of the largest could reach a bound; below that nobody needs to count.
-        self._surely_room = min(limits.max_in_flight, limits.max_in_flight_bytes // max(1, limits.max_shared_bytes))
+        self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
+        self._first_wait = first_wait(self._patience)
+        self._health: Any = monitor.health if monitor is not None else _Unbarred
         self._start_anew()
         _all.add(self)
 
@@ -93,17 +100,11 @@ class ThreadSharing(SharingRules):
         With ``wanted`` it is a unit of so many commands: all their replies, with errors among them as values.
         """
         started = monotonic()
-        deadline = started + (_WITHOUT_DEADLINE if self.timeout is None else self.timeout)
-        resent = 0
+        deadline, wait, most = started + self._patience, self._first_wait, self.limits.surely_room
+        resent, crowded = 0, False
         while True:
             connection = self.connection
-            if (
-                connection is None
-                or connection.closed
-                or self._waiting
-                or (self.monitor is not None and self.monitor.health.barred)
-                or (len(connection.queue) >= self._surely_room and self._is_full(connection))
-            ):
+            if connection is None or self._waiting or crowded or self._health.barred:
                 try:
                     connection = self._admitted(deadline)
                 except Exception:
@@ -113,13 +114,18 @@ class ThreadSharing(SharingRules):
                     held_back = self._until_resumed()
                     started, deadline = started + held_back, deadline + held_back
                     continue
+                wait = first_wait(deadline - monotonic())
             try:
-                reply = connection.exchange(packed, wanted, started, deadline, self.limits.max_in_flight)
+                reply = connection.exchange(packed, wanted, started, deadline, wait, most)
             except LOST as error:
                 resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
+                wait = first_wait(deadline - monotonic())
                 continue
-            except NoRoomError:  # others were quicker
-                self._wait_for_room(deadline)
+            except NoRoomError:
+                if crowded:  # others were quicker
+                    self._wait_for_room(deadline)
+                # Not surely room: look closer.
+                crowded, most = True, self.limits.max_in_flight
                 continue
             if reply.__class__ is not bytes and isinstance(reply, Exception):
                 raise reply
@@ -138,7 +144,8 @@ class ThreadSharing(SharingRules):
                         raise PoolClosed("This connection pool is closed.")
                     self.attempt_at_once()
                     self._connect(deadline)
-                reply = connection.exchange(packed, 0, monotonic(), deadline, math.inf)
+                started = monotonic()
+                reply = connection.exchange(packed, 0, started, deadline, first_wait(deadline - started), math.inf)
             except redis_exceptions.ConnectionError as error:
                 if last or not self.was_cut(error):
                     raise
