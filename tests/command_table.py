@@ -388,6 +388,9 @@ SPELLINGS = [
     do("execute_command", "HGET", "k", "f", EMPTY_RESPONSE=[]),
 ]
 
+KEY_NAMES = ["k", "", "schlüssel", "\u2603" * 300, "long" * 300, "spaces and\r\nlines"]
+"""Short and long, in ASCII and beyond it."""
+
 VALUES = {
     "strings": STRINGS,
     "keys": KEYS,

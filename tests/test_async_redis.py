@@ -10,9 +10,10 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
+from redispool_app.engine.tally import CommandTally, current_tally
 
 from .command_failures import FAILURES, WRONG_KIND
-from .command_table import VALUES
+from .command_table import KEY_NAMES, VALUES
 from .twin_clients import MODES, Failure, assert_same, both, named, opened
 
 # The table holds commands that redis-py calls deprecated and still offers.
@@ -218,3 +219,23 @@ async def test_a_subclass_may_override_execute_command(server):
         assert await client.get("k") == b"v"
         assert await client.keys("*") == [b"mine:k"]
         assert type(client.client()) is Prefixed
+
+
+@pytest.mark.parametrize("mode", MODES[:4], ids=named)
+async def test_send_get_is_send_raw_of_get(server, mode):
+    async with AsyncRedis(port=server.port, **mode) as client:
+        assert client.send_get("k") is None, "there is no connection yet"
+        for number, key in enumerate(KEY_NAMES):
+            await client.execute_raw("SET", key, b"\xff%d" % number)
+        await client.rpush("list", "x")
+        assert [await client.send_get(key) for key in KEY_NAMES] == [
+            b"\xff%d" % number for number in range(len(KEY_NAMES))
+        ]
+        assert await client.send_get("missing") is await client.send_raw("GET", "missing") is None
+        with pytest.raises(redis_exceptions.ResponseError, match="WRONGTYPE"):
+            await client.send_get("list")
+        token = current_tally.set(CommandTally())
+        try:
+            assert client.send_get("k") is None, "it would not be counted"
+        finally:
+            current_tally.reset(token)

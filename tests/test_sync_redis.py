@@ -11,9 +11,10 @@ import redis
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import SyncRedis
+from redispool_app.engine.tally import CommandTally, current_tally
 
 from .command_failures import FAILURES, WRONG_KIND
-from .command_table import VALUES
+from .command_table import KEY_NAMES, VALUES
 from .crowd import at_once, value_of
 from .test_async_redis import VALUES_SENT
 from .twin_clients import MODES, Failure, assert_same_sync, named, opened
@@ -144,6 +145,27 @@ def test_execute_raw_returns_what_the_server_sent(server, mode):
         assert client.execute_raw("MGET", "k", "missing") == [b"\xff\xfe", None]
         assert client.execute_raw("INCR", "n") == 1
         assert client.execute_raw("EXISTS", "k") == 1, "no callback makes a bool of it"
+
+
+@pytest.mark.parametrize("mode", MODES[:4], ids=named)
+def test_get_raw_is_execute_raw_of_get(server, mode):
+    tally = CommandTally()
+    with SyncRedis(port=server.port, **mode) as client:
+        for number, key in enumerate(KEY_NAMES):
+            client.execute_raw("SET", key, b"\xff%d" % number)
+        client.rpush("list", "x")
+        token = current_tally.set(tally)
+        try:
+            for _ in range(2):
+                assert [client.get_raw(key) for key in [*KEY_NAMES, "missing"]] == [
+                    client.execute_raw("GET", key) for key in [*KEY_NAMES, "missing"]
+                ]
+            with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+                client.get_raw("list")
+        finally:
+            current_tally.reset(token)
+        assert tally.commands == 4 * (len(KEY_NAMES) + 1) + 1
+        assert [client.get_raw(key) for key in KEY_NAMES] == [b"\xff%d" % number for number in range(len(KEY_NAMES))]
 
 
 @pytest.mark.parametrize("call", [*FAILURES[:8], *FAILURES[18:30]])

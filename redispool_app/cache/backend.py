@@ -68,7 +68,7 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
         try:
             client = manager.ready_client() or await manager.get_client()
             try:
-                data = await (client.send_raw("GET", full) or client.execute_raw("GET", full))
+                data = await (client.send_get(full) or client.execute_raw("GET", full))
             except LOST as error:
                 data = await client.execute_raw("GET", full, lost=error)
         except _RedisError as error:

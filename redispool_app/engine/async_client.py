@@ -22,7 +22,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redispool_app.exceptions import OutcomeUnknown
 
 from .outcomes import LOST, LostCommandError
-from .packing import PLAIN, pack
+from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
 from .sharing import Sharing, close_sharing, sharing_of
@@ -220,6 +220,22 @@ class AsyncRedis(redis.asyncio.Redis):
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return connection.send(packed, False)
         return None
+
+    def send_get(self, key: str) -> Future[Any] | None:
+        """Do what ``send_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        sharing = self._shared
+        if (
+            sharing is not None
+            and sharing.telemetry is None
+            and sharing.plain_encoding
+            and sharing.loop is get_running_loop()
+            and current_tally.get() is None
+            and len(key) <= SHORT
+            and key.isascii()
+            and (connection := sharing.open_connection()) is not None
+        ):
+            return connection.send(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), False)
+        return self.send_raw("GET", key)
 
     async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         started = perf_counter()

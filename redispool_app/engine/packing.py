@@ -10,6 +10,9 @@ from redis.exceptions import DataError
 
 PLAIN = frozenset((str, bytes, int, float))
 
+SHORT = 1000
+"""A text of so many characters fits on every shared connection."""
+
 
 def pack(args: Sequence[Any], encoder: Any) -> bytes:
     """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""

@@ -15,7 +15,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.exceptions import OutcomeUnknown
 
-from .packing import pack_utf8
+from .packing import SHORT, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
@@ -24,9 +24,6 @@ from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
 
 _dict_get: Any = dict.get
-_SHORT = 1000
-"""A key of so many characters fits on every shared connection."""
-
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
@@ -209,7 +206,7 @@ class SyncRedis(redis.Redis):
             sharing is not None
             and sharing.telemetry is None
             and current_tally.get() is None
-            and len(key) <= _SHORT
+            and len(key) <= SHORT
             and key.isascii()
         ):
             return sharing.reply(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), 0, reads=True)
