@@ -104,7 +104,7 @@ class ThreadSharing(SharingRules):
         resent, crowded = 0, False
         while True:
             connection = self.connection
-            if connection is None or self._waiting or crowded or self._health.barred:
+            if connection is None or connection.closed or self._waiting or crowded or self._health.barred:
                 try:
                     connection = self._admitted(deadline)
                 except Exception:
