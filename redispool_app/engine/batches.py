@@ -7,16 +7,14 @@ A ``Batch`` holds single commands of one loop tick, a ``Unit`` a pipeline or MUL
 from __future__ import annotations
 
 from asyncio import Future, InvalidStateError
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from .exhaust import exhaust
+from .replies import HARMLESS
+
 _done: Any = Future.done
 _set_result: Any = Future.set_result
-_exhaust = deque[Any](maxlen=0).extend
-"""Runs an iterator to its end in C."""
-
-_NO_ERRORS = frozenset((bytes, str, int, type(None), list))
 
 OnError = Callable[[Exception], None]
 
@@ -68,9 +66,9 @@ class Batch:
         if answered:
             futures = futures[answered:]
         self.answered = answered + len(part)
-        if _NO_ERRORS.issuperset(map(type, part)):
+        if HARMLESS.issuperset(map(type, part)):
             try:
-                _exhaust(map(_set_result, futures, part))
+                exhaust(map(_set_result, futures, part))
                 return at + len(part)
             except InvalidStateError:
                 pass  # somebody has left; whoever has a reply already is done

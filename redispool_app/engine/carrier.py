@@ -19,12 +19,13 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolTimeout
 
 from .connections import shortened
+from .exchange import first_wait
 from .loops import LoopClient
 from .outcomes import LOST
 from .packing import pack_utf8
 from .pool_set import PoolSet
 from .shared_connection import SharedConnection
-from .shared_socket import SharedSocket, first_wait
+from .shared_socket import SharedSocket
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of
 

@@ -16,6 +16,8 @@ INCOMPLETE = object()
 UNDECODED = frozenset((type(INCOMPLETE), hiredis.PushNotification, int, float, bool, type(None)))
 """Classes of what holds no text: ``INCOMPLETE``, pushes, numbers."""
 
+HARMLESS = frozenset((bytes, str, int, type(None), list))
+"""Types of replies that can be handed out without a look: no errors, no pushes."""
 
 NOT_A_REPLY = (redis_exceptions.InvalidResponse, TypeError, ValueError, MemoryError)
 """What hiredis raises for what it cannot read, or Python cannot hold: a map whose key is a list, for instance."""

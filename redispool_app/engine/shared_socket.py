@@ -2,8 +2,8 @@
 
 The leader sends what has gathered, reads, gives each reply to its owner, and hands the role on when its own reply is
 in. Mutable state: ``queue``, the exchanges whose replies are due or still to be sent, in order; ``_written``, how
-many of those have been packed for sending; ``_outgoing``, bytes on their way; ``_replies``, parsed and not yet handed
-out. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
+many of those have been packed for sending; ``_outgoing``, bytes on their way; ``_incoming``, bytes and replies not yet
+handed out. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
 
 A thread can be interrupted between any two calls (KeyboardInterrupt, an exception thrown into it). So roles are held
 by identity, every step can be run again by the next leader, bytes pass from the socket to the parser inside single C
@@ -14,26 +14,23 @@ from __future__ import annotations
 
 import math
 import select
-import ssl
 import threading
-from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from time import monotonic
 from typing import Any
 
 import hiredis
 from redis import exceptions as redis_exceptions
 
+from .exchange import LEAD, Exchange, NoRoomError, first_wait, put, successor
+from .exhaust import exhaust
+from .incoming import Incoming
 from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, stuck_from
-from .replies import INCOMPLETE, NOT_A_REPLY, error_parser, invalid
+from .replies import HARMLESS, NOT_A_REPLY, invalid
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
-
-_FIRST = (0,)
-_exhaust = deque[Any](maxlen=0).extend
-"""Runs an iterator to its end in C."""
 
 _FRESH = 0.001
 """A connection that spoke within this many seconds is not asked whether it is still open."""
@@ -51,56 +48,6 @@ _REPORT_AFTER = 0.001
 
 _LAST_LOOK = 0.02
 """How many seconds beyond its deadline a follower leaves its leader to read what is there."""
-
-_LOOK_AGAIN = 0.5
-"""A follower looks every so many seconds whether its leader still leads."""
-
-
-class NoRoomError(Exception):
-    """As many callers as may have their commands under way."""
-
-
-class Exchange(SimpleQueue[Any]):
-    """One caller's command, or unit of ``wanted`` commands, and the queue in which its reply arrives, or the role.
-
-    Putting something there wakes its thread, and is one C call. What comes first counts; what comes later is dropped.
-    """
-
-    packed: bytes
-    started: float
-    deadline: float
-    # Defaults of the class: most exchanges never change these.
-    wanted = 0
-    """0 for a single command, whose reply is not a list."""
-    left = False
-    quiet = False
-    """Whether errors among its replies are its caller's affair alone."""
-    sent = 0.0
-    """When it was written, if it is to tell how far the server is."""
-
-
-_put = SimpleQueue.put
-
-_LEAD: Any = object()
-"""Tells who follows to look around: the role may be there to be taken."""
-
-_HARMLESS = frozenset({bytes, int, type(None), list})
-"""Types of replies that need no look before they are handed out."""
-
-
-def _successor(queue: list[Exchange]) -> Exchange | None:
-    """Wake and return the first that waits; it takes the mutex, which the caller holds, before it looks around."""
-    for follower in queue:
-        # Who has been sent something looks around without being told.
-        if not follower.left and follower.empty():
-            follower.put(_LEAD)
-            return follower
-    return None
-
-
-def first_wait(left: float) -> float:
-    """Return how many seconds a follower with so many ``left`` sleeps before it first looks around."""
-    return max(0.0, min(left, _LOOK_AGAIN))
 
 
 class SharedSocket:
@@ -135,29 +82,19 @@ class SharedSocket:
         self._batch_size = 0
         self._batch_is_unsent = False
         self._sent: list[int] = []
-        self._received: list[bytes] = []
-        self._replies: list[Any] = []
         self._leader: Exchange | None = None
         self._sender: Exchange | None = None
         self._round_trip = 0.0
         self._wants_distance = True
         """Whether the next batch is to tell how far the server is."""
-        self._handing_out = False
         self._last_received = monotonic()
         self._reported = 0.0
         self._unreported = 0
         self.eager = False
         """Whether ``on_replies`` is wanted for each batch, not only from time to time."""
-        # Never decoding: each caller decodes its own reply, in its own thread.
-        self._reader = hiredis.Reader(
-            protocolError=redis_exceptions.InvalidResponse,
-            replyError=error_parser(connection),
-            notEnoughData=INCOMPLETE,
-        )
-        self._feed, self._gets = self._reader.feed, self._reader.gets
-        self._pushes = int(connection.get_protocol()) == 3
         self._where = connection._host_error()
         self._calls = SocketCalls(connection._sock, timeout)
+        self._incoming = Incoming(connection, self._calls)
         self._descriptor = connection._sock.fileno()
         self._may_wait_whole = max(0.0, timeout - _LATE) if timeout is not None and self._calls.waits else math.inf
         """Who has more than so many seconds left may wait in the kernel for a whole time-out."""
@@ -205,15 +142,15 @@ class SharedSocket:
                 else:
                     queue.append(exchange)
             if leader is exchange:
-                reply = self._lead_or_follow(exchange)
+                reply = self._led(exchange)
             else:
                 if self._round_trip > _FAR:
                     self._flush(exchange)
                 try:
                     reply = exchange.get(True, wait)
                 except Empty:
-                    reply = _LEAD
-                if reply is _LEAD:
+                    reply = LEAD
+                if reply is LEAD:
                     reply = self._lead_or_follow(exchange)
         except BaseException:
             # From here on others take the roles of this exchange, even if the next lines are interrupted too.
@@ -235,7 +172,7 @@ class SharedSocket:
         """Give the leader's role to somebody who waits."""
         with self._mutex:
             if self._leader is exchange:
-                self._leader = _successor(self.queue)
+                self._leader = successor(self.queue)
 
     def _lead_or_follow(self, exchange: Exchange) -> Any:
         """Return the reply, or the error that stands for it."""
@@ -243,23 +180,20 @@ class SharedSocket:
             left = exchange.deadline - monotonic()
             try:
                 # Once the time is over, its leader gets a last moment to look: the process may have stood still.
-                message = exchange.get(True, min(left, _LOOK_AGAIN) if left > 0 else _LAST_LOOK)
+                message = exchange.get(True, first_wait(left) if left > 0 else _LAST_LOOK)
             except Empty:
                 if left <= 0 and self._leader is not exchange:
                     self._time_out(exchange)
                 continue
-            if message is not _LEAD:
+            if message is not LEAD:
                 return message
         # Nobody offers the role to who has it, so from now on only the reply can come.
         while not exchange.empty():
             message = exchange.get(False)
-            if message is not _LEAD:
+            if message is not LEAD:
                 self._hand_over(exchange)
                 return message
-        self._lead(exchange)
-        if self._leader is exchange:
-            self._hand_over(exchange)
-        return exchange.get(False)
+        return self._led(exchange)
 
     def _leads(self, exchange: Exchange) -> bool:
         """Whether this exchange has the leader's role; it takes it if nobody has."""
@@ -271,11 +205,18 @@ class SharedSocket:
 
     # Leading.
 
+    def _led(self, exchange: Exchange) -> Any:
+        """Lead until its reply is in; return that."""
+        self._lead(exchange)
+        if self._leader is exchange:
+            self._hand_over(exchange)
+        return exchange.get(False)
+
     def _lead(self, exchange: Exchange) -> None:
         calls = self._calls
         if exchange.started - self._last_received > _FRESH and calls.poll(0):
             self._read(calls.receive_now)  # a push, or the end of the connection: nobody has been listening
-        if self._handing_out:  # the last leader was interrupted
+        if self._incoming.unfinished:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
         looked = False
         while exchange.empty():
@@ -285,7 +226,7 @@ class SharedSocket:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
             if not exchange.empty():
                 return
-            if not self._received:
+            if not self._incoming.received:
                 left = exchange.deadline - monotonic()
                 if left > self._may_wait_whole:
                     self._read(calls.receive_waiting)
@@ -390,18 +331,8 @@ class SharedSocket:
 
     def _read(self, how: tuple[tuple[int], ...]) -> None:
         """Read what is there, or wait for it; ``how`` is what the call to receive takes."""
-        received = self._received
         try:
-            if not received:
-                if self._calls.lock is None:
-                    received.extend(map(self._calls.receive, *how))
-                else:
-                    self._take_in_tls(received)
-            size = len(received[0])
-            self._handing_out = True
-            if size:
-                # From the socket to the parser: one C call again.
-                _exhaust(map(self._feed, map(received.pop, _FIRST)))
+            size = self._incoming.receive(how)
         except WOULD_BLOCK:
             return
         except OSError as error:
@@ -417,22 +348,9 @@ class SharedSocket:
         self._statistics.bytes_received += size
         self._parse_and_hand_out(now)
 
-    def _take_in_tls(self, received: list[bytes]) -> None:
-        """A TLS session holds back decrypted bytes that no poll sees, so read to its end; ``_lead`` comes back."""
-        calls = self._calls
-        with calls.lock:
-            try:
-                while not received or received[-1]:
-                    received.extend(map(calls.receive, *calls.receive_now))
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                if not received:
-                    raise
-            except ENDED:
-                received.append(b"")
-
     def _parse_and_hand_out(self, now: float) -> None:
         try:
-            self._replies.extend(iter(self._gets, INCOMPLETE))
+            self._incoming.parse()
         except NOT_A_REPLY as error:
             self._hand_out(now)  # what came before it
             self._lose(invalid(error))
@@ -440,18 +358,19 @@ class SharedSocket:
             self._hand_out(now)
 
     def _hand_out(self, now: float) -> None:
-        replies = self._replies
-        if not _HARMLESS.issuperset(map(type, replies)):
+        incoming = self._incoming
+        replies = incoming.replies
+        if not HARMLESS.issuperset(map(type, replies)):
             self._look_at(replies)
         if not replies:
-            self._handing_out = False
+            incoming.unfinished = False
             return
         queue, due, asked = self.queue, len(replies), self._written
         if self._units:
             handed, position = self._hand_out_units(queue[:asked], replies)
         else:
             handed = position = asked if asked < due else due
-            _exhaust(map(_put, queue[:handed], replies))
+            exhaust(map(put, queue[:handed], replies))
         if handed:
             last = queue[handed - 1]
             waited = now - queue[0].started
@@ -471,10 +390,10 @@ class SharedSocket:
             written = self._written - handed
             leader = self._leader
             if leader is not None and not leader.empty():
-                leader = _successor(rest)
+                leader = successor(rest)
             units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
-            self.queue, self._replies, self._written, self._units = rest, left_over, written, units
-            self._handing_out, self._leader = False, leader
+            self.queue, incoming.replies, self._written, self._units = rest, left_over, written, units
+            incoming.unfinished, self._leader = False, leader
         if left_over and not written:
             last = left_over[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
@@ -487,7 +406,7 @@ class SharedSocket:
 
     def _look_at(self, replies: list[Any]) -> None:
         """Take out what is no reply, and report the errors that concern more than their caller."""
-        if self._pushes:
+        if self._incoming.pushes:
             replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         if not self._units:
             for reply in replies:
@@ -518,13 +437,17 @@ class SharedSocket:
     # The end.
 
     def _time_out(self, exchange: Exchange) -> None:
+        """Raise ``ReplyTimeoutError``, unless something has arrived at the last moment."""
         now, timeout = monotonic(), self.timeout
-        self._note_slow([exchange], now)
         text = f"Timeout reading from {self._where}"
         with self._mutex:
+            if not exchange.empty():
+                return
+            # Not handed out, so if it was written it is still among those.
             written = exchange in self.queue[: self._written]
             oldest = self.queue[0].started if self.queue else now
             self._statistics.timeouts += 1
+        self._note_slow([exchange], now)
         # Left before the connection is lost: its caller has waited long enough, whatever comes.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
         if written and timeout is not None and now >= stuck_from(oldest, self._last_received, timeout):
@@ -550,6 +473,8 @@ class SharedSocket:
             self._fail(queue, written, error)
 
     def _fail(self, queue: list[Exchange], written: int, error: BaseException) -> None:
+        # Before anybody is told: whoever is left when this is interrupted does it all again.
+        self.connection.disconnect()
         text = str(error) or type(error).__name__
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
@@ -560,7 +485,6 @@ class SharedSocket:
             exchange.put(ConnectionLostError(text, written=position < written, started=exchange.started, stuck=stuck))
         with self._mutex:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
-        self.connection.disconnect()
 
     def forget_inherited(self) -> None:
         """In a forked child: the socket is the parent's, and its threads are not here."""

@@ -20,9 +20,10 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed
 
 from .connections import shortened
+from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
-from .shared_socket import NoRoomError, SharedSocket, first_wait
+from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX

@@ -98,6 +98,20 @@ def unrecorded():
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Hand this process's numbers to the one that prints the table, if that is another."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["faults"] = report.collected()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    output = getattr(node, "workeroutput", {})
+    if "faults" in output:  # else it has crashed
+        report.add(output["faults"])
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
     tables = {"faults": list(report.table()), "comparison": list(comparison.table())}
     for title, lines in tables.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from .tables import aligned
 
-_rows: list[dict[str, Any]] = []
+rows: list[dict[str, Any]] = []
 
 _KEPT = (
     "callers", "operations", "failed", "unknown", "wrong_replies", "writes_lost", "writes_twice",
@@ -34,7 +34,7 @@ COLUMNS = {
 def record(fault: str, hold: float, subject: str, numbers: dict[str, Any]) -> None:
     """Keep what one client went through while a fault lasted for ``hold`` seconds."""
     kept = {name: numbers[name] for name in _KEPT if name in numbers}
-    _rows.append({"fault": fault, "hold_s": hold, "subject": subject, **kept})
+    rows.append({"fault": fault, "hold_s": hold, "subject": subject, **kept})
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -55,13 +55,13 @@ def _cell(name: str, value: Any) -> str:
 
 def table() -> Iterator[str]:
     """Yield the lines of the table; none when nothing was compared."""
-    if _rows:
-        lines = [[f"{row['fault']} ({row['hold_s']:g} s)", row["subject"], *cells(row)] for row in _rows]
+    if rows:
+        lines = [[f"{row['fault']} ({row['hold_s']:g} s)", row["subject"], *cells(row)] for row in rows]
         yield from aligned([["fault", "client", *COLUMNS.values()], *lines], left=2)
 
 
 def section() -> dict[str, Any] | None:
     """Return what the JSON says, if anything was compared."""
-    if not _rows:
+    if not rows:
         return None
-    return {"versions": {name: version(name) for name in ("redis", "django", "django-redis")}, "rows": _rows}
+    return {"versions": {name: version(name) for name in ("redis", "django", "django-redis")}, "rows": rows}

@@ -37,6 +37,18 @@ def record(fault: str, subject: str, when: str, numbers: dict[str, Any], complai
     _rows.append({**row, "complaints": complaints[:5]} if complaints else row)
 
 
+def collected() -> dict[str, list[dict[str, Any]]]:
+    """Return all that this process kept, for another one to ``add``."""
+    return {"scenarios": _rows, "comparison": comparison.rows}
+
+
+def add(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Keep what another process collected; scenarios are sorted, as several processes end theirs in any order."""
+    _rows.extend(rows["scenarios"])
+    _rows.sort(key=lambda row: (row["fault"], row["subject"], row["when"]))
+    comparison.rows.extend(rows["comparison"])
+
+
 def forget_last() -> None:
     """Drop the last row: its scenario was meant to fail."""
     _rows.pop()
