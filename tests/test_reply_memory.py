@@ -24,7 +24,8 @@ def without_memory(client, raised):
     def gets(*args):
         raise raised
 
-    client.sharing.connection._gets = gets
+    connection = client.sharing.connection
+    getattr(connection, "_incoming", connection)._gets = gets
 
 
 def outcomes_of(manager, side, commands, raised):
