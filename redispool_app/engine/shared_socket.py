@@ -47,7 +47,7 @@ _REPORT_AFTER = 0.001
 """Replies prove health once in so many seconds; more often says nothing new."""
 
 _LAST_LOOK = 0.02
-"""How many seconds beyond its deadline a follower leaves its leader to read what is there."""
+"""How many seconds beyond a deadline its caller leaves for reading what is there."""
 
 
 class SharedSocket:
@@ -234,8 +234,8 @@ class SharedSocket:
                 if left <= 0:
                     if looked:
                         self._time_out(exchange)
-                    # The process may have stood still, and the reply be there.
-                    looked, left = True, 0.0
+                    # The process may have stood still, and the reply be there, or the command just have been sent.
+                    looked, left = True, _LAST_LOOK
                 if not calls.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
                     continue
             self._read(calls.receive_now)
