@@ -293,8 +293,6 @@ class SyncTCPConnection(ObservedSync, AddressedSync):
 
 
 class _SyncTLS(redis.SSLConnection, AddressedSync):
-    monitor: Monitor
-
     def _connect(self) -> Any:
         try:
             return super()._connect()  # type: ignore[no-untyped-call]
@@ -302,11 +300,6 @@ class _SyncTLS(redis.SSLConnection, AddressedSync):
             raise  # no handshake has begun
         except TimeoutError as error:
             raise error from UnansweredHandshakeError()
-        except ssl.SSLEOFError as error:
-            if not self.monitor.counters.opened:
-                raise  # perhaps this port does not speak TLS
-            # It does: somebody has closed this one connection, which asyncio says in the same way.
-            raise ConnectionResetError("The connection was closed during the TLS handshake.") from error
 
 
 class SyncTLSConnection(ObservedSync, _SyncTLS):

@@ -70,8 +70,10 @@ class Fault:
     message: str
 
 
-def classify(error: BaseException, where: str) -> Fault:
+def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> Fault:
     """Classify an exception raised while talking to the server at ``where`` (host:port or a socket's path).
+
+    ``speaks_tls``: a connection to it has been made before, so an end within TLS is one connection's, as it is without.
 
     The message never repeats credentials: it is built from ``where`` and the
     first line of what the server or the operating system said.
@@ -92,6 +94,8 @@ def classify(error: BaseException, where: str) -> Fault:
             FaultKind.MEMORY,
             f"This process has no memory for a reply of Redis at {where}: ask for less at once, or allow it more.",
         )
+    if speaks_tls and isinstance(_system_error(error), ssl.SSLEOFError):
+        error = ConnectionResetError()
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
 
 

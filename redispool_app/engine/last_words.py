@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from typing import Any
 
 from redis import exceptions as redis_exceptions
@@ -32,8 +33,10 @@ class LastWords:
             held = writer.get_extra_info("socket")
             # What asyncio has read already. redis-py looks at the same buffer, there being no public one.
             self._received = connection._reader._buffer
-        elif not isinstance(held, socket.socket):
-            return  # a stand-in, whose descriptor may be that of another file
+            if writer.get_extra_info("ssl_object") is not None:
+                return  # what else lies there is encrypted
+        elif isinstance(held, ssl.SSLSocket) or not isinstance(held, socket.socket):
+            return  # encrypted, or a stand-in, whose descriptor may be that of another file
         with contextlib.suppress(OSError):
             self._socket = socket.socket(fileno=os.dup(held.fileno()))
 

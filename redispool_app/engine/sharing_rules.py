@@ -149,12 +149,16 @@ class SharingRules:
         if self.monitor is not None:
             return not self.monitor.is_refusing
         # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
-        return classify(error, "").kind is FaultKind.CLOSED
+        return self._says_closed(error)
 
     def was_cut(self, error: redis_exceptions.ConnectionError) -> bool:
         """Whether somebody closed a connection, perhaps only this one: the server's health needs another try."""
         lost = isinstance(error, ConnectionLostError)
-        return not self.closed and (lost or classify(error, "").kind is FaultKind.CLOSED)
+        return not self.closed and (lost or self._says_closed(error))
+
+    def _says_closed(self, error: redis_exceptions.ConnectionError) -> bool:
+        opened = self.statistics.commands if self.monitor is None else self.monitor.counters.opened
+        return classify(error, "", speaks_tls=opened > 0).kind is FaultKind.CLOSED
 
     def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
         """Count and return the refusal of a caller for whom there is no room even to wait."""
