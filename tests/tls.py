@@ -25,6 +25,10 @@ def make_certificate(directory, name="localhost"):
     return certificate, key
 
 
+HANDSHAKE = 5
+"""Seconds after which a handshake that a client has left is given up."""
+
+
 def clients_of(server):
     """How many connections an asyncio server has, which it says nowhere in public; its name for that has changed."""
     return getattr(server, "_active_count", 0) or len(getattr(server, "_clients", ()))
@@ -53,7 +57,9 @@ class TLSEnd:
     async def serve(self):
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
         self.tasks = set()
-        server = await asyncio.start_server(self.accept, "127.0.0.1", 0, ssl=self.context)
+        server = await asyncio.start_server(
+            self.accept, "127.0.0.1", 0, ssl=self.context, ssl_handshake_timeout=HANDSHAKE
+        )
         self.port = server.sockets[0].getsockname()[1]
         self.ready.set()
         await self.stopping.wait()
@@ -63,7 +69,7 @@ class TLSEnd:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         # Aborted transports close their sockets in the next rounds of the loop; a handshake that the client broke off
         # is known to nobody but the server.
-        for turn in range(200):
+        for turn in range(100 * (HANDSHAKE + 1)):
             if turn >= 5 and not clients_of(server):
                 break
             await asyncio.sleep(0.01)
