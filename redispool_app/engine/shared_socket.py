@@ -66,6 +66,7 @@ class SharedSocket:
         self.connection = connection
         self.timeout = timeout
         self.closed = False
+        self._ended_by: BaseException | None = None
         self._statistics = statistics
         self._on_replies = on_replies
         self._on_error = on_error
@@ -462,6 +463,8 @@ class SharedSocket:
     def _lose(self, error: BaseException, *, report: bool = True) -> None:
         with self._mutex:
             first, self.closed = not self.closed, True
+            # What ended it first: to close the socket ends the leader's read too, which then says less.
+            self._ended_by = error = self._ended_by or error
             queue, written = list(self.queue), self._written
             if self._batch_is_unsent:
                 written = max(0, written - self._batch_size)  # its very first byte was refused
