@@ -11,6 +11,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import SyncRedis
+from redispool_app.engine.exchange import Exchange
 from redispool_app.exceptions import OutcomeUnknown
 
 from .awaited import Awaited, run
@@ -282,6 +283,44 @@ def test_silence_ends_every_caller_and_costs_one_connection(proxy):
         assert until_it_answers(partial(client.get, "x")) == b"y"
         assert proxy.opened == 2
         assert client.sharing.in_flight == 0
+
+
+def test_callers_are_told_what_ended_the_connection_first(own_server):
+    """To close the socket ends the leader's read as well, which sees no more than that it is closed."""
+    with SyncRedis(port=own_server.port, socket_timeout=0.3) as client:
+        client.ping()
+        shared = client.sharing.connection
+        disconnect = shared.connection.disconnect
+
+        def disconnect_and_be_noticed():
+            shared.connection.disconnect = disconnect
+            disconnect()
+            shared._lose(redis_exceptions.ConnectionError("Connection closed by server."))
+
+        shared.connection.disconnect = disconnect_and_be_noticed
+        own_server.pause()
+        first = Caller(partial(client.get, "x"))
+        first.start()
+        time.sleep(0.15)
+        second = Caller(partial(client.incr, "n"))
+        second.start()
+        assert isinstance(first.ended(), redis_exceptions.TimeoutError)
+        assert isinstance(second.ended(), OutcomeUnknown)
+        assert "Timeout reading" in str(second.outcome)
+        own_server.resume()
+
+
+def test_a_reply_that_came_as_the_time_was_over_is_no_time_out(server):
+    """Once handed out it is not in the queue any more, and a write would seem never to have been sent."""
+    with SyncRedis(port=server.port) as client:
+        client.ping()
+        shared = client.sharing.connection
+        exchange = Exchange()
+        exchange.packed, exchange.started, exchange.deadline = b"", 0.0, 0.0
+        with pytest.raises(redis_exceptions.TimeoutError):
+            shared._time_out(exchange)
+        exchange.put(b"OK")
+        assert shared._time_out(exchange) is None
 
 
 def test_a_network_that_swallows_everything_is_survived(proxy):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
-import warnings
 
 import pytest
 
@@ -25,15 +24,6 @@ def make_certificate(directory, name="localhost"):
     names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
     subprocess.run([*request, *files, *names], check=True, capture_output=True)
     return certificate, key
-
-
-HANDSHAKE = 5
-"""Seconds after which a handshake that a client has left is given up."""
-
-
-def clients_of(server):
-    """How many connections an asyncio server has, which it says nowhere in public; its name for that has changed."""
-    return getattr(server, "_active_count", 0) or len(getattr(server, "_clients", ()))
 
 
 class TLSEnd:
@@ -53,36 +43,40 @@ class TLSEnd:
 
     def __exit__(self, *args):
         self.loop.call_soon_threadsafe(self.stopping.set)
-        self.thread.join(HANDSHAKE + 2)
+        self.thread.join(5)
         assert not self.thread.is_alive()
-        with warnings.catch_warnings():
-            # asyncio leaves the server's half of a broken handshake to the garbage collector.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
 
     async def serve(self):
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
-        self.tasks = set()
-        server = await asyncio.start_server(
-            self.accept, "127.0.0.1", 0, ssl=self.context, ssl_handshake_timeout=HANDSHAKE
-        )
-        self.port = server.sockets[0].getsockname()[1]
-        self.ready.set()
-        await self.stopping.wait()
-        server.close()
-        for task in list(self.tasks):
+        # Accepted here, not by an asyncio server, which tells nobody of a handshake that its client broke off.
+        self.accepted = {}
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self.loop.add_reader(listener, self.accept, listener)
+            self.ready.set()
+            await self.stopping.wait()
+            self.loop.remove_reader(listener)
+        for task in self.accepted:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        # Aborted transports close their sockets in the next rounds of the loop; a handshake that the client broke off
-        # is known to nobody but the server.
-        for turn in range(100 * (HANDSHAKE + 1)):
-            if turn >= 5 and not clients_of(server):
-                break
+        await asyncio.gather(*self.accepted, return_exceptions=True)
+        # Aborted transports close their sockets in the next rounds of the loop.
+        for _ in range(5):
             await asyncio.sleep(0.01)
+        for held in self.accepted.values():
+            held.close()
 
-    async def accept(self, reader, writer):
-        self.tasks.add(asyncio.current_task())
+    def accept(self, listener):
+        held, _ = listener.accept()
+        held.setblocking(False)
+        self.accepted[asyncio.ensure_future(self.pass_on(held))] = held
+
+    async def pass_on(self, held):
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
         with contextlib.suppress(OSError, asyncio.CancelledError):
+            transport, _ = await self.loop.connect_accepted_socket(lambda: protocol, held, ssl=self.context)
+            writer = asyncio.StreamWriter(transport, protocol, reader, self.loop)
             upstream, downstream = await asyncio.open_connection("127.0.0.1", self.target)
             try:
                 await asyncio.wait(
@@ -93,7 +87,7 @@ class TLSEnd:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:
-                writer.transport.abort()
+                transport.abort()
                 downstream.transport.abort()
 
     async def copy(self, source, target):

@@ -112,7 +112,8 @@ class Monitor:
         self._quiet: set[int] = set()
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
 
-    def _named(self, error: BaseException) -> Fault:
+    def _fault_in(self, error: BaseException) -> Fault:
+        """Classify an exception, knowing whether a connection to this server has been made before."""
         return classify(error, self.where, speaks_tls=self.counters.opened > 0)
 
     # What connections report.
@@ -138,7 +139,7 @@ class Monitor:
         if threading.get_ident() in self._quiet:
             return
         self.health.saw_reply()
-        fault = self._named(error)
+        fault = self._fault_in(error)
         # One command denied is no outage: perhaps it is the only one this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
@@ -147,7 +148,7 @@ class Monitor:
         """A connection failed; ``started`` is when (monotonic seconds) it began to wait."""
         if threading.get_ident() in self._quiet:
             return
-        fault = self._named(error)
+        fault = self._fault_in(error)
         with self._lock:
             self.counters.errors += 1
             if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
@@ -249,7 +250,7 @@ class Monitor:
 
     def failed(self, error: BaseException) -> None:
         """A health check failed. Trouble within this process's own pool says nothing about the server."""
-        fault = self._named(error)
+        fault = self._fault_in(error)
         self.last_error = fault
         if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
             self.doubt(fault)

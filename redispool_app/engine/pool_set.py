@@ -103,7 +103,7 @@ class PoolSet:
 
     def sync_client(self) -> SyncRedis:
         """Return the client that all threads share."""
-        return (self._sync or self._sync_pair())[0]
+        return self._sync_pair()[0]
 
     def _sync_pair(self) -> tuple[SyncRedis, SyncPool]:
         pair = self._sync

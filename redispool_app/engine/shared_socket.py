@@ -235,6 +235,7 @@ class SharedSocket:
                 if left <= 0:
                     if looked:
                         self._time_out(exchange)
+                        return
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
                 if not calls.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
