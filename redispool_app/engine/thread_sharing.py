@@ -23,6 +23,7 @@ from .connections import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
+from .patching import refuse_late_patching
 from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
@@ -218,6 +219,7 @@ class ThreadSharing(SharingRules):
     # Connecting: one attempt for all who wait, made by one of them.
 
     def _connect(self, deadline: float) -> None:
+        refuse_late_patching()
         mine = _Attempt()
         try:
             with self._lock:
