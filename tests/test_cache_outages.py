@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from redis import exceptions as redis_exceptions
 
+from redispool_app.cache import flights
 from redispool_app.cache import setup as cache_setup
 from redispool_app.cache.keys import LOCK
 from redispool_app.cache.scripts import CLAIM, RELEASE
-from redispool_app.cache.stampede import Compute, Flights, Run, Wanted
+from redispool_app.cache.stampede import Compute, Run, Wanted
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, RedisUnavailable
 
 from . import cache_faces
@@ -184,6 +187,40 @@ async def test_a_computation_outlives_the_server(own_server, pool_settings, face
     assert await cache.get_or_set("k", compute) == "v"
 
 
+async def test_an_ignored_outage_still_has_a_function_called_once_for_all_who_wait(down):
+    cache, computed = new_cache(IGNORE_EXCEPTIONS=True), []
+
+    async def compute():
+        computed.append(1)
+        await asyncio.sleep(0.05)
+        return {"n": 1}
+
+    values = await asyncio.gather(*(cache.aget_or_set("k", compute) for _ in range(20)))
+    assert values == [{"n": 1}] * 20
+    assert computed == [1]
+
+
+def test_so_it_is_among_threads(down):
+    cache, computed = new_cache(IGNORE_EXCEPTIONS=True), []
+
+    def compute():
+        computed.append(1)
+        # Until all the others wait, or have asked in vain.
+        eventually(lambda: waiting_in_flights() == 9)
+        return "v"
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(lambda _: cache.get_or_set("k", compute), range(10))) == ["v"] * 10
+    assert computed == [1]
+
+
+def waiting_in_flights():
+    frames = sys._current_frames().values()
+    return sum(
+        (frame.f_code.co_name, Path(frame.f_code.co_filename).name) == ("wait", "flights.py") for frame in frames
+    )
+
+
 async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait_for(own_server, pool_settings, face):
     pool_settings(own_server.url)
     cache, locks = face(IGNORE_EXCEPTIONS=True), []
@@ -202,7 +239,7 @@ async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_lock_whose_grant_was_lost_on_the_way_is_given_back(down, ignored):
     wanted = Wanted(new_cache(IGNORE_EXCEPTIONS=ignored)._setup, ":1:k", 50)
-    steps = wanted.steps(Flights(threading.Event))
+    steps = wanted.steps(flights.of_threads())
     claim = next(steps)
     assert claim.script is CLAIM
     assert steps.throw(OutcomeUnknown("cut")) == Run(RELEASE, (f":1:k{LOCK}",), claim.arguments[:1])
