@@ -203,6 +203,7 @@ def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError
         if (shown := without_arguments(str(error))) != str(error):
             error = redis_exceptions.ResponseError(shown)
     if isinstance(error, redis_exceptions.ResponseError):
+        connection.monitor.reply()
         connection.monitor.error_reply(error)
     else:
         connection.monitor.failure(error, connection._started)

@@ -131,14 +131,14 @@ class Monitor:
             if connection._counted:
                 connection._counted, self.counters.closed = False, self.counters.closed + 1
 
-    def reply(self) -> None:
-        self.health.saw_reply()
+    def reply(self, at: float | None = None) -> None:
+        """A reply came, now or ``at`` (monotonic seconds): the server lives."""
+        self.health.saw_reply(at)
 
     def error_reply(self, error: BaseException) -> None:
-        """The server answered with an error: it lives, and the status page may name what it said."""
+        """That was an error, which the status page may name."""
         if threading.get_ident() in self._quiet:
             return
-        self.health.saw_reply()
         fault = self._fault_in(error)
         # One command denied is no outage: perhaps it is the only one this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:

@@ -255,9 +255,9 @@ class Sharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int) -> None:
+    def _received(self, count: int, at: float) -> None:
         if self.monitor is not None:
-            self.monitor.reply()
+            self.monitor.reply(at)
         if count:
             self.budget.succeeded(count)
             if self._waiting:

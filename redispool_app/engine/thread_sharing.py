@@ -278,12 +278,12 @@ class ThreadSharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int) -> None:
+    def _received(self, count: int, at: float) -> None:
         connection = self.connection or self._leaving
         if connection is not None:
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
-            self.monitor.reply()
+            self.monitor.reply(at)
         if self._shrink is not None:
             self._shrink()
         if self.budget.tokens < self.budget.size:
