@@ -252,3 +252,11 @@ def test_a_name_server_that_is_slow_leaves_less_time_for_the_server(resolver, se
 
 def test_the_nearest_cause_of_a_time_out_names_it():
     assert classify(UnansweredNameError("h was not resolved in time"), "h:1").kind is FaultKind.DNS
+
+
+def test_a_question_of_a_moment_ago_is_not_what_took_somebody_s_time(silent):
+    took(lambda: resolve_sync(HOST, 6379, 0.05))
+    assert isinstance(names.unanswered(HOST, 0.05), UnansweredNameError)
+    assert names.unanswered(HOST, 60.0) is None
+    assert names.unanswered("another.test", 0.0) is None
+    silent.answer()

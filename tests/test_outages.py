@@ -118,6 +118,21 @@ def test_silence_after_a_reply_is_known_to_threads_too(falls_silent):
         manager.get_sync_client()
 
 
+def test_a_caller_with_little_time_left_does_not_take_a_far_server_for_dead(own_server, pool_settings):
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=1.0, HEALTH_CHECK_TIMEOUT=5)
+        client = manager.get_sync_client()
+        client.ping()
+        # Answers take longer than what the caller will have left when its connection is cut.
+        proxy.reply_delay = 0.6
+        proxy.swallow_replies_of_open_connections()
+        threading.Timer(0.7, proxy.cut).start()
+        with pytest.raises(redis_exceptions.TimeoutError):
+            client.get("k")
+        assert not manager._health.confirmed
+        assert manager.get_pool_info()["fault_kind"] == "timeout", "the next caller checks"
+
+
 async def test_a_client_held_since_before_fails_fast_too(own_server, pool_settings):
     manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3)
     client = await manager.get_client()

@@ -114,6 +114,9 @@ class ObservedAsync:
 class ObservedSync:
     """Mix into a ``redis`` connection class, before it."""
 
+    is_hurried = False
+    """Whether it connects for somebody who has little time left."""
+
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
         self._counted = False
@@ -131,7 +134,7 @@ class ObservedSync:
         try:
             connected = super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
-            self.monitor.failure(error, self._started)
+            self.monitor.failure(error, self._started, hurried=self.is_hurried)
             raise
         try:
             if isinstance(self, AddressedSync):
@@ -206,7 +209,8 @@ def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError
         connection.monitor.reply()
         connection.monitor.error_reply(error)
     else:
-        connection.monitor.failure(error, connection._started)
+        hurried = getattr(connection, "is_hurried", False)
+        connection.monitor.failure(error, connection._started, hurried=hurried)
     return error
 
 
@@ -389,10 +393,12 @@ def shortened(connection: Any, deadline: float) -> Iterator[None]:
     left = max(0.001, deadline - monotonic())
     connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
     connection.give_up_at = deadline
+    connection.is_hurried = any(each is not None and left < each / 2 for each in usual)
     try:
         yield
     finally:
         connection.socket_timeout, connection.socket_connect_timeout = usual
         connection.give_up_at = math.inf
+        connection.is_hurried = False
         if connection._sock is not None:
             connection._sock.settimeout(usual[0])

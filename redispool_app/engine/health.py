@@ -95,7 +95,7 @@ class Health:
             return max(0.0, self.next_probe - self._clock())
 
     def saw_reply(self, at: float | None = None) -> None:
-        """Take a reply, now or ``at`` (monotonic seconds), as proof of life; what is unhealthy still waits for its PING."""
+        """Take a reply, now or ``at`` (monotonic seconds), as proof of life; an unhealthy server waits for its PING."""
         at = self._clock() if at is None else at
         with self._lock:
             self.last_reply = max(self.last_reply, at)

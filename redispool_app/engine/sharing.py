@@ -202,7 +202,7 @@ class Sharing(SharingRules):
         left = deadline - monotonic()
         done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
         if not done:
-            raise self.too_late()
+            raise self.too_late(left)
         if attempt.cancelled():
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         error = attempt.exception()

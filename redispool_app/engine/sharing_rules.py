@@ -202,10 +202,10 @@ class SharingRules:
         if self.statistics.commands:
             self.statistics.reconnects += 1
 
-    def too_late(self) -> redis_exceptions.TimeoutError:
-        """Return the exception of a caller that has waited long enough for somebody's attempt to connect."""
+    def too_late(self, waited: float) -> redis_exceptions.TimeoutError:
+        """Return the exception of a caller that has waited so many seconds for somebody's attempt to connect."""
         error = redis_exceptions.TimeoutError("Timeout connecting to server")
-        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"))
+        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"), max(0.05, waited / 2))
         return error
 
     # What the connection reports.

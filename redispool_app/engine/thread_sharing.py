@@ -236,8 +236,9 @@ class ThreadSharing(SharingRules):
             raise
         if attempt is mine:
             return
-        if not attempt.has_ended(deadline - monotonic()):
-            raise self.too_late()
+        left = deadline - monotonic()
+        if not attempt.has_ended(left):
+            raise self.too_late(left)
         if attempt.error is not None:
             raise copy_of(attempt.error) from attempt.error
 
@@ -252,7 +253,7 @@ class ThreadSharing(SharingRules):
             left = deadline - monotonic()
             sleep(max(0.0, min(delay, left)))
             if delay > left:
-                raise self.too_late()
+                raise self.too_late(left)
         # Not by the pool, which would count it among those it lends out.
         connection = self.pool.connection_class(**self.pool.connection_kwargs)
         try:
