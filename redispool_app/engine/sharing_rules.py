@@ -142,6 +142,11 @@ class SharingRules:
             raise redis_exceptions.TimeoutError(str(error)) from error
         raise redis_exceptions.ConnectionError(str(error)) from error
 
+    def count_unknown(self) -> None:
+        """Count a write whose reply was lost on a connection of its own."""
+        with self._counting:
+            self.statistics.unknown += 1
+
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
         """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
         if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
