@@ -205,12 +205,6 @@ async def test_an_async_lock_has_the_methods_of_redis_pys(at_redis):
         await lock.release()
 
 
-async def test_an_async_lock_is_released_through_the_pool_of_the_moment(manager, at_redis):
-    async with new_cache().alock("job", timeout=20):
-        await manager.reset_pool()
-    assert at_redis.dbsize() == 0
-
-
 async def test_a_lock_granted_to_a_caller_who_was_just_cancelled_is_given_back(monkeypatch, at_redis):
     granted = asyncio.Event()
     acquire = redis.asyncio.lock.Lock.do_acquire

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from redis.lock import Lock
 
 from redispool_app.engine import AsyncRedis, SyncRedis
+from redispool_app.locks import SyncLock
 
 from .keys import STALE, KeyTemplate, escaped, is_side_key
 from .locks import AsyncCacheLock
@@ -219,21 +219,24 @@ class CacheExtras:
         blocking: bool = True,
         blocking_timeout: float | None = None,
         thread_local: bool = True,
-    ) -> Lock:
+    ) -> SyncLock:
         """Return redis-py's lock of that name, for ``with``: one holder among all processes. Times are in seconds.
 
-        ``timeout`` is how long the server keeps it for a holder that has gone, None for ever. Locks are never
-        pretended: this raises during an outage, ``IGNORE_EXCEPTIONS`` or not.
+        ``timeout`` is how long the server keeps it for a holder that has gone, None for ever. Whoever holds it or waits
+        for it may do so across a reset of the pool. Locks are never pretended: this raises during an outage,
+        ``IGNORE_EXCEPTIONS`` or not.
         """
-        lock: Lock = self.get_client().lock(
-            self._full_key(key, version),
-            timeout=timeout,
-            sleep=sleep,
-            blocking=blocking,
-            blocking_timeout=blocking_timeout,
-            thread_local=thread_local,
+        return SyncLock(
+            self._setup.manager,
+            {
+                "name": self._full_key(key, version),
+                "timeout": timeout,
+                "sleep": sleep,
+                "blocking": blocking,
+                "blocking_timeout": blocking_timeout,
+                "thread_local": thread_local,
+            },
         )
-        return lock
 
     def alock(
         self,
