@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.cache.backends.base import CacheKeyWarning
 
+from project import settings as demo
 from redispool_app.cache.options import NAMES, find_problems
 from redispool_app.conf import KEYS
 from redispool_app.exceptions import RedisUnavailable
@@ -179,3 +180,10 @@ def test_an_ignored_outage_looks_like_an_empty_cache_but_locks_are_never_pretend
         cache.lock("k").acquire()
     with pytest.raises(RedisUnavailable):
         ours(own_server).get("k")
+
+
+def test_the_demo_keeps_its_sessions_as_the_guide_says():
+    assert "the demo project has it on" in GUIDE
+    assert demo.SESSION_ENGINE.endswith(".cached_db")
+    assert demo.SESSION_CACHE_ALIAS != "default"
+    assert demo.CACHES[demo.SESSION_CACHE_ALIAS]["OPTIONS"]["IGNORE_EXCEPTIONS"] is True
