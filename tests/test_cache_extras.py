@@ -53,6 +53,21 @@ async def test_a_time_is_set_and_taken_away(face, at_redis):
     assert await cache.persist("missing") is False
 
 
+async def test_a_time_can_be_a_timedelta(face, at_redis):
+    cache = face()
+    await cache.set("k", 1)
+    assert await cache.expire("k", datetime.timedelta(minutes=2, milliseconds=900)) is True
+    assert at_redis.ttl(":1:k") == 120
+    assert await cache.pexpire("k", datetime.timedelta(seconds=80, milliseconds=500)) is True
+    assert 80_000 < at_redis.pttl(":1:k") <= 80_500
+    assert await cache.expire("missing", datetime.timedelta(hours=1)) is False
+    for past in (datetime.timedelta(0), datetime.timedelta(seconds=-1)):
+        for call in (cache.expire, cache.pexpire):
+            await cache.set("k", 1)
+            assert await call("k", past) is True
+            assert await cache.has_key("k") is False
+
+
 async def test_a_key_can_end_at_a_moment(face, at_redis):
     cache = face()
     await cache.set("k", 1)

@@ -6,7 +6,7 @@ Names, arguments and answers are django-redis's; each method has a twin with an 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -68,7 +68,7 @@ class CacheExtras:
         return bool(await self._arun(self._setup.plans.persist(self._full_key(key, version))))
 
     def expire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        """Set the seconds left; return whether the key exists."""
+        """Set the seconds left, or those of a timedelta; return whether the key exists."""
         return bool(self._run(self._plan_expire(key, timeout, version)))
 
     async def aexpire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
@@ -76,13 +76,15 @@ class CacheExtras:
         return bool(await self._arun(self._plan_expire(key, timeout, version)))
 
     def _plan_expire(self, key: Any, timeout: Any, version: Any) -> Plan:
+        if isinstance(timeout, timedelta):
+            timeout = timeout.total_seconds()
         return self._setup.plans.touch(self._full_key(key, version), self.get_backend_timeout(timeout))
 
-    def pexpire(self, key: Any, timeout: int, version: Any = None) -> bool:
-        """Set the milliseconds left; return whether the key exists."""
+    def pexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
+        """Set the milliseconds left, or those of a timedelta; return whether the key exists."""
         return bool(self._run(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
 
-    async def apexpire(self, key: Any, timeout: int, version: Any = None) -> bool:
+    async def apexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
         """The twin of ``pexpire``."""
         return bool(await self._arun(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
 

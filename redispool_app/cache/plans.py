@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_exceptions
@@ -160,6 +160,8 @@ class CachePlans:
 
     def expire(self, key: str, timeout: Any, unit: str) -> Plan:
         """``unit``: the command, ``EXPIRE`` for seconds or ``PEXPIRE`` for milliseconds; both take whole numbers."""
+        if isinstance(timeout, timedelta):
+            timeout //= timedelta(milliseconds=1) if unit == "PEXPIRE" else timedelta(seconds=1)
         return Plan(((unit, key, int(timeout)),), bool)
 
     def expire_at(self, key: str, when: datetime | float, unit: str) -> Plan:
