@@ -20,7 +20,7 @@ from redispool_app.exceptions import OutcomeUnknown, PoolClosed, RedisUnavailabl
 
 from . import cache_faces
 from .cache_faces import Face, new_cache
-from .servers import eventually
+from .servers import eventually, free_port
 
 face = cache_faces.face
 
@@ -228,6 +228,24 @@ async def test_a_server_that_refuses_to_store_is_an_outage_too(own_server, pool_
     assert await ignoring.get("k") == "v"
     with pytest.raises(redis_exceptions.OutOfMemoryError):
         await strict.set("k", "w")
+
+
+@pytest.mark.parametrize("options", [{}, {"CLEAR_FLUSHES_DB": True}], ids=["by key", "flushing"])
+async def test_a_server_that_refuses_to_delete_has_cleared_nothing(own_server, pool_settings, face, options):
+    pool_settings(own_server.url)
+    cache = face(IGNORE_EXCEPTIONS=True, **options)
+    await cache.set("k", "v")
+    with own_server.client() as admin:
+        admin.replicaof("127.0.0.1", str(free_port()))
+        assert await cache.clear() is False
+        assert await cache.delete_pattern("*") == 0
+        assert await cache.delete("k") is False
+        assert await cache.get("k") == "v"
+        with pytest.raises(redis_exceptions.ReadOnlyError):
+            await face(**options).clear()
+        admin.replicaof("NO", "ONE")
+        assert await cache.clear() is True
+        assert admin.dbsize() == 0
 
 
 async def test_a_callers_own_mistake_is_not_ignored(server, manager, face):

@@ -140,7 +140,7 @@ class CacheExtras:
         deleted = 0
         for page in self._pages(self._doomed(pattern, version), itersize):
             for keys, counts in _deletions(page):
-                deleted += self._run(self._setup.plans.unlink(keys)) * counts
+                deleted += (self._run(self._setup.plans.unlink(keys)) or 0) * counts
         return deleted
 
     async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
@@ -148,7 +148,7 @@ class CacheExtras:
         deleted = 0
         async for page in self._apages(self._doomed(pattern, version), itersize):
             for keys, counts in _deletions(page):
-                deleted += await self._arun(self._setup.plans.unlink(keys)) * counts
+                deleted += (await self._arun(self._setup.plans.unlink(keys)) or 0) * counts
         return deleted
 
     def clear(self) -> bool:
@@ -163,8 +163,9 @@ class CacheExtras:
         for page in self._pages(globs, None):
             if page is None:
                 return False
-            if keys := [found for found in page if owns(_text(found))]:
-                self._run(self._setup.plans.unlink(keys))
+            keys = [found for found in page if owns(_text(found))]
+            if keys and self._run(self._setup.plans.unlink(keys)) is None:
+                return False
         return True
 
     async def aclear(self) -> bool:
@@ -175,8 +176,9 @@ class CacheExtras:
         async for page in self._apages(globs, None):
             if page is None:
                 return False
-            if keys := [found for found in page if owns(_text(found))]:
-                await self._arun(self._setup.plans.unlink(keys))
+            keys = [found for found in page if owns(_text(found))]
+            if keys and await self._arun(self._setup.plans.unlink(keys)) is None:
+                return False
         return True
 
     def _pages(self, globs: list[str], itersize: int | None) -> Iterator[list[bytes] | None]:

@@ -179,7 +179,8 @@ class CachePlans:
         return Plan((("SCAN", cursor, "MATCH", glob, "COUNT", count),), read, (0, None))
 
     def unlink(self, keys: Sequence[bytes]) -> Plan:
-        return Plan((("UNLINK", *keys),), int, 0)
+        """Read as how many there were; None for an outage that is ignored."""
+        return Plan((("UNLINK", *keys),), lambda count: count)
 
     def flush(self) -> Plan:
         return Plan((("FLUSHDB", "ASYNC"),), _was_done)
