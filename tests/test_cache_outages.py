@@ -230,6 +230,26 @@ async def test_a_server_that_refuses_to_store_is_an_outage_too(own_server, pool_
         await strict.set("k", "w")
 
 
+@pytest.mark.parametrize("options", [{}, {"STALE_TIMEOUT": 5}], ids=["", "stale"])
+async def test_a_primary_that_misses_its_replicas_is_an_outage_too(own_server, pool_settings, face, options):
+    pool_settings(own_server.url)
+    ignoring, strict = face(IGNORE_EXCEPTIONS=True, **options), face(**options)
+    await strict.set_many({"k": "v", "n": 1})
+    with own_server.client() as admin:
+        admin.config_set("min-replicas-to-write", 1)
+    assert await ignoring.set("k", "w") is None
+    assert await ignoring.add("new", "w") is False
+    assert await ignoring.delete("k") is False
+    assert await ignoring.set_many({"k": "w", "new": 1}) == ["k", "new"]
+    assert await ignoring.get_or_set("new", lambda: "computed") == "computed"
+    with pytest.raises(ValueError, match="not found"):
+        await ignoring.incr("n")
+    assert await ignoring.clear() is False
+    assert await ignoring.get_many(["k", "n", "new"]) == {"k": "v", "n": 1}
+    with pytest.raises(redis_exceptions.ResponseError, match="NOREPLICAS"):
+        await strict.set("k", "w")
+
+
 @pytest.mark.parametrize("options", [{}, {"CLEAR_FLUSHES_DB": True}], ids=["by key", "flushing"])
 async def test_a_server_that_refuses_to_delete_has_cleared_nothing(own_server, pool_settings, face, options):
     pool_settings(own_server.url)
