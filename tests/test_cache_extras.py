@@ -276,6 +276,7 @@ async def test_the_cache_works_on_the_server_in_memory(face):
         await cache.set_many({"a": 1, "b": {"x": 2}})
         assert await cache.incr("a") == 2
         assert await cache.get_or_set("c", lambda: "new") == "new"
+        assert await cache.add("c", "newer") is False
         assert await cache.get_many("abc") == {"a": 2, "b": {"x": 2}, "c": "new"}
         assert sorted(await cache.keys()) == ["a", "b", "c"]
         assert await cache.clear() is True
