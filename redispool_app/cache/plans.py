@@ -121,6 +121,8 @@ class CachePlans:
         return self.persist(key) if timeout is None else Plan((("EXPIRE", key, timeout),), bool)
 
     def incr(self, key: str, delta: Any) -> Plan:
+        if isinstance(delta, bool):
+            raise TypeError("A counter is incremented by an integer, not by a bool.")
         delta = operator.index(delta)
 
         def read(total: bytes | None) -> int:
