@@ -120,7 +120,7 @@ class Sharing(SharingRules):
             try:
                 while self.connection is None:
                     if self.closed:
-                        raise PoolClosed("This connection pool is closed.")
+                        raise PoolClosed()
                     self.attempt_at_once()
                     await self._connect(math.inf)
                 return await self.connection.send(packed, True)
@@ -228,7 +228,7 @@ class Sharing(SharingRules):
         try:
             await connection.connect()
             if self.closed:
-                raise PoolClosed("This connection pool is closed.")
+                raise PoolClosed()
         except BaseException as error:
             self._attempt_ended = error
             self.attempt_failed()

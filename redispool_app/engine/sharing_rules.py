@@ -94,7 +94,7 @@ class SharingRules:
     def gate(self) -> None:
         """Raise ``PoolClosed`` or ``RedisUnavailable`` for a caller that must not go on."""
         if self.closed:
-            raise PoolClosed("This connection pool is closed.")
+            raise PoolClosed()
         if self.monitor is not None:
             self.monitor.gate()
 

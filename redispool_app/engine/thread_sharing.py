@@ -143,7 +143,7 @@ class ThreadSharing(SharingRules):
             try:
                 while (connection := self.connection) is None or connection.closed:
                     if self.closed:
-                        raise PoolClosed("This connection pool is closed.")
+                        raise PoolClosed()
                     self.attempt_at_once()
                     self._connect(deadline)
                 started = monotonic()
@@ -260,7 +260,7 @@ class ThreadSharing(SharingRules):
             with shortened(connection, deadline):
                 connection.connect()
             if self.closed:
-                raise PoolClosed("This connection pool is closed.")
+                raise PoolClosed()
             self.attempt_succeeded()
             self.connection = SharedSocket(
                 connection,
