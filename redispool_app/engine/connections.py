@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import ssl
 import stat
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -326,6 +325,9 @@ SYNC_CLASSES: dict[str, type[Any]] = {
     "unix": SyncUnixConnection,
 }
 
+BOUNDED: dict[type[Any], type[Any]] = {redis.Connection: AddressedSync, redis.SSLConnection: _SyncTLS}
+"""What to use in place of redis-py's own blocking classes, which leave the name server out of their time-outs."""
+
 
 def forget_inherited() -> None:
     """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
@@ -384,21 +386,3 @@ def _descriptor(connection: Any) -> int:
         return descriptor if descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode) else -1
     except (AttributeError, OSError, ValueError):
         return -1
-
-
-@contextlib.contextmanager
-def shortened(connection: Any, deadline: float) -> Iterator[None]:
-    """Let no single step of a connection take longer than until ``deadline``."""
-    usual = connection.socket_timeout, connection.socket_connect_timeout
-    left = max(0.001, deadline - monotonic())
-    connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
-    connection.give_up_at = deadline
-    connection.is_hurried = any(each is not None and left < each / 2 for each in usual)
-    try:
-        yield
-    finally:
-        connection.socket_timeout, connection.socket_connect_timeout = usual
-        connection.give_up_at = math.inf
-        connection.is_hurried = False
-        if connection._sock is not None:
-            connection._sock.settimeout(usual[0])

@@ -12,7 +12,7 @@ from redis import exceptions as redis_exceptions
 
 from . import names
 from .async_pool import AsyncPool
-from .connections import shortened
+from .deadlines import shortened
 from .sharing import sharing_of
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of

@@ -19,7 +19,8 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed
 
-from .connections import shortened
+from .connections import BOUNDED
+from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
@@ -255,7 +256,8 @@ class ThreadSharing(SharingRules):
             if delay > left:
                 raise self.too_late(left)
         # Not by the pool, which would count it among those it lends out.
-        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        usual = self.pool.connection_class
+        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         try:
             with shortened(connection, deadline):
                 connection.connect()
