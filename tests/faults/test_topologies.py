@@ -10,10 +10,11 @@ from redis import exceptions as redis_exceptions
 
 from tests.lab import report
 from tests.lab.drivers import driver_of
+from tests.lab.operations import OK
 from tests.lab.servers import Cluster, Watched
 from tests.lab.stage import QUICK, play, rules_of
 from tests.lab.topologies import NODES, SENTINELS, TAG, ClusterStage, OtherNodeKilled, PrimaryKilled, SentinelStage
-from tests.lab.verdicts import OK, RECOVERY, judge
+from tests.lab.verdicts import RECOVERY, judge
 
 pytestmark = pytest.mark.lab
 

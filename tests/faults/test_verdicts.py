@@ -8,8 +8,9 @@ import pytest
 
 from tests.lab.attempts import Attempts, most_per_second
 from tests.lab.lag import worst_lag
+from tests.lab.operations import FAILED, OK, UNKNOWN, Operation
 from tests.lab.resolver import HOST, Resolver
-from tests.lab.verdicts import FAILED, OK, UNKNOWN, Findings, Operation, Rules, Run, find_wrong_replies, judge
+from tests.lab.verdicts import Findings, Rules, Run, find_wrong_replies, judge
 
 RULES = Rules(deadline=0.5, check=0.5, backoff_cap=0.25, outage=True, kinds=frozenset({"timeout"}))
 

@@ -21,7 +21,7 @@ from redispool_app.exceptions import OutcomeUnknown
 from tests.crowd import Caller, joined
 
 from .lag import Sample, measure_loop_lag, measure_thread_lag
-from .verdicts import FAILED, OK, UNKNOWN, Operation
+from .operations import FAILED, OK, UNKNOWN, Operation
 
 _PACE = 0.005
 """A caller rests up to twice as long between operations, or the callers would measure how they wait for each other."""

@@ -17,8 +17,9 @@ from tests.crowd import Caller, joined
 
 from .bookkeeping import all_back, first_back, longest_wait, opened, settle
 from .drivers import Coroutines, Driver, Threads
+from .operations import OK
 from .stage import Stage, play, rules_of
-from .verdicts import OK, Findings, Run, judge
+from .verdicts import Findings, Run, judge
 
 COROUTINES, THREADS = 30, 8
 _APART = 0.003

@@ -1,8 +1,4 @@
-"""What a run of a driver proved: pure functions from what every caller saw to numbers and complaints.
-
-An operation is a SET of a key that nobody else writes, a GET of it, or an INCR in a ledger of the caller's own. Its
-outcome is ``ok``, ``failed`` (the server cannot have carried it out) or ``unknown`` (it may have).
-"""
+"""What a run of a driver proved: pure functions from what every caller saw to numbers and complaints."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from typing import Any
 
 from .attempts import most_per_second
 from .lag import Sample, worst_lag
-
-OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
+from .operations import FAILED, OK, UNKNOWN, Operation
 
 SLACK = 0.1
 """Part of its deadline that a caller may wait longer ..."""
@@ -26,26 +21,6 @@ RECOVERY = 1.0
 """Seconds from the server's return to the first success, the cap of the backoff not counted."""
 ATTEMPTS_PER_SECOND = 20
 """Connection attempts of a process within any one second, however many callers wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What one caller asked and saw. Times are monotonic seconds; ``granted``: when it was handed a client."""
-
-    caller: int
-    kind: str
-    key: str
-    asked: float
-    ended: float
-    outcome: str
-    granted: float | None = None
-    value: Any = None
-    """What a SET stored."""
-    reply: Any = None
-    error: str = ""
-    """The class of the exception."""
-    fault: str = ""
-    """The kind of fault that the exception names."""
 
 
 @dataclass(frozen=True, kw_only=True)
