@@ -11,7 +11,7 @@ from tests.lab.document import PAGE, RESULTS, render
 from tests.lab.peers import CONTENDERS
 from tests.lab.side_by_side import DEFAULTS, WATCHED
 from tests.lab.stage import QUICK
-from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK
+from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK, STRAGGLING
 
 TEXT = PAGE.read_text()
 DOCUMENT = json.loads(RESULTS.read_text())
@@ -31,6 +31,7 @@ def test_the_promises_are_those_of_the_judge():
         f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
         f"within {FAST * 1000:.0f} ms",
         f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
+        f"nobody fails who asks {STRAGGLING} s after the first success",
         f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
         f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
         f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",

@@ -16,7 +16,7 @@ from tests.lab.network_faults import BlackHole, Refused, Truncated
 from tests.lab.site_subjects import SITES
 from tests.lab.sites import Site
 from tests.lab.stage import QUICK, Stage, play, rules_of
-from tests.lab.verdicts import judge
+from tests.lab.verdicts import RECOVERY, judge
 from tests.servers import eventually
 
 
@@ -77,6 +77,8 @@ def a_site_survives(tmp_path):
             fast=0.25,
             known_after=max(rules.known_after, 0.6),
             reads_survive=False,
+            # Each worker finds the server's return by itself.
+            straggling=RECOVERY + rules.backoff_cap,
             attempts_per_second=rules.attempts_per_second * subject.workers,
         )
         findings = judge(run, rules)

@@ -15,11 +15,11 @@ from tests.lab.verdicts import Findings, Rules, Run, find_wrong_replies, judge
 RULES = Rules(deadline=0.5, check=0.5, backoff_cap=0.25, outage=True, kinds=frozenset({"timeout"}))
 
 
-def operation(asked, took=0.0001, outcome=FAILED, kind="get", key="k", **more):
+def operation(asked, took=0.0001, outcome=FAILED, kind="get", key="k", caller=0, **more):
     if outcome == FAILED:
         more = {"fault": "timeout", **more}
     return Operation(
-        caller=0, kind=kind, key=key, asked=asked, granted=asked, ended=asked + took, outcome=outcome, **more
+        caller=caller, kind=kind, key=key, asked=asked, granted=asked, ended=asked + took, outcome=outcome, **more
     )
 
 
@@ -124,6 +124,12 @@ def test_a_run_that_keeps_every_promise_is_left_in_peace():
                 operations=[operation(10), operation(10.5), operation(13, outcome=OK)],
             ),
             "recovered 2.10 s",
+        ),
+        (with_more(operation(12.35)), "1 failed, 0.15 s and more after the first success"),
+        (with_more(*(operation(12.31, caller=number) for number in range(1, 30))), "not every caller was served again"),
+        (
+            with_more(operation(13.6, outcome=OK, caller=1)),
+            "the last caller was served 1.60 s after the server's return",
         ),
         (replace(outage(), attempts=[11 + step / 100 for step in range(30)]), "30 connection attempts"),
         (replace(outage(), log=["unhealthy", "healthy again", "unhealthy"]), "said 2 times: unhealthy"),

@@ -73,6 +73,8 @@ class Driver:
         self._working = threading.Event()
         self._working.set()
         self._busy = 0
+        self._waited_for = set(range(callers))
+        self._looked_at = 0
 
     def __enter__(self) -> Driver:
         self.start()
@@ -106,9 +108,12 @@ class Driver:
     def resume(self) -> None:
         self._working.set()
 
-    def served_since(self, moment: float) -> bool:
-        """Whether anybody who asked after ``moment`` has been served."""
-        return any(each.asked >= moment and each.outcome == OK for each in reversed(self.operations[-10_000:]))
+    def all_served_since(self, moment: float) -> bool:
+        """Whether every caller has asked after ``moment`` and been served; always called with the same moment."""
+        seen = self.operations[self._looked_at :]
+        self._looked_at += len(seen)
+        self._waited_for -= {each.caller for each in seen if each.outcome == OK and each.asked >= moment}
+        return not self._waited_for
 
     def final(self, admin: redis.Redis) -> dict[str, Any]:
         return self.subject.final(admin, {each.key for each in self.operations})

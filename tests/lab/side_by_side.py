@@ -16,8 +16,7 @@ from redispool_app.conf import RedisPoolConfig
 from tests.crowd import Caller, joined
 
 from .bookkeeping import all_back, first_back, longest_wait, opened, settle
-from .drivers import Coroutines, Driver, Threads
-from .operations import OK
+from .drivers import driver_of
 from .stage import Stage, play, rules_of
 from .verdicts import Findings, Run, judge
 
@@ -32,28 +31,6 @@ DEFAULTS = {
     name: getattr(RedisPoolConfig(), name.lower())
     for name in ("SOCKET_TIMEOUT", "SOCKET_CONNECT_TIMEOUT", "HEALTH_CHECK_TIMEOUT", "RETRY_BACKOFF_CAP")
 }
-
-
-class _UntilAllAreBack(Driver):
-    """Callers of whom the last one's return ends the scenario, not the first one's."""
-
-    _looked_at = 0
-
-    def served_since(self, moment: float) -> bool:
-        if not self._looked_at:
-            self._waited_for = set(range(self.callers))
-        seen = self.operations[self._looked_at :]
-        self._looked_at += len(seen)
-        self._waited_for -= {each.caller for each in seen if each.outcome == OK and each.ended >= moment}
-        return not self._waited_for
-
-
-class _AllCoroutines(_UntilAllAreBack, Coroutines):
-    pass
-
-
-class _AllThreads(_UntilAllAreBack, Threads):
-    pass
 
 
 @dataclass(frozen=True)
@@ -113,7 +90,7 @@ class SideBySide:
         fault.hold = ordeal.hold
         fault.arrange()
         callers = ordeal.coroutines if subject.is_async else ordeal.threads
-        driver = (_AllCoroutines if subject.is_async else _AllThreads)(subject, callers, callers * _APART)
+        driver = driver_of(subject, callers, callers * _APART)
         fault.driver = driver
         with Watchdog(stage, ordeal.hold + WATCHED) as watchdog:
             run = play(fault, stage, driver, load=True, log=[])

@@ -138,7 +138,7 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         healing = monotonic()
         fault.heal()
         healed = monotonic()
-        while not driver.served_since(healed) and monotonic() < healed + _TOO_LATE:
+        while not driver.all_served_since(healed) and monotonic() < healed + _TOO_LATE:
             sleep(0.01)
         sleep(_AFTER)
     with stage.admin() as admin:
@@ -152,4 +152,5 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         attempts=[time for time in stage.connects if time >= struck],
         final=final,
         log=list(log),
+        rest=2 * driver.pace,
     )

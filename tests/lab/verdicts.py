@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .attempts import most_per_second
+from .bookkeeping import all_back
 from .lag import Sample, worst_lag
 from .operations import FAILED, OK, UNKNOWN, Operation
 
@@ -19,6 +20,8 @@ FAST = 0.001
 """Seconds in which a caller fails while the outage is known (99 of 100 callers)."""
 RECOVERY = 1.0
 """Seconds from the server's return to the first success, the cap of the backoff not counted."""
+STRAGGLING = 0.1
+"""Seconds from the first success until nobody fails any more."""
 ATTEMPTS_PER_SECOND = 20
 """Connection attempts of a process within any one second, however many callers wait."""
 
@@ -48,6 +51,8 @@ class Rules:
     """Seconds that may pass before every caller fails at once, apart from the first one's deadline."""
     fast: float = FAST
     """Seconds in which a caller fails while the outage is known."""
+    straggling: float = STRAGGLING
+    """Seconds in which callers may still fail who ask after the first success."""
     attempts_per_second: int = ATTEMPTS_PER_SECOND
 
 
@@ -78,6 +83,8 @@ class Run:
     attempts: Sequence[float]
     final: Mapping[str, Any]
     log: Sequence[str] = ()
+    rest: float = 0.0
+    """Seconds that a caller may take to ask again."""
 
 
 def judge(run: Run, rules: Rules) -> Findings:
@@ -93,6 +100,7 @@ def judge(run: Run, rules: Rules) -> Findings:
     _judge_errors(operations, run, rules, findings)
     if rules.outage:
         _judge_outage(operations, run, rules, findings)
+    _judge_return(operations, run, rules, findings)
     _judge_stampede(run, rules, findings)
     _judge_log(run.log, findings)
     return findings
@@ -241,10 +249,27 @@ def _judge_recovery(operations: Sequence[Operation], run: Run, rules: Rules, fin
     if not served:
         findings.complain("no recovery")
         return
-    took = min(served) - run.healed
+    first = min(served)
+    took, limit = first - run.healed, RECOVERY + rules.backoff_cap
     findings.numbers["recovered_ms"] = round(took * 1000, 1)
-    if took > RECOVERY + rules.backoff_cap + worst_lag(list(run.lag), run.healed, min(served)):
+    if took > limit + worst_lag(list(run.lag), run.healed, first):
         findings.complain(f"recovered {took:.2f} s after the server")
+    known = first + rules.straggling + worst_lag(list(run.lag), run.healed, first + rules.straggling)
+    failed = [each for each in operations if each.outcome != OK and each.asked > known]
+    if failed := [each for each in failed if each.fault not in rules.tolerated]:
+        since, errors = failed[0].asked - first, sorted({each.error for each in failed})
+        findings.complain(f"{len(failed)} failed, {since:.2f} s and more after the first success: {errors[0]}")
+
+
+def _judge_return(operations: Sequence[Operation], run: Run, rules: Rules, findings: Findings) -> None:
+    took = all_back(operations, run.healed, len({each.caller for each in operations}))
+    if took is None:
+        findings.complain("not every caller was served again")
+        return
+    findings.numbers["all_back_ms"] = round(took * 1000, 1)
+    limit = RECOVERY + rules.backoff_cap + run.rest
+    if rules.outage and took > limit + worst_lag(list(run.lag), run.healed, run.healed + took):
+        findings.complain(f"the last caller was served {took:.2f} s after the server's return")
 
 
 def _judge_stampede(run: Run, rules: Rules, findings: Findings) -> None:
