@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+import uvloop
 
-from tests.lab.attempts import Attempts, most_per_second
+from tests.lab.attempts import Attempts, most_per_second, written_down
 from tests.lab.lag import worst_lag
 from tests.lab.operations import FAILED, OK, UNKNOWN, Operation
 from tests.lab.resolver import HOST, Resolver
+from tests.lab.sites import PROJECT
 from tests.lab.verdicts import Findings, Rules, Run, find_wrong_replies, judge
 
 RULES = Rules(deadline=0.5, check=0.5, backoff_cap=0.25, outage=True, kinds=frozenset({"timeout"}))
@@ -136,6 +141,7 @@ def test_a_run_that_keeps_every_promise_is_left_in_peace():
             "the last caller was served 1.60 s after the server's return",
         ),
         (replace(outage(), attempts=[11 + step / 100 for step in range(30)]), "30 connection attempts"),
+        (replace(outage(), lookups=[11 + step / 100 for step in range(30)]), "30 names looked up"),
         (replace(outage(), log=["unhealthy", "healthy again", "unhealthy"]), "said 2 times: unhealthy"),
         (replace(outage(), operations=[]), "nothing was done"),
     ],
@@ -170,6 +176,40 @@ def test_the_densest_second_is_counted():
     assert most_per_second([1.0, 1.2, 5.0, 5.1, 5.2, 5.9, 6.2]) == 4
 
 
+def test_where_nobody_counts_attempts_nothing_is_said_of_them():
+    findings = judge(replace(outage(), attempts=None), RULES)
+    assert findings.complaints == []
+    assert "attempts_per_second" not in findings.numbers
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_attempts_of_every_event_loop_are_counted_once(run, tmp_path):
+    async def connect():
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.9", 1)
+        with pytest.raises(FileNotFoundError):
+            await asyncio.open_unix_connection(str(tmp_path / "none"))
+
+    with Attempts(("127.0.0.9", 1), str(tmp_path / "none")) as attempts:
+        run(connect())
+    assert len(attempts.times) == 2
+
+
+def test_attempts_of_other_processes_are_written_down(tmp_path):
+    code = """
+import socket, sys
+from tests.lab.attempts import write_down
+write_down(sys.argv[1], ("127.0.0.9", 1))
+for port in (1, 2, 1):
+    socket.socket().connect_ex(("127.0.0.9", port))
+"""
+    path = tmp_path / "attempts"
+    assert written_down(path) == {}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, path], cwd=PROJECT, check=True)
+    assert [len(times) for times in written_down(path).values()] == [2, 2]
+
+
 def test_attempts_that_nothing_answers_are_counted_and_names_resolve_as_told():
     import socket
 
@@ -184,4 +224,4 @@ def test_attempts_that_nothing_answers_are_counted_and_names_resolve_as_told():
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.9", 1), 1)
     assert len(attempts.times) == 3
-    assert resolver.asked == 4
+    assert len(resolver.asked) == 4

@@ -13,7 +13,7 @@ from tests.tls import TLSEnd, make_certificate
 from .attempts import Attempts
 from .drivers import Driver
 from .proxy import Proxy
-from .resolver import HOST, Resolver
+from .resolver import HOST, UNREACHABLE, Resolver
 from .servers import ADMIN_ADDRESS, POOL_ADDRESS, LabServer
 from .verdicts import Rules, Run
 
@@ -63,7 +63,7 @@ class Stage:
             self.keys["SSL_CA_CERTS"] = str(certificate)
             self.port = enter(TLSEnd(self.port, certificate, key)).port
         self.resolver = enter(Resolver(ADMIN_ADDRESS if self.proxied else POOL_ADDRESS))
-        addresses = [(address, self.port) for address in (self.resolver.address, SECOND_ADDRESS)]
+        addresses = [(address, self.port) for address in (self.resolver.address, SECOND_ADDRESS, UNREACHABLE)]
         self.attempts = enter(Attempts(*addresses, str(self._socket)))
         return self
 
@@ -83,10 +83,13 @@ class Stage:
 
     @property
     def connects(self) -> list[float]:
-        """When somebody tried to connect (monotonic seconds): this process, or whoever came through the proxy."""
-        accepted = self.proxy.accepted if self.proxy else []
-        # Another process, or another event loop's own sockets, are seen only where they arrive.
-        return max(self.attempts.times, accepted, key=len)
+        """When this process tried to connect (monotonic seconds)."""
+        return self.attempts.times
+
+    @property
+    def lookups(self) -> list[float]:
+        """When this process asked for the server's address (monotonic seconds)."""
+        return self.resolver.asked
 
     def admin(self) -> redis.Redis:
         """Return a client of the laboratory's own, which no fault of the network concerns."""
@@ -149,7 +152,8 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         healing=healing,
         healed=healed,
         lag=driver.lag,
-        attempts=[time for time in stage.connects if time >= struck],
+        attempts=None if stage.connects is None else [time for time in stage.connects if time >= struck],
+        lookups=[time for time in stage.lookups if time >= struck],
         final=final,
         log=list(log),
         rest=2 * driver.pace,

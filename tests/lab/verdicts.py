@@ -80,9 +80,12 @@ class Run:
     healing: float
     healed: float
     lag: Sequence[Sample]
-    attempts: Sequence[float]
+    attempts: Sequence[float] | None
+    """When a connection was tried (monotonic seconds); None where nobody counts."""
     final: Mapping[str, Any]
     log: Sequence[str] = ()
+    lookups: Sequence[float] = ()
+    """When a name server was asked (monotonic seconds)."""
     rest: float = 0.0
     """Seconds that a caller may take to ask again."""
 
@@ -274,10 +277,16 @@ def _judge_return(operations: Sequence[Operation], run: Run, rules: Rules, findi
 
 
 def _judge_stampede(run: Run, rules: Rules, findings: Findings) -> None:
-    rate = most_per_second(list(run.attempts))
-    findings.numbers.update(connections_tried=len(run.attempts), attempts_per_second=rate)
-    if rate > rules.attempts_per_second:
-        findings.complain(f"{rate} connection attempts within a second, {rules.attempts_per_second} are promised")
+    limit = rules.attempts_per_second
+    if run.attempts is not None:
+        rate = most_per_second(list(run.attempts))
+        findings.numbers.update(connections_tried=len(run.attempts), attempts_per_second=rate)
+        if rate > limit:
+            findings.complain(f"{rate} connection attempts within a second, {limit} are promised")
+    asked = most_per_second(list(run.lookups))
+    findings.numbers["lookups_per_second"] = asked
+    if asked > limit:
+        findings.complain(f"{asked} names looked up within a second, {limit} are promised")
 
 
 def _judge_log(log: Sequence[str], findings: Findings) -> None:
