@@ -14,7 +14,7 @@ from tests.lab.attempts import most_per_second, written_down
 from tests.lab.drivers import Threads
 from tests.lab.faults import ConnectionsKilled, Fault, ServerFrozen, ServerKilled
 from tests.lab.network_faults import BlackHole, Refused, Truncated
-from tests.lab.site_subjects import SITES
+from tests.lab.site_subjects import FAST, SITES
 from tests.lab.sites import Site
 from tests.lab.stage import QUICK, Stage, play, rules_of
 from tests.lab.verdicts import RECOVERY, judge
@@ -76,7 +76,7 @@ def a_site_survives(tmp_path):
         rules = replace(
             rules,
             kinds=frozenset({"unknown"}),
-            fast=0.25,
+            fast=FAST,
             known_after=max(rules.known_after, 0.6),
             reads_survive=False,
             # Each worker finds the server's return by itself.

@@ -52,7 +52,7 @@ def verdict(fault, subject, stage, *, load, **rules):
 @pytest.mark.parametrize("subject", SENTINELS, ids=lambda subject: subject.name)
 def test_the_new_primary_is_found(subject, load, watched):
     stage = SentinelStage(watched)
-    # Replicas follow a little later, so that what the primary acknowledged in its last moments may die with it.
+    # Replicas follow a little later: what the primary acknowledged after they last caught up may die with it.
     assert not verdict(PrimaryKilled(stage), subject(watched), stage, load=load, durable=not load)
 
 

@@ -15,7 +15,7 @@ from tests.lab.lag import worst_lag
 from tests.lab.operations import FAILED, OK, UNKNOWN, Operation
 from tests.lab.resolver import HOST, Resolver
 from tests.lab.sites import PROJECT
-from tests.lab.verdicts import Findings, Rules, Run, find_wrong_replies, judge
+from tests.lab.verdicts import Findings, Rules, Run, find_losses_of_a_failover, find_wrong_replies, judge
 
 RULES = Rules(deadline=0.5, check=0.5, backoff_cap=0.25, outage=True, kinds=frozenset({"timeout"}))
 
@@ -162,6 +162,27 @@ def test_what_the_machine_did_not_run_in_time_is_no_fault_of_the_engine():
     assert judge(slow, RULES).complaints
     assert not judge(replace(slow, lag=[(10.75, 0.2)]), RULES).complaints
     assert worst_lag([(1.0, 0.1), (2.0, 0.3), (3.0, 0.2)], 1.8, 2.5) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("operations", "final", "complaint"),
+    [
+        ([stored(9, "a"), counted(9.5, 1)], {"k": "a", "n": "1"}, None),
+        ([stored(10, "a"), operation(11, outcome=OK, reply=None)], {"k": None}, None),
+        ([counted(9.5, 1), counted(10, 2), counted(12.1, 2)], {"n": "2"}, None),
+        ([stored(9, "a"), operation(12.1, outcome=OK, reply=None)], {"k": "a"}, "then not there: k"),
+        ([stored(9, "a")], {"k": None}, "not there at the end"),
+        ([stored(12.1, "a")], {"k": None}, "not there at the end"),
+        ([stored(9, "a"), operation(10, outcome=OK, reply="b")], {"k": "a"}, "wrong reply"),
+        ([counted(9.5, 1), counted(10, 3)], {"n": "3"}, "gave 3 when it had been asked for 2 times"),
+        ([counted(9.5, 1), counted(10, None, UNKNOWN)], {"n": "3"}, "2 may have been done"),
+        ([counted(9.5, 1), counted(12.1, 2)], {"n": "1"}, "not less than 2 are to be kept"),
+    ],
+)
+def test_a_failover_may_lose_what_was_acknowledged_meanwhile_and_nothing_else(operations, final, complaint):
+    findings = Findings()
+    find_losses_of_a_failover(replace(outage(), operations=operations, final=final), findings)
+    assert (complaint in findings.complaints[0]) if complaint else not findings.complaints
 
 
 def test_a_refusal_that_may_come_at_any_time_is_not_taken_for_the_outage():

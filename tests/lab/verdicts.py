@@ -42,7 +42,7 @@ class Rules:
     writes_survive: bool = False
     """No write fails, nor is its outcome unknown."""
     durable: bool = True
-    """Whether the server keeps what it acknowledges; replicas that follow later may not."""
+    """Whether the server keeps what it acknowledges; replicas that follow later may not, while a fault lasts."""
     kinds: frozenset[str] = frozenset()
     """What the fault may be called."""
     tolerated: frozenset[str] = frozenset()
@@ -98,7 +98,7 @@ def judge(run: Run, rules: Rules) -> Findings:
     if rules.durable:
         find_wrong_replies(operations, run.final, findings)
     else:
-        find_strange_replies(operations, findings)
+        find_losses_of_a_failover(run, findings)
     _judge_waits(operations, run, rules, findings)
     _judge_errors(operations, run, rules, findings)
     if rules.outage:
@@ -163,19 +163,47 @@ def find_wrong_replies(operations: Iterable[Operation], final: Mapping[str, Any]
     findings.numbers.update(wrong_replies=wrong, writes_lost=lost, writes_twice=twice, writes_denied_yet_done=denied)
 
 
-def find_strange_replies(operations: Iterable[Operation], findings: Findings) -> None:
-    """The same where acknowledged writes may be lost: nobody is given what was meant for somebody else."""
+def find_losses_of_a_failover(run: Run, findings: Findings) -> None:
+    """The same where what was acknowledged while the fault began or lasted may be lost, but nothing else.
+
+    An increment that is done twice is found unless a lost one hides it.
+    """
     written: dict[str, set[Any]] = defaultdict(lambda: {None})
-    missing = wrong = 0
-    for each in sorted(operations, key=lambda each: each.ended):
+    kept: dict[str, Any] = {}
+    counted: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    missing = wrong = lost = twice = 0
+    for each in sorted(run.operations, key=lambda each: each.ended):
+        to_keep = each.outcome == OK and (each.ended < run.struck or each.asked >= run.healed)
         if each.kind == "set" and each.outcome != FAILED:
             written[each.key].add(each.value)
+            kept.update({each.key: each.value} if to_keep else ())
         elif each.kind == "get" and each.outcome == OK:
             missing += each.reply is None and len(written[each.key]) > 1
             if each.reply not in written[each.key]:
                 wrong += 1
                 findings.complain(f"wrong reply: GET {each.key} gave {each.reply!r:.80}")
-    findings.numbers.update(wrong_replies=wrong, reads_of_lost_writes=missing)
+            elif each.reply is None and each.key in kept:
+                lost += 1
+                findings.complain(f"acknowledged when nothing was amiss, then not there: {each.key}")
+        elif each.kind == "incr" and each.outcome != FAILED:
+            sure, most = counted[each.key]
+            counted[each.key] = (sure + to_keep, most + 1)
+            if each.outcome == OK and each.reply > most + 1:
+                twice += 1
+                findings.complain(f"INCR {each.key} gave {each.reply} when it had been asked for {most + 1} times")
+    for key, value in kept.items():
+        if key in run.final and run.final[key] != value:
+            lost += 1
+            findings.complain(f"acknowledged when nothing was amiss, then not there at the end: {key}")
+    for key, (sure, most) in counted.items():
+        count = int(run.final.get(key) or 0)
+        lost += count < sure
+        twice += count > most
+        if not sure <= count <= most:
+            findings.complain(f"{key} counts {count}: not less than {sure} are to be kept, {most} may have been done")
+    findings.numbers.update(
+        wrong_replies=wrong, writes_lost=lost, writes_twice=twice, reads_of_writes_that_may_be_lost=missing
+    )
 
 
 # How long it took.
