@@ -20,6 +20,8 @@ FAST = 0.001
 """Seconds in which a caller fails while the outage is known (99 of 100 callers)."""
 RECOVERY = 1.0
 """Seconds from the server's return to the first success, the cap of the backoff not counted."""
+_AROUND = 0.05
+"""Seconds before and after an operation in which the machine's lag is looked at: it is measured only now and then."""
 STRAGGLING = 0.1
 """Seconds from the first success until nobody fails any more."""
 ATTEMPTS_PER_SECOND = 20
@@ -219,7 +221,7 @@ def _judge_waits(operations: Sequence[Operation], run: Run, rules: Rules, findin
             (each.ended - granted, rules.deadline, each.kind.upper()),
         ):
             late = waited - limit * (1 + SLACK) - GRACE
-            if late > 0 and late > worst_lag(list(run.lag), each.asked, each.ended):
+            if late > 0 and late > worst_lag(run.lag, each.asked, each.ended):
                 findings.complain(f"waited {waited:.3f} s for {what}, whose deadline is {limit} s ({each.error})")
     findings.numbers["worst_wait_ms"] = round(worst * 1000, 1)
     findings.numbers["worst_lag_ms"] = round(max((late for _, late in run.lag), default=0.0) * 1000, 1)
@@ -269,10 +271,14 @@ def _judge_outage(operations: Sequence[Operation], run: Run, rules: Rules, findi
     waits = sorted(each.ended - each.asked for each in later)
     median, high = waits[len(waits) // 2], waits[min(len(waits) - 1, int(len(waits) * 0.99))]
     findings.numbers.update(fail_fast_median_us=round(median * 1e6), fail_fast_p99_us=round(high * 1e6))
-    lag = worst_lag(list(run.lag), known, run.healing)
-    for name, seconds in (("the median", median), ("99 %", high)):
-        if seconds > rules.fast + lag:
-            findings.complain(f"{name} of later callers took up to {seconds * 1000:.2f} ms to fail")
+    if median > rules.fast:
+        findings.complain(f"the median of later callers took {median * 1000:.2f} ms to fail")
+    # Each slow one is excused by what the machine did to it, none by what it did to others.
+    slow = [each for each in later if each.ended - each.asked > rules.fast]
+    own = [each.ended - each.asked - worst_lag(run.lag, each.asked - _AROUND, each.ended + _AROUND) for each in slow]
+    late = sorted(seconds for seconds in own if seconds > rules.fast)
+    if len(late) > len(later) // 100:
+        findings.complain(f"{len(late)} of {len(later)} later callers took up to {late[-1] * 1000:.2f} ms to fail")
     _judge_recovery(operations, run, rules, findings)
 
 
@@ -284,9 +290,9 @@ def _judge_recovery(operations: Sequence[Operation], run: Run, rules: Rules, fin
     first = min(served)
     took, limit = first - run.healed, RECOVERY + rules.backoff_cap
     findings.numbers["recovered_ms"] = round(took * 1000, 1)
-    if took > limit + worst_lag(list(run.lag), run.healed, first):
+    if took > limit + worst_lag(run.lag, run.healed, first):
         findings.complain(f"recovered {took:.2f} s after the server")
-    known = first + rules.straggling + worst_lag(list(run.lag), run.healed, first + rules.straggling)
+    known = first + rules.straggling + worst_lag(run.lag, run.healed, first + rules.straggling)
     failed = [each for each in operations if each.outcome != OK and each.asked > known]
     if failed := [each for each in failed if each.fault not in rules.tolerated]:
         since, errors = failed[0].asked - first, sorted({each.error for each in failed})
@@ -300,7 +306,7 @@ def _judge_return(operations: Sequence[Operation], run: Run, rules: Rules, findi
         return
     findings.numbers["all_back_ms"] = round(took * 1000, 1)
     limit = RECOVERY + rules.backoff_cap + run.rest
-    if rules.outage and took > limit + worst_lag(list(run.lag), run.healed, run.healed + took):
+    if rules.outage and took > limit + worst_lag(run.lag, run.healed, run.healed + took):
         findings.complain(f"the last caller was served {took:.2f} s after the server's return")
 
 
