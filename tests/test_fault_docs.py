@@ -18,7 +18,7 @@ from tests.lab.process_faults import LoopsEnded
 from tests.lab.side_by_side import DEFAULTS, WATCHED
 from tests.lab.stage import QUICK
 from tests.lab.subjects import ENGINES, TRANSACTIONS
-from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK, STRAGGLING
+from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, LOG_LINES, RECOVERY, SLACK, STRAGGLING
 
 TEXT = PAGE.read_text()
 DOCUMENT = json.loads(RESULTS.read_text())
@@ -39,6 +39,7 @@ def test_the_promises_are_those_of_the_judge():
         f"within {FAST * 1000:.0f} ms",
         f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
         f"nobody fails who asks {STRAGGLING} s after the first success",
+        f"{LOG_LINES} lines at most",
         f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
         f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
         f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",

@@ -144,6 +144,7 @@ def test_a_run_that_keeps_every_promise_is_left_in_peace():
         (replace(outage(), attempts=[11 + step / 100 for step in range(30)]), "30 connection attempts"),
         (replace(outage(), lookups=[11 + step / 100 for step in range(30)]), "30 names looked up"),
         (replace(outage(), log=["unhealthy", "healthy again", "unhealthy"]), "said 2 times: unhealthy"),
+        (replace(outage(), log=[f"line {number}" for number in range(7)]), "7 lines of log"),
         (replace(outage(), operations=[]), "nothing was done"),
     ],
 )

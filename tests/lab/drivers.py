@@ -45,11 +45,13 @@ def ledger_of(caller: int) -> str:
 
 
 def observed(caller: int, request: Request, asked: float, granted: float | None, result: Any) -> Operation:
-    """Return what a caller saw; ``result`` is the reply, or the exception that came instead."""
+    """Return what a caller saw just now; ``result`` is the reply, or the exception that came instead."""
+    ended = monotonic()
     kind, key, value = request
     seen = {"caller": caller, "kind": kind, "key": key, "value": value, "asked": asked, "granted": granted}
+    seen["ended"] = ended
     if not isinstance(result, Exception):
-        return Operation(**seen, ended=monotonic(), outcome=OK, reply=result)
+        return Operation(**seen, outcome=OK, reply=result)
     # Any other exception promises that nothing has been done; the server's books will tell.
     outcome = UNKNOWN if isinstance(result, OutcomeUnknown) else FAILED
     known = isinstance(result, redis_exceptions.RedisError)
@@ -57,7 +59,7 @@ def observed(caller: int, request: Request, asked: float, granted: float | None,
     if outcome == UNKNOWN:
         fault = "outcome unknown"
     error = f"{type(result).__name__}: {result}"[:200] if known else "".join(format_exception(result))
-    return Operation(**seen, ended=monotonic(), outcome=outcome, error=error, fault=fault)
+    return Operation(**seen, outcome=outcome, error=error, fault=fault)
 
 
 class Driver:

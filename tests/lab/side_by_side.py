@@ -75,6 +75,7 @@ class SideBySide:
 
     def play(self) -> dict[Any, Findings]:
         """Return what is found about each subject."""
+        self._ready = threading.Barrier(len(self.subjects))
         players = {kind: Caller(lambda kind=kind: self._play(kind), name=kind.name) for kind in self.subjects}
         for player in players.values():
             player.start()
@@ -93,7 +94,7 @@ class SideBySide:
         driver = driver_of(subject, callers, callers * _APART)
         fault.driver = driver
         with Watchdog(stage, ordeal.hold + WATCHED) as watchdog:
-            run = play(fault, stage, driver, load=True, log=[])
+            run = play(fault, stage, driver, load=True, log=[], ready=lambda: self._ready.wait(_PATIENCE))
         findings = self._judge(fault, run, subject)
         findings.numbers.update(_compared(run, stage, callers))
         if watchdog.has_cut:

@@ -95,10 +95,10 @@ class Stage:
         """Return a client of the laboratory's own, which no fault of the network concerns."""
         return self.server.client()
 
-    def cut_all(self) -> None:
-        """End the connections of the pool under test."""
+    def cut_all(self) -> int:
+        """End the connections of the pool under test; return how many those were."""
         with self.admin() as admin:
-            admin.client_kill_filter(_type="normal", skipme=True)
+            return admin.client_kill_filter(_type="normal", skipme=True)
 
 
 def rules_of(fault: Any, keys: dict[str, Any], *, managed: bool = True) -> Rules:
@@ -117,10 +117,13 @@ def rules_of(fault: Any, keys: dict[str, Any], *, managed: bool = True) -> Rules
     )
 
 
-def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str], look: Any = None) -> Run:
+def play(
+    fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str], look: Any = None, ready: Any = None
+) -> Run:
     """Let the callers work, strike, look at what is shown, heal, and see everybody come back.
 
     With ``load`` the fault finds commands in flight; without, it finds everybody idle, and they come back to it.
+    ``ready`` is called when everything is ready for the strike, and may wait for others.
     """
     with stage.admin() as admin:
         driver.subject.prepare(admin, driver.ledgers)
@@ -128,6 +131,8 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         sleep(_WARMING)
         if not load:
             driver.pause()
+        if ready is not None:
+            ready()
         del log[:]
         struck = monotonic()
         fault.strike()

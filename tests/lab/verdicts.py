@@ -27,6 +27,9 @@ STRAGGLING = 0.1
 ATTEMPTS_PER_SECOND = 20
 """Connection attempts of a process within any one second, however many callers wait."""
 
+LOG_LINES = 6
+"""Lines of this app's log that a scenario may take, whatever they say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -325,5 +328,7 @@ def _judge_stampede(run: Run, rules: Rules, findings: Findings) -> None:
 
 def _judge_log(log: Sequence[str], findings: Findings) -> None:
     findings.numbers["log_lines"] = len(log)
+    if len(log) > LOG_LINES:
+        findings.complain(f"{len(log)} lines of log, {LOG_LINES} at most are promised: {log[-1]}")
     for line in {line for line in log if log.count(line) > 1}:
         findings.complain(f"said {log.count(line)} times: {line}")
