@@ -10,6 +10,8 @@ from tests.lab.network_faults import (
     BlackHole,
     Garbage,
     HalfOpen,
+    NameServerSilent,
+    NameUnknown,
     OneByteASecond,
     Refused,
     SilentMidReply,
@@ -21,12 +23,14 @@ from tests.lab.subjects import ALONE
 _FAULTS = [
     ServerKilled, ServerFrozen, ConnectionsKilled, Refused, BlackHole,
     SilentMidReply, HalfOpen, AddressChanged, Garbage, OneByteASecond,
-    SlowNetwork, Truncated,
+    SlowNetwork, Truncated, NameUnknown, NameServerSilent,
 ]  # fmt: skip
 
 
 @pytest.mark.lab
 @pytest.mark.parametrize("subject", ALONE, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("fault", _FAULTS, ids=lambda fault: fault.name)
-def test_a_client_without_a_manager_survives(fault, subject, survives):
+def test_a_client_without_a_manager_survives(fault, subject, request, survives):
+    if fault is NameServerSilent and not subject.is_async:
+        request.applymarker(pytest.mark.xfail(reason="each of its attempts waits for the name server anew"))
     survives(fault, subject, load=True)
