@@ -34,7 +34,12 @@ class PoolQueueFull(redis_exceptions.MaxConnectionsError):
 
 
 class PoolClosed(redis_exceptions.ConnectionError):
-    """The manager was closed; ``initialize()`` opens it again."""
+    """The manager was closed, and ``initialize()`` opens it again; or this client is of before a reset."""
+
+    def __init__(
+        self, message: str = "This connection pool was closed or reset: ask its manager for a client."
+    ) -> None:
+        super().__init__(message)
 
 
 class OutcomeUnknown(redis_exceptions.ConnectionError, redis_exceptions.TimeoutError):

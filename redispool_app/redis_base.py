@@ -12,11 +12,10 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
-from redis.asyncio.lock import Lock as AsyncLock
-from redis.lock import Lock as SyncLock
 
 from .conf import DEFAULT_ALIAS
 from .engine import AsyncRedis, SyncRedis
+from .locks import AsyncLock, SyncLock
 from .redis_pool import RedisConnectionManager
 from .serializers import Serializer, find_serializer
 from .store_plans import DEFAULT_TTL, VALUE, LockPlan, Plan, StorePlans, Ttl, milliseconds
@@ -269,7 +268,7 @@ class RedisBase:
         """
         plan = self._plans.lock(key, timeout, blocking_timeout)
         async with self.manager.get_connection() as client:
-            lock = client.lock(**plan.arguments)
+            lock = AsyncLock(self.manager, client, plan.arguments)
             try:
                 acquired = await lock.acquire(token=plan.token)
             except asyncio.CancelledError:
@@ -291,8 +290,8 @@ class RedisBase:
     def lock_sync(self, key: str, timeout: float = 10.0, blocking_timeout: float | None = 10.0) -> Iterator[SyncLock]:
         """The twin of ``lock``."""
         plan = self._plans.lock(key, timeout, blocking_timeout)
-        with self.manager.get_sync_connection() as client:
-            lock: SyncLock = client.lock(**plan.arguments)
+        with self.manager.get_sync_connection():
+            lock = SyncLock(self.manager, plan.arguments)
             acquired = lock.acquire(token=plan.token)
         if not acquired:
             raise plan.refused()
@@ -308,9 +307,7 @@ class RedisBase:
         if lock.local.token is None:
             return  # the block has released it itself
         lost = False
-        async with self.manager.get_connection() as client:
-            # The pool may have been reset since the lock was acquired.
-            lock.redis = client
+        async with self.manager.get_connection():
             try:
                 await lock.release()
             except redis_exceptions.LockError:
@@ -322,8 +319,7 @@ class RedisBase:
         if lock.local.token is None:
             return
         lost = False
-        with self.manager.get_sync_connection() as client:
-            lock.redis = client
+        with self.manager.get_sync_connection():
             try:
                 lock.release()
             except redis_exceptions.LockError:

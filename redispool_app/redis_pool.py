@@ -23,6 +23,7 @@ from .engine.client_name import client_name
 from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
+from .engine.patching import refuse_late_patching
 from .engine.pool_set import PoolSet, PoolSettings
 from .engine.statistics import Statistics
 from .exceptions import PoolClosed
@@ -391,6 +392,7 @@ class RedisConnectionManager:
 
     def _built(self) -> PoolSet:
         """Return the pool set, building it from the settings on first use. Raises ``ImproperlyConfigured``."""
+        refuse_late_patching()
         pool_set = self._pool_set
         if pool_set is not None:
             return pool_set

@@ -337,6 +337,12 @@ APART = [
         ours=TypeError("'str' object cannot be interpreted as an integer"),
     ),
     apart(
+        "incr by True",
+        do("set", "k", 1),
+        do("incr", "k", True),
+        ours=TypeError("A counter is incremented by an integer, not by a bool."),
+    ),
+    apart(
         "incr_version keeps the lifetime",
         do("set", "k", "v", 50),
         do("incr_version", "k"),

@@ -6,6 +6,7 @@ import _weakrefset
 import contextlib
 import ctypes
 import dis
+import itertools
 import os
 import signal
 import sys
@@ -18,8 +19,13 @@ from typing import Any
 
 import pytest
 
+from .crowd import at_once, value_of
+
 TESTS = str(Path(__file__).parent)
 _WEAK_REFERENCES = (weakref.__file__, _weakrefset.__file__)
+
+
+MOST_POINTS = 200
 
 
 class Interruption(BaseException):
@@ -142,3 +148,20 @@ def _bytes_of(code: CodeType) -> bytes:
     if found is None:
         found = _codes[code] = code.co_code
     return found
+
+
+def at_every_point(
+    function: Callable[[], Any], prepare: Callable[[], Any] = lambda: None, most: int = MOST_POINTS
+) -> Iterator[InterruptAt]:
+    """Yield, for point after point, how to run ``function`` interrupted there, until it has no further point."""
+    prepare()
+    counting = InterruptAt(0, function)
+    value_of(at_once([counting])[0])
+    step = max(1, counting.count // most)
+    for victim in itertools.count(1, step):
+        prepare()
+        running = InterruptAt(victim, function)
+        yield running
+        if not running.where:
+            assert victim > 5, "nothing was interrupted"
+            return

@@ -216,7 +216,7 @@ async def test_totals_beyond_53_bits_are_exact(face):
 
 async def test_a_delta_that_is_no_integer_is_refused_before_anything_is_sent(server, face):
     cache = face()
-    for delta in (1.5, "1", None):
+    for delta in (1.5, "1", None, True, False):
         with pytest.raises(TypeError):
             await cache.incr("k", delta)
     assert server.calls("evalsha") == server.calls("eval") == 0

@@ -535,7 +535,9 @@ def test_a_cache_reads_no_settings_when_it_is_made(settings):
         cache.get("k")
 
 
-def test_options_are_read_once_for_all_instances():
+@pytest.mark.parametrize("location", ["", "sessions", ["sessions"], ("redis://localhost:6379/1",)])
+def test_options_are_read_once_for_all_instances(location):
     params = {"OPTIONS": {"PICKLE_PROTOCOL": pickle.HIGHEST_PROTOCOL}}
-    assert RedisPoolCache("", params)._setup is RedisPoolCache("", dict(params))._setup
-    assert RedisPoolCache("", params)._setup is not RedisPoolCache("", {"OPTIONS": dict(params["OPTIONS"])})._setup
+    others = {"OPTIONS": dict(params["OPTIONS"])}
+    assert RedisPoolCache(location, params)._setup is RedisPoolCache(location, dict(params))._setup
+    assert RedisPoolCache(location, params)._setup is not RedisPoolCache(location, others)._setup

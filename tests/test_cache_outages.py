@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 from redis import exceptions as redis_exceptions
 
+from redispool_app.cache import flights
 from redispool_app.cache import setup as cache_setup
 from redispool_app.cache.keys import LOCK
 from redispool_app.cache.scripts import CLAIM, RELEASE
-from redispool_app.cache.stampede import Compute, Flights, Run, Wanted
+from redispool_app.cache.stampede import Compute, Run, Wanted
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, RedisUnavailable
 
 from . import cache_faces
 from .cache_faces import Face, new_cache
-from .servers import eventually
+from .servers import eventually, free_port
 
 face = cache_faces.face
 
@@ -61,6 +65,7 @@ EMPTY = [
     ("expire", ("k", 5), False),
     ("pexpire", ("k", 5), False),
     ("expire_at", ("k", 5), False),
+    ("pexpire_at", ("k", 5), False),
     ("keys", ("*",), []),
     ("iter_keys", ("*",), []),
     ("delete_pattern", ("*",), 0),
@@ -73,6 +78,22 @@ EMPTY = [
 )
 async def test_an_ignored_outage_makes_the_cache_an_empty_one(face, down, name, args, answer, options):
     assert await getattr(face(IGNORE_EXCEPTIONS=True, **options), name)(*args) == answer
+
+
+@pytest.mark.parametrize("options", [{}, {"STALE_TIMEOUT": 5}], ids=["", "stale"])
+@pytest.mark.parametrize("condition", ["nx", "xx"])
+@pytest.mark.parametrize("timeout", [5, None, 0])
+async def test_on_a_condition_nothing_is_stored_during_an_outage(face, down, timeout, condition, options):
+    ignoring, strict = face(IGNORE_EXCEPTIONS=True, **options), face(**options)
+    assert await ignoring.set("k", 1, timeout, **{condition: True}) is False
+    with pytest.raises(RedisUnavailable):
+        await strict.set("k", 1, timeout, **{condition: True})
+
+
+def test_during_an_outage_nothing_is_in_the_cache(down):
+    assert "k" not in new_cache(IGNORE_EXCEPTIONS=True)
+    with pytest.raises(RedisUnavailable):
+        assert "k" in new_cache()
 
 
 @pytest.mark.parametrize("name", ["incr", "decr", "incr_version", "decr_version"])
@@ -103,7 +124,46 @@ async def test_locks_are_never_pretended(face, down):
         await cache.get_client()
 
 
-async def test_a_paused_server_costs_one_timeout_and_then_microseconds(own_server, pool_settings):
+def waits_of(call):
+    """Return what ``call()`` returns, and the names of what this thread spoke to the network with, or waited with."""
+    waits = []
+
+    def note(frame, event, function):
+        if event == "c_call" and function.__qualname__.partition(".")[0] in (
+            "epoll",
+            "poll",
+            "select",
+            "sleep",
+            "socket",
+        ):
+            waits.append(function.__qualname__)
+        elif event == "call" and frame.f_code.co_name == "wait":
+            waits.append("wait")  # threading's, and whatever is built on locks here
+
+    sys.setprofile(note)
+    try:
+        returned = call()
+    finally:
+        sys.setprofile(None)
+    return returned, waits
+
+
+def at_once(coroutine):
+    """Return what the coroutine returns; it must do so without ever handing over to its event loop."""
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)
+    return ended.value.value
+
+
+def test_what_waits_is_seen(server):
+    with server.client() as client:
+        assert set(waits_of(client.ping)[1]) >= {"socket.connect", "socket.sendall"}
+    assert waits_of(lambda: time.sleep(0))[1] == ["sleep"]
+    assert "wait" in waits_of(lambda: threading.Event().wait(0))[1]
+    assert waits_of(lambda: 5) == (5, [])
+
+
+async def test_a_paused_server_costs_one_timeout_and_then_nobody_waits_or_asks_it(own_server, pool_settings):
     manager = pool_settings(own_server.url, **SHORT)
     cache = new_cache(IGNORE_EXCEPTIONS=True)
     await cache.aset("k", "v")
@@ -112,14 +172,25 @@ async def test_a_paused_server_costs_one_timeout_and_then_microseconds(own_serve
     started = time.monotonic()
     assert await cache.aget("k", "default") == "default"
     assert time.monotonic() - started < 0.3 + SLACK
-    started = time.monotonic()
-    for _ in range(500):
-        assert await cache.aget("k", "default") == "default"
-        assert cache.get("j", "default") == "default"
-        assert cache.get_or_set("j", lambda: 5) == 5
-    assert time.monotonic() - started < 5 * SLACK
+    eventually(lambda: manager.is_down)
+    for _ in range(20):
+        for coroutine, answer in (
+            (cache.aget("k", "default"), "default"),
+            (cache.aset("k", "new"), None),
+            (cache.aget_or_set("k", lambda: 5), 5),
+        ):
+            assert waits_of(partial(at_once, coroutine)) == (answer, [])
+        for call, answer in (
+            (partial(cache.get, "j", "default"), "default"),
+            (partial(cache.set, "j", "new"), None),
+            (partial(cache.get_or_set, "j", lambda: 5), 5),
+        ):
+            assert waits_of(call) == (answer, [])
     own_server.resume()
     eventually(lambda: manager._is_healthy, 2 + SLACK)
+    assert own_server.calls("get") <= 1, "the one that waited"
+    assert own_server.calls("set") == 2
+    assert own_server.calls("evalsha") == 0
     assert await cache.aget("k") == "v"
     assert cache.get("j") == "w"
 
@@ -184,6 +255,40 @@ async def test_a_computation_outlives_the_server(own_server, pool_settings, face
     assert await cache.get_or_set("k", compute) == "v"
 
 
+async def test_an_ignored_outage_still_has_a_function_called_once_for_all_who_wait(down):
+    cache, computed = new_cache(IGNORE_EXCEPTIONS=True), []
+
+    async def compute():
+        computed.append(1)
+        await asyncio.sleep(0.05)
+        return {"n": 1}
+
+    values = await asyncio.gather(*(cache.aget_or_set("k", compute) for _ in range(20)))
+    assert values == [{"n": 1}] * 20
+    assert computed == [1]
+
+
+def test_so_it_is_among_threads(down):
+    cache, computed = new_cache(IGNORE_EXCEPTIONS=True), []
+
+    def compute():
+        computed.append(1)
+        # Until all the others wait, or have asked in vain.
+        eventually(lambda: waiting_in_flights() == 9)
+        return "v"
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(lambda _: cache.get_or_set("k", compute), range(10))) == ["v"] * 10
+    assert computed == [1]
+
+
+def waiting_in_flights():
+    frames = sys._current_frames().values()
+    return sum(
+        (frame.f_code.co_name, Path(frame.f_code.co_filename).name) == ("wait", "flights.py") for frame in frames
+    )
+
+
 async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait_for(own_server, pool_settings, face):
     pool_settings(own_server.url)
     cache, locks = face(IGNORE_EXCEPTIONS=True), []
@@ -202,7 +307,7 @@ async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_lock_whose_grant_was_lost_on_the_way_is_given_back(down, ignored):
     wanted = Wanted(new_cache(IGNORE_EXCEPTIONS=ignored)._setup, ":1:k", 50)
-    steps = wanted.steps(Flights(threading.Event))
+    steps = wanted.steps(flights.of_threads())
     claim = next(steps)
     assert claim.script is CLAIM
     assert steps.throw(OutcomeUnknown("cut")) == Run(RELEASE, (f":1:k{LOCK}",), claim.arguments[:1])
@@ -228,6 +333,44 @@ async def test_a_server_that_refuses_to_store_is_an_outage_too(own_server, pool_
     assert await ignoring.get("k") == "v"
     with pytest.raises(redis_exceptions.OutOfMemoryError):
         await strict.set("k", "w")
+
+
+@pytest.mark.parametrize("options", [{}, {"STALE_TIMEOUT": 5}], ids=["", "stale"])
+async def test_a_primary_that_misses_its_replicas_is_an_outage_too(own_server, pool_settings, face, options):
+    pool_settings(own_server.url)
+    ignoring, strict = face(IGNORE_EXCEPTIONS=True, **options), face(**options)
+    await strict.set_many({"k": "v", "n": 1})
+    with own_server.client() as admin:
+        admin.config_set("min-replicas-to-write", 1)
+    assert await ignoring.set("k", "w") is None
+    assert await ignoring.add("new", "w") is False
+    assert await ignoring.delete("k") is False
+    assert await ignoring.set_many({"k": "w", "new": 1}) == ["k", "new"]
+    assert await ignoring.get_or_set("new", lambda: "computed") == "computed"
+    with pytest.raises(ValueError, match="not found"):
+        await ignoring.incr("n")
+    assert await ignoring.clear() is False
+    assert await ignoring.get_many(["k", "n", "new"]) == {"k": "v", "n": 1}
+    with pytest.raises(redis_exceptions.ResponseError, match="NOREPLICAS"):
+        await strict.set("k", "w")
+
+
+@pytest.mark.parametrize("options", [{}, {"CLEAR_FLUSHES_DB": True}], ids=["by key", "flushing"])
+async def test_a_server_that_refuses_to_delete_has_cleared_nothing(own_server, pool_settings, face, options):
+    pool_settings(own_server.url)
+    cache = face(IGNORE_EXCEPTIONS=True, **options)
+    await cache.set("k", "v")
+    with own_server.client() as admin:
+        admin.replicaof("127.0.0.1", str(free_port()))
+        assert await cache.clear() is False
+        assert await cache.delete_pattern("*") == 0
+        assert await cache.delete("k") is False
+        assert await cache.get("k") == "v"
+        with pytest.raises(redis_exceptions.ReadOnlyError):
+            await face(**options).clear()
+        admin.replicaof("NO", "ONE")
+        assert await cache.clear() is True
+        assert admin.dbsize() == 0
 
 
 async def test_a_callers_own_mistake_is_not_ignored(server, manager, face):

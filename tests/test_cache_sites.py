@@ -15,7 +15,7 @@ from asgiref.sync import async_to_sync
 from django.test import AsyncClient, Client
 
 from .servers import eventually
-from .test_demo import Demo
+from .test_demo import Demo, running
 from .test_deployments import Site
 
 BACKEND = "redispool_app.cache.RedisPoolCache"
@@ -313,6 +313,21 @@ def test_the_demo_keeps_a_page_and_a_fragment(demo):
     assert_kept(lambda: tuple(visitor.figures("/cached/")))
     assert_kept(lambda: visitor.figures("/cached/fragment/")[1])
     assert len({visitor.figures("/cached/fragment/")[0] for _ in range(3)}) == 3, "the page around it is built anew"
+
+
+def test_the_demo_can_be_cached_as_a_whole_but_for_its_probes_and_sessions(tmp_path):
+    with running(Demo(tmp_path, DJANGO_SETTINGS_MODULE="tests.sites.demo_settings")) as demo:
+        # An async view counts each of its calls.
+        assert [DemoVisitor(demo).figures("/") for _ in range(3)] == [["1"]] * 3
+        assert DemoVisitor(demo).figures("/?other") == ["2"]
+        visitor = DemoVisitor(demo)
+        assert [visitor.figures(path) for path in ("/session/", "/session/async/")] == [["1"], ["2"]]
+        assert demo.get("/redis/health/")[0] == demo.get("/redis/ready/")[0] == 200
+        os.kill(demo.server_pid, signal.SIGSTOP)
+        try:
+            assert demo.get("/redis/health/")[0] == demo.get("/redis/ready/")[0] == 503
+        finally:
+            os.kill(demo.server_pid, signal.SIGCONT)
 
 
 def assert_kept(ask):

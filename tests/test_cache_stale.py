@@ -95,6 +95,57 @@ async def test_what_is_changed_on_purpose_leaves_no_stale_copy(face, at_redis, c
         await cache.clear()
 
 
+@pytest.mark.parametrize(
+    ("is_there", "change"),
+    [
+        (True, lambda cache: cache.add("k", "w")),
+        (True, lambda cache: cache.set("k", "w", nx=True)),
+        (False, lambda cache: cache.set("k", "w", xx=True)),
+        (False, lambda cache: cache.set("k", "w", None, xx=True)),
+    ],
+    ids=["add", "nx", "xx", "xx for ever"],
+)
+async def test_what_was_not_written_leaves_the_stale_copy(face, at_redis, is_there, change):
+    cache = face(STALE_TIMEOUT=50)
+    await cache.get_or_set("k", lambda: "v")
+    if not is_there:
+        at_redis.delete(":1:k")
+    assert await change(cache) is False
+    assert at_redis.get(f":1:k{STALE}") == pickled("v")
+
+
+@pytest.mark.parametrize(
+    ("is_there", "change"),
+    [
+        (False, lambda cache: cache.add("k", "w", 50)),
+        (False, lambda cache: cache.set("k", "w", nx=True)),
+        (True, lambda cache: cache.set("k", "w", 50, xx=True)),
+        (True, lambda cache: cache.set("k", "w", None, xx=True)),
+    ],
+    ids=["add", "nx", "xx", "xx for ever"],
+)
+async def test_what_was_written_on_a_condition_leaves_none(face, at_redis, is_there, change):
+    cache = face(STALE_TIMEOUT=50)
+    await cache.get_or_set("k", lambda: "v")
+    if not is_there:
+        at_redis.delete(":1:k")
+    assert await change(cache) is True
+    assert at_redis.keys() == [b":1:k"]
+    assert await cache.get("k") == "w"
+
+
+async def test_a_version_that_could_not_be_moved_leaves_the_stale_copies(face, at_redis):
+    cache = face(STALE_TIMEOUT=50)
+    for version in (1, 2):
+        await cache.get_or_set("k", lambda: "v", version=version)
+    at_redis.delete(":1:k")
+    with pytest.raises(ValueError, match=r"^Key 'k' not found$"):
+        await cache.incr_version("k")
+    assert at_redis.exists(f":1:k{STALE}", f":2:k{STALE}", ":2:k") == 3
+    assert await cache.incr_version("k", version=2) == 3
+    assert sorted(at_redis.keys()) == [f":1:k{STALE}".encode(), b":3:k"]
+
+
 async def test_with_stale_copies_the_answers_stay_djangos(face):
     cache = face(STALE_TIMEOUT=50)
     assert await cache.set("k", 1) is None

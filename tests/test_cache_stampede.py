@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redispool_app.cache import stampede
+from redispool_app.cache import flights
 from redispool_app.cache.keys import LOCK
 
 from . import cache_faces
@@ -339,7 +339,7 @@ async def test_nothing_is_remembered_afterwards():
     cache = new_cache()
     await asyncio.gather(*(cache.aget_or_set(str(number), lambda: 1) for number in range(10)))
     await asyncio.to_thread(cache.get_or_set, "k", lambda: 1)
-    assert stampede._of_threads._under_way == stampede._of_this_loop()._under_way == {}
+    assert flights.of_threads()._under_way == flights.of_this_loop()._under_way == {}
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_computation(at_redis):

@@ -41,8 +41,15 @@ SELDOM = (
     else set()
 ) | {
     # As a rule the read that failed has closed the connection already, and closing it again waits for nothing.
-    "async_client.py AsyncPipeline._disconnect_raise_on_watching: "
+    "alone.py AloneAsync._close_connection: await super()._close_connection(conn, error, *args, **kwargs)",
+    "alone.py AloneAsync._disconnect_raise_on_watching: "
     "await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)",
+    "alone.py AloneAsync._disconnect_reset_raise_on_watching: "
+    "await super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)",
+    # The pool lends out what is connected.
+    "alone.py AloneAsync._send_command_parse_response: await conn.connect()",
+    "async_client.py AsyncPipeline._execute_pipeline: await connection.connect()",
+    "async_client.py AsyncPipeline._execute_transaction: await connection.connect()",
 }
 
 EXEMPT = {
@@ -62,7 +69,10 @@ EXEMPT = {
     "async_client.py AsyncPipeline._execute_transaction: await self._assert_watched(connection)": (
         "all that it awaits is exempt itself"
     ),
-    "async_client.py AsyncPipeline._disconnect_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
+    "alone.py AloneAsync._close_connection: await conn.disconnect(nowait=True)": _NOWAIT,
+    "alone.py AloneAsync._disconnect_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
+    "alone.py AloneAsync._disconnect_reset_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
+    "alone.py AloneAsync._disconnect_reset_raise_on_watching: await self.reset()": "gives back what is closed",
     "async_client.py _unwatch: await connection.disconnect(nowait=True)": _NOWAIT,
     "loops.py LoopClient.close: await keeper.aclose()": "the pool has been drained by then, so draining it is instant",
     "loops.py LoopClients.open: await anext(entry.keeper)": _BUILDS,

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,9 @@ class Demo:
         return self.process.returncode, errors
 
 
-@pytest.fixture
-def demo(tmp_path):
-    demo = Demo(tmp_path)
+@contextmanager
+def running(demo):
+    """Wait for the demo, and leave none behind."""
     try:
         demo.wait_until_it_serves()
         yield demo
@@ -105,6 +106,12 @@ def demo(tmp_path):
         if demo.process.poll() is None:
             demo.process.kill()
         demo.process.communicate()
+
+
+@pytest.fixture
+def demo(tmp_path):
+    with running(Demo(tmp_path)) as demo:
+        yield demo
 
 
 def is_alive(pid):

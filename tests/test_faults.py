@@ -88,6 +88,19 @@ def test_a_replica_that_is_written_to_is_readonly(own_server):
         assert reply_of(client, "GET", "key") is FaultKind.MASTERDOWN
 
 
+def test_a_primary_that_misses_its_replicas_says_so_and_is_not_down(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    with own_server.client() as admin:
+        admin.config_set("min-replicas-to-write", 1)
+    client = manager.get_sync_client()
+    assert reply_of(client, "SET", "key", "value") is FaultKind.NOREPLICAS
+    assert client.get("key") is None
+    info = manager.get_pool_info()
+    assert info["is_healthy"] is True
+    assert info["last_error_kind"] == "noreplicas"
+    assert "min-replicas-to-write" in info["last_error"]
+
+
 def test_a_server_without_memory_is_out_of_memory(own_server):
     with own_server.client() as client:
         client.config_set("maxmemory", "1mb")

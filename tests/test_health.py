@@ -123,6 +123,22 @@ def test_a_failure_counts_only_when_no_reply_has_come_since_it_began_to_wait(hea
     assert health.confirmed
 
 
+def test_the_reply_before_a_silence_is_no_proof_against_it(health, clock):
+    health.passed(0.001)
+    received = clock.now + 1
+    clock.now += 3  # seen late
+    health.saw_reply(received)
+    assert health.failed_since(TIMEOUT, received) is True
+
+
+def test_an_earlier_reply_takes_nothing_back(health, clock):
+    health.passed(0.001)
+    clock.now += 5
+    health.saw_reply()
+    health.saw_reply(clock.now - 3)
+    assert health.last_reply == clock.now
+
+
 def test_a_failed_command_is_no_check_and_does_not_lengthen_the_backoff(health):
     health.failed_since(TIMEOUT, 1000.0)
     assert health.confirmed

@@ -12,7 +12,7 @@ import pytest
 from django.test import Client
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine import names
+from redispool_app.engine import SyncRedis, names
 from redispool_app.engine.faults import FaultKind, UnansweredNameError, classify
 from redispool_app.engine.names import resolve, resolve_sync, shares
 from redispool_app.exceptions import RedisUnavailable
@@ -252,3 +252,21 @@ def test_a_name_server_that_is_slow_leaves_less_time_for_the_server(resolver, se
 
 def test_the_nearest_cause_of_a_time_out_names_it():
     assert classify(UnansweredNameError("h was not resolved in time"), "h:1").kind is FaultKind.DNS
+
+
+def test_a_question_of_a_moment_ago_is_not_what_took_somebody_s_time(silent):
+    took(lambda: resolve_sync(HOST, 6379, 0.05))
+    assert isinstance(names.unanswered(HOST, 0.05), UnansweredNameError)
+    assert names.unanswered(HOST, 60.0) is None
+    assert names.unanswered("another.test", 0.0) is None
+    silent.answer()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_without_a_manager_is_held_no_longer_either(secure, silent):
+    with SyncRedis(host=HOST, port=6379, socket_timeout=0.3, ssl=secure) as client:
+        began = monotonic()
+        outcomes = at_once([lambda: client.get("k")] * 5)
+        assert monotonic() - began < 2, "redis-py waits as long as the name server likes"
+    assert {type(each) for each in outcomes} == {redis_exceptions.TimeoutError}
+    silent.answer()

@@ -8,12 +8,14 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import RedisUnavailable
 
+from .proxy import Proxy
 from .servers import eventually, free_port
 
 # Limits are the promise plus room for a machine that does other things meanwhile.
@@ -57,6 +59,78 @@ def test_threads_see_the_same(own_server, pool_settings):
     own_server.resume()
     eventually(lambda: manager._is_healthy, 2 + SLACK)
     assert manager.get_sync_client().get("x") == b"1"
+
+
+@pytest.fixture
+def falls_silent(own_server, pool_settings):
+    """A manager whose server answers the first of two commands that wait, and then nothing more, not even checks."""
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, HEALTH_CHECK_TIMEOUT=20)
+
+        def fall_silent():
+            proxy.silent_after_reply_bytes = len(b"$5\r\nfirst\r\n")
+            own_server.resume()
+
+        with own_server.client() as client:
+            client.mset({"a": "first", "b": "second"})
+        yield manager, own_server.pause, fall_silent
+        own_server.resume()
+
+
+async def test_silence_after_a_reply_is_known_as_an_outage_when_the_next_one_is_overdue(falls_silent):
+    manager, pause, fall_silent = falls_silent
+    client = await manager.get_client()
+    await client.ping()
+    pause()
+    answered = asyncio.create_task(client.get("a"))
+    await asyncio.sleep(0.05)
+    overdue = asyncio.create_task(client.get("b"))
+    await asyncio.sleep(0.05)
+    fall_silent()
+    assert await answered == b"first"
+    pause()
+    with pytest.raises(redis_exceptions.TimeoutError):
+        await overdue
+    await asyncio.to_thread(eventually, lambda: not manager._is_healthy)
+    assert manager._health.confirmed, "nobody waits for a check first"
+    with pytest.raises(RedisUnavailable, match="does not answer in time"):
+        await manager.get_client()
+
+
+def test_silence_after_a_reply_is_known_to_threads_too(falls_silent):
+    manager, pause, fall_silent = falls_silent
+    client = manager.get_sync_client()
+    client.ping()
+    pause()
+    with ThreadPoolExecutor(2) as threads:
+        answered = threads.submit(client.get, "a")
+        eventually(lambda: client.sharing.in_flight == 1)
+        overdue = threads.submit(client.get, "b")
+        eventually(lambda: client.sharing.in_flight == 2)
+        fall_silent()
+        assert answered.result(10) == b"first"
+        pause()
+        with pytest.raises(redis_exceptions.TimeoutError):
+            overdue.result(10)
+    eventually(lambda: not manager._is_healthy)
+    assert manager._health.confirmed, "nobody waits for a check first"
+    with pytest.raises(RedisUnavailable, match="does not answer in time"):
+        manager.get_sync_client()
+
+
+def test_a_caller_with_little_time_left_does_not_take_a_far_server_for_dead(own_server, pool_settings):
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=1.0, HEALTH_CHECK_TIMEOUT=5)
+        client = manager.get_sync_client()
+        client.ping()
+        # Answers take longer than what the caller will have left when its connection is cut.
+        proxy.reply_delay = 0.6
+        proxy.swallow_replies_of_open_connections()
+        threading.Timer(0.7, proxy.cut).start()
+        with pytest.raises(redis_exceptions.TimeoutError):
+            client.get("k")
+        assert not manager._health.confirmed
+        assert manager.get_pool_info()["fault_kind"] == "timeout", "the next caller checks"
 
 
 async def test_a_client_held_since_before_fails_fast_too(own_server, pool_settings):

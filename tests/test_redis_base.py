@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import exceptions as redis_exceptions
 
+from redispool_app.engine import SyncRedis
 from redispool_app.exceptions import PoolClosed, RedisUnavailable
 from redispool_app.redis_base import RedisBase
 from redispool_app.redis_pool import RedisConnectionManager
@@ -342,3 +343,51 @@ def test_every_async_method_has_a_blocking_twin():
     blocking = {name for name in public if name.endswith("_sync")}
     apart = {"prefix", "default_ttl", "serializer", "alias", "manager", "key"}
     assert {name.removesuffix("_sync") for name in blocking} == public - blocking - apart
+
+
+BLOCKING = {
+    "get_sync": ("a",),
+    "set_sync": ("a", 1),
+    "get_many_sync": (["a"],),
+    "set_many_sync": ({"a": 1, "b": 2},),
+    "delete_sync": ("a",),
+    "delete_many_sync": (["a"],),
+    "exists_sync": ("a",),
+    "expire_sync": ("a", 5),
+    "ttl_sync": ("a",),
+    "incr_sync": ("n",),
+    "scan_sync": (),
+    "hset_sync": ("a", {"f": 1}),
+    "hget_sync": ("a", "f"),
+    "hgetall_sync": ("a",),
+    "hdel_sync": ("a", "f"),
+    "hincr_sync": ("h", "f"),
+    "lock_sync": ("job",),
+}
+
+
+def test_every_blocking_method_speaks_through_the_managers_blocking_client(manager, monkeypatch):
+    assert set(BLOCKING) == {name for name in vars(RedisBase) if name.endswith("_sync") and name[0] != "_"}
+    used = []
+
+    def noted(method):
+        def call(self, *args, **kwargs):
+            used.append(self)
+            return method(self, *args, **kwargs)
+
+        return call
+
+    for name in ("execute_command", "pipeline"):
+        monkeypatch.setattr(SyncRedis, name, noted(getattr(SyncRedis, name)))
+    for name, args in BLOCKING.items():
+        used.clear()
+        returned = getattr(Visits(), name)(*args)
+        if name == "scan_sync":
+            list(returned)
+        elif name == "lock_sync":
+            with returned:
+                pass
+        assert used, name
+        assert all(client is manager.get_sync_client() for client in used), name
+    assert type(manager.get_sync_client()) is SyncRedis
+    assert manager.get_pool_info()["loops"] == 0, "no asyncio client has been built"

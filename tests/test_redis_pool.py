@@ -378,6 +378,23 @@ async def test_reset_replaces_every_connection(own_server, pool_settings):
     assert manager._is_healthy
 
 
+async def test_a_client_of_before_a_reset_says_so_and_opens_nothing(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    client, blocking = await manager.get_client(), manager.get_sync_client()
+    await client.ping()
+    blocking.ping()
+    await manager.reset_pool()
+    for _ in range(3):
+        with pytest.raises(PoolClosed, match="closed or reset: ask its manager for a client"):
+            await client.ping()
+        with pytest.raises(PoolClosed, match="closed or reset"):
+            await client.blpop("nothing", 0.01)
+        with pytest.raises(PoolClosed, match="closed or reset"):
+            blocking.ping()
+    await manager.close()
+    eventually(lambda: own_server.connections() == 0)
+
+
 def test_the_sync_twins_reset_and_close(own_server, pool_settings):
     manager = pool_settings(own_server.url)
     old = manager.get_sync_client().client_id()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.cache.backends.base import CacheKeyWarning
 
+from project import settings as demo
 from redispool_app.cache.options import NAMES, find_problems
 from redispool_app.conf import KEYS
 from redispool_app.exceptions import RedisUnavailable
@@ -110,6 +111,11 @@ def created_by_counting(cache):
     return cache.incr("k", ignore_key_check=True)
 
 
+def created_by_the_recipe_for_that(cache):
+    cache.add("k", 0, None)
+    return cache.incr("k"), cache.ttl("k")
+
+
 def outcome(call, cache):
     try:
         return call(cache)
@@ -130,6 +136,7 @@ def outcome(call, cache):
         (moved_none, ValueError, 2),
         (lifetime_after_a_move, True, True),
         (created_by_counting, 1, TypeError),
+        (created_by_the_recipe_for_that, (1, None), (1, None)),
     ],
 )
 def test_what_behaves_differently_is_as_the_guide_says(server, kind, call, there, here):
@@ -151,6 +158,13 @@ def test_only_ours_warns_about_keys_as_django_does(server, kind, key):
     close(other)
     with pytest.warns(CacheKeyWarning):
         assert ours(server).get(key) == 1
+
+
+@pytest.mark.parametrize(("kind", "answer"), [(django_redis, None), (django_valkey, True), (ours, True)])
+def test_clear_answers_as_the_guide_says(server, manager, kind, answer):
+    cache = kind(server)
+    assert cache.clear() is answer
+    close(cache)
 
 
 @pytest.mark.parametrize("kind", [theirs, django_redis, django_valkey])
@@ -179,3 +193,10 @@ def test_an_ignored_outage_looks_like_an_empty_cache_but_locks_are_never_pretend
         cache.lock("k").acquire()
     with pytest.raises(RedisUnavailable):
         ours(own_server).get("k")
+
+
+def test_the_demo_keeps_its_sessions_as_the_guide_says():
+    assert "the demo project has it on" in GUIDE
+    assert demo.SESSION_ENGINE.endswith(".cached_db")
+    assert demo.SESSION_CACHE_ALIAS != "default"
+    assert demo.CACHES[demo.SESSION_CACHE_ALIAS]["OPTIONS"]["IGNORE_EXCEPTIONS"] is True

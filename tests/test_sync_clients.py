@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import threading
 from functools import partial
+from time import monotonic
 
 import pytest
 import redis
 from redis import exceptions as redis_exceptions
+from redis.backoff import ConstantBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from redispool_app.engine import SyncRedis
 from redispool_app.exceptions import RedisUnavailable
 
 from .crowd import at_once, value_of, working
-from .servers import RedisServer, eventually
+from .servers import RedisServer, eventually, free_port
 from .test_async_redis_clients import Rotating
 from .test_sentinel import sentinel  # noqa: F401
 from .test_transports import tcp, tls, unix  # noqa: F401
@@ -320,3 +323,14 @@ def test_a_monitor_sees_what_the_client_sends(server):
             pass
         assert seen["db"] == 0
         assert client.get("watched") == b"v"
+
+
+def test_attempts_to_connect_end_with_the_caller_s_deadline():
+    began = monotonic()
+    with (
+        SyncRedis(port=free_port(), socket_timeout=0.3, retry=Retry(ConstantBackoff(0.2), 50)) as client,
+        pytest.raises(redis_exceptions.ConnectionError, match="refused"),
+    ):
+        client.get("k")
+    assert monotonic() - began < 3, "fifty attempts would take ten seconds"
+    assert client.connection_pool.connection_kwargs["retry"].get_retries() == 50

@@ -15,7 +15,7 @@ from redispool_app.engine.tally import CommandTally, current_tally
 
 from .command_failures import FAILURES, WRONG_KIND
 from .command_table import KEY_NAMES, VALUES
-from .crowd import at_once, value_of
+from .crowd import Caller, at_once, value_of
 from .test_async_redis import VALUES_SENT
 from .twin_clients import MODES, Failure, assert_same_sync, named, opened
 
@@ -72,6 +72,26 @@ def test_a_reply_that_cannot_be_decoded_fails_its_caller_only(server):
             assert isinstance(reply, UnicodeDecodeError) if number % 3 else reply == "fine"
         assert client.get("text") == "fine"
         assert opened(server, before) == 0
+
+
+def test_ordinary_traffic_starts_no_thread(server, monkeypatch):
+    # By name the server's address would be asked for in a thread, so that a silent name server holds nobody.
+    with SyncRedis(host="127.0.0.1", port=server.port) as client:
+        before, start = threading.enumerate(), threading.Thread.start
+        started = []
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread), start(thread)))
+        assert client.set("k", "v") is True
+        assert client.get("k") == b"v"
+        assert client.pipeline().incr("n").get("k").execute() == [1, b"v"]
+        assert client.execute_raw("ECHO", "raw") == b"raw"
+        assert client.blpop("empty", timeout=0.01) is None
+        assert client.transaction(lambda pipe: pipe.multi() or pipe.incr("n"), "n") == [2]
+        assert len(client.set("large", "x" * 2_000_000) and client.get("large")) == 2_000_000
+        assert started == []
+        replies = at_once(partial(client.echo, str(number)) for number in range(20))
+        assert replies == [b"%d" % number for number in range(20)]
+        assert {type(thread) for thread in started} == {Caller}, "the test's own callers"
+        assert set(threading.enumerate()) <= set(before)
 
 
 def test_a_refused_value_fails_its_caller_only(server):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from .lab.sites import Site
 
 pytest.importorskip("gevent")
 
@@ -192,3 +195,61 @@ def test_a_name_server_that_does_not_answer_holds_a_greenlet_no_longer_than_its_
         assert asked == ["redis.lab"]
         """,
     )
+
+
+def test_patching_too_late_is_refused_in_one_line_that_names_the_cure(server):
+    late = """
+import sys
+
+import gevent
+from gevent import monkey
+
+from redispool_app.engine import SyncRedis
+
+monkey.patch_all()
+client = SyncRedis(port=int(sys.argv[1]), socket_timeout=20)
+greenlets = [gevent.spawn(client.get, "k") for _ in range(20)]
+gevent.joinall(greenlets, timeout=20)
+assert {str(each.exception) for each in greenlets} == {sys.argv[2]}, [each.exception for each in greenlets]
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", late, str(server.port), TOO_LATE],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+TOO_LATE = (
+    "The standard library was patched (gevent) after redispool_app was imported: call monkey.patch_all() first, "
+    "with gunicorn's --preload at the top of its configuration file."
+)
+
+
+@pytest.fixture
+def site(server, tmp_path):
+    site = Site(tmp_path, {"CONNECTION_URL": server.url})
+    yield site
+    site.kill()
+
+
+GUNICORN = ("gunicorn", "tests.sites.wsgi_site:application", "-b", "127.0.0.1:{port}", "-w", "1", "-k", "gevent")
+
+
+def test_a_preloaded_gunicorn_that_patches_late_hangs_nobody(site):
+    site.start(*GUNICORN, "--preload").serves()
+    with ThreadPoolExecutor(8) as visitors:
+        assert {answer[0] for answer in visitors.map(lambda n: site.get(f"/echo/{n}/"), range(16))} == {500}
+
+
+@pytest.mark.parametrize("is_preloaded", [False, True])
+def test_a_gunicorn_that_patches_first_serves(site, tmp_path, is_preloaded):
+    # A worker's own patching comes before the site is loaded, but for --preload.
+    patching = "from gevent import monkey\n\nmonkey.patch_all()\n" if is_preloaded else ""
+    configuration = tmp_path / "gunicorn.conf.py"
+    configuration.write_text(patching)
+    site.start(*GUNICORN, "-c", str(configuration), *(["--preload"] if is_preloaded else [])).serves()
+    with ThreadPoolExecutor(8) as visitors:
+        assert {answer[0] for answer in visitors.map(lambda n: site.get(f"/echo/{n}/"), range(16))} == {200}

@@ -6,7 +6,6 @@ most, and at each point of the engine where CPython looks for either.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 from functools import partial
@@ -17,8 +16,8 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine import SyncRedis
 from redispool_app.exceptions import OutcomeUnknown
 
-from .crowd import HANGS, Caller, at_once, joined, started, value_of
-from .interrupts import KINDS, InterruptAt, Interruption, alarm, interrupt, socket_left_behind
+from .crowd import HANGS, Caller, at_once, joined, started
+from .interrupts import KINDS, Interruption, alarm, at_every_point, interrupt, socket_left_behind
 from .proxy import Proxy
 from .servers import eventually
 
@@ -27,7 +26,6 @@ pytestmark = pytest.mark.lab
 PATIENT = 2 * HANGS
 """A timeout that no test reaches: who is stranded hangs, in seconds."""
 
-MOST_POINTS = 200
 MOST_WITH_OTHERS = 40
 """Whoever follows an interrupted leader may look around only after a while, which makes each of these runs long."""
 
@@ -179,21 +177,6 @@ def test_a_follower_in_the_main_thread_leaves_at_the_signal(own_server, client):
 
 
 # Every point.
-
-
-def at_every_point(function, prepare=lambda: None, most=MOST_POINTS):
-    """Yield, for point after point, how to run ``function`` interrupted there, until it has no further point."""
-    prepare()
-    counting = InterruptAt(0, function)
-    value_of(at_once([counting])[0])
-    step = max(1, counting.count // most)
-    for victim in itertools.count(1, step):
-        prepare()
-        running = InterruptAt(victim, function)
-        yield running
-        if not running.where:
-            assert victim > 5, "nothing was interrupted"
-            return
 
 
 def one_get(client):

@@ -149,7 +149,11 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
     # Counters: one command at the server, which keeps the key's lifetime.
 
     def incr(self, key: Any, delta: int = 1, version: Any = None) -> int:
-        """Add to an integer, atomically. Raises ``ValueError`` for a missing key and for what is no 64-bit integer."""
+        """Add to an integer, atomically.
+
+        Raises ``ValueError`` for a missing key and for what is no 64-bit integer, ``TypeError`` for a ``delta`` that is
+        no integer.
+        """
         total: int = self._run(self._setup.plans.incr(self._full_key(key, version), delta))
         return total
 

@@ -6,13 +6,13 @@ Names, arguments and answers are django-redis's; each method has a twin with an 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from redis.lock import Lock
 
 from redispool_app.engine import AsyncRedis, SyncRedis
+from redispool_app.locks import SyncLock
 
 from .keys import STALE, KeyTemplate, escaped, is_side_key
 from .locks import AsyncCacheLock
@@ -68,7 +68,7 @@ class CacheExtras:
         return bool(await self._arun(self._setup.plans.persist(self._full_key(key, version))))
 
     def expire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        """Set the seconds left; return whether the key exists."""
+        """Set the seconds left, or those of a timedelta; return whether the key exists."""
         return bool(self._run(self._plan_expire(key, timeout, version)))
 
     async def aexpire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
@@ -76,13 +76,15 @@ class CacheExtras:
         return bool(await self._arun(self._plan_expire(key, timeout, version)))
 
     def _plan_expire(self, key: Any, timeout: Any, version: Any) -> Plan:
+        if isinstance(timeout, timedelta):
+            timeout = timeout.total_seconds()
         return self._setup.plans.touch(self._full_key(key, version), self.get_backend_timeout(timeout))
 
-    def pexpire(self, key: Any, timeout: int, version: Any = None) -> bool:
-        """Set the milliseconds left; return whether the key exists."""
+    def pexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
+        """Set the milliseconds left, or those of a timedelta; return whether the key exists."""
         return bool(self._run(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
 
-    async def apexpire(self, key: Any, timeout: int, version: Any = None) -> bool:
+    async def apexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
         """The twin of ``pexpire``."""
         return bool(await self._arun(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
 
@@ -138,7 +140,7 @@ class CacheExtras:
         deleted = 0
         for page in self._pages(self._doomed(pattern, version), itersize):
             for keys, counts in _deletions(page):
-                deleted += self._run(self._setup.plans.unlink(keys)) * counts
+                deleted += (self._run(self._setup.plans.unlink(keys)) or 0) * counts
         return deleted
 
     async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
@@ -146,14 +148,15 @@ class CacheExtras:
         deleted = 0
         async for page in self._apages(self._doomed(pattern, version), itersize):
             for keys, counts in _deletions(page):
-                deleted += await self._arun(self._setup.plans.unlink(keys)) * counts
+                deleted += (await self._arun(self._setup.plans.unlink(keys)) or 0) * counts
         return deleted
 
     def clear(self) -> bool:
-        """Delete all keys of this cache, of every version, and nobody else's; return whether that was possible.
+        """Delete all keys of this cache and nobody else's; return whether that was possible.
 
         It never sends FLUSHDB unless ``CLEAR_FLUSHES_DB`` asks for it, and takes for its own what begins with its
-        KEY_PREFIX and a version. Raises ``ImproperlyConfigured`` where a KEY_FUNCTION hides that.
+        KEY_PREFIX and a version: a number, or the cache's own VERSION if that is a word. Raises
+        ``ImproperlyConfigured`` where a KEY_FUNCTION hides that.
         """
         if self._setup.options.clear_flushes_db:
             return bool(self._run(self._setup.plans.flush()))
@@ -161,8 +164,9 @@ class CacheExtras:
         for page in self._pages(globs, None):
             if page is None:
                 return False
-            if keys := [found for found in page if owns(_text(found))]:
-                self._run(self._setup.plans.unlink(keys))
+            keys = [found for found in page if owns(_text(found))]
+            if keys and self._run(self._setup.plans.unlink(keys)) is None:
+                return False
         return True
 
     async def aclear(self) -> bool:
@@ -173,8 +177,9 @@ class CacheExtras:
         async for page in self._apages(globs, None):
             if page is None:
                 return False
-            if keys := [found for found in page if owns(_text(found))]:
-                await self._arun(self._setup.plans.unlink(keys))
+            keys = [found for found in page if owns(_text(found))]
+            if keys and await self._arun(self._setup.plans.unlink(keys)) is None:
+                return False
         return True
 
     def _pages(self, globs: list[str], itersize: int | None) -> Iterator[list[bytes] | None]:
@@ -219,21 +224,24 @@ class CacheExtras:
         blocking: bool = True,
         blocking_timeout: float | None = None,
         thread_local: bool = True,
-    ) -> Lock:
+    ) -> SyncLock:
         """Return redis-py's lock of that name, for ``with``: one holder among all processes. Times are in seconds.
 
-        ``timeout`` is how long the server keeps it for a holder that has gone, None for ever. Locks are never
-        pretended: this raises during an outage, ``IGNORE_EXCEPTIONS`` or not.
+        ``timeout`` is how long the server keeps it for a holder that has gone, None for ever. Whoever holds it or waits
+        for it may do so across a reset of the pool. Locks are never pretended: this raises during an outage,
+        ``IGNORE_EXCEPTIONS`` or not.
         """
-        lock: Lock = self.get_client().lock(
-            self._full_key(key, version),
-            timeout=timeout,
-            sleep=sleep,
-            blocking=blocking,
-            blocking_timeout=blocking_timeout,
-            thread_local=thread_local,
+        return SyncLock(
+            self._setup.manager,
+            {
+                "name": self._full_key(key, version),
+                "timeout": timeout,
+                "sleep": sleep,
+                "blocking": blocking,
+                "blocking_timeout": blocking_timeout,
+                "thread_local": thread_local,
+            },
         )
-        return lock
 
     def alock(
         self,

@@ -9,8 +9,8 @@ from typing import Any, Self
 from uuid import uuid4
 
 from redis import exceptions as redis_exceptions
-from redis.asyncio.lock import Lock
 
+from redispool_app.locks import AsyncLock
 from redispool_app.redis_pool import RedisConnectionManager
 
 
@@ -24,7 +24,7 @@ class AsyncCacheLock:
     def __init__(self, manager: RedisConnectionManager, arguments: dict[str, Any]) -> None:
         self._manager = manager
         self._arguments = arguments
-        self._lock: Lock | None = None
+        self._lock: AsyncLock | None = None
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self
@@ -77,10 +77,8 @@ class AsyncCacheLock:
         """Return whether this object holds the lock."""
         return await (await self._current()).owned()
 
-    async def _current(self) -> Lock:
+    async def _current(self) -> AsyncLock:
         client = await self._manager.get_client()
         if self._lock is None:
-            self._lock = client.lock(**self._arguments)
-        # The pool may have been reset since.
-        self._lock.redis = client
+            self._lock = AsyncLock(self._manager, client, self._arguments)
         return self._lock

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_exceptions
 
 from .codec import Codec
 from .keys import STALE
-from .scripts import INCREMENT, Script
+from .scripts import CHANGE_IF, INCREMENT, Script
 
 Command = tuple[Any, ...]
 
@@ -57,12 +57,10 @@ class CachePlans:
         if timeout == 0:
             # Nothing is stored, yet the answer is what it would be a moment later.
             return Plan((("EXISTS", key),), operator.not_, 1) if nx else self._forget(key, bool if xx else _nothing)
-        command: Command = ("SET", key, data) if timeout is None else ("SET", key, data, "EX", timeout)
-        read: Callable[[Any], Any] = _nothing
+        rest: Command = (data,) if timeout is None else (data, "EX", timeout)
         if nx or xx:
-            command += ("NX",) if nx else ("XX",)
-            read = _was_done
-        return self._changing(command, [key], read)
+            return self._changing_if("SET", [key], (*rest, "NX" if nx else "XX"), _was_done)
+        return self._changing(("SET", key, *rest), [key], _nothing)
 
     def set_many(self, values: dict[str, Any], timeout: int | None, names: Sequence[Any]) -> Plan:
         """``names`` are the caller's keys, all of which an ignored outage leaves unstored."""
@@ -108,6 +106,13 @@ class CachePlans:
         unlink = ("UNLINK", *(key + STALE for key in keys))
         return Plan((command, unlink), lambda replies: read(replies[0]), [None, 0])
 
+    def _changing_if(self, name: str, keys: list[str], rest: Command, read: Callable[[Any], Any]) -> Plan:
+        """The same for a command that may change nothing: then the copies stay. ``rest``: what follows its keys."""
+        if not self._keeps_stale:
+            return Plan(((name, *keys, *rest),), read)
+        copies = (key + STALE for key in keys)
+        return Plan(((*keys, *copies),), read, script=CHANGE_IF, arguments=(name, *rest))
+
     def has_key(self, key: str) -> Plan:
         return Plan((("EXISTS", key),), bool)
 
@@ -116,6 +121,8 @@ class CachePlans:
         return self.persist(key) if timeout is None else Plan((("EXPIRE", key, timeout),), bool)
 
     def incr(self, key: str, delta: Any) -> Plan:
+        if isinstance(delta, bool):
+            raise TypeError("A counter is incremented by an integer, not by a bool.")
         delta = operator.index(delta)
 
         def read(total: bytes | None) -> int:
@@ -142,7 +149,7 @@ class CachePlans:
         def explain(error: redis_exceptions.ResponseError) -> Exception | None:
             return _not_found(name) if "no such key" in str(error) else None
 
-        plan = self._changing(("RENAME", key, new), [key, new], read)
+        plan = self._changing_if("RENAME", [key, new], (), read)
         return plan._replace(explain=explain)
 
     # Lifetimes.
@@ -160,6 +167,8 @@ class CachePlans:
 
     def expire(self, key: str, timeout: Any, unit: str) -> Plan:
         """``unit``: the command, ``EXPIRE`` for seconds or ``PEXPIRE`` for milliseconds; both take whole numbers."""
+        if isinstance(timeout, timedelta):
+            timeout //= timedelta(milliseconds=1) if unit == "PEXPIRE" else timedelta(seconds=1)
         return Plan(((unit, key, int(timeout)),), bool)
 
     def expire_at(self, key: str, when: datetime | float, unit: str) -> Plan:
@@ -177,7 +186,8 @@ class CachePlans:
         return Plan((("SCAN", cursor, "MATCH", glob, "COUNT", count),), read, (0, None))
 
     def unlink(self, keys: Sequence[bytes]) -> Plan:
-        return Plan((("UNLINK", *keys),), int, 0)
+        """Read as how many there were; None for an outage that is ignored."""
+        return Plan((("UNLINK", *keys),), lambda count: count)
 
     def flush(self) -> Plan:
         return Plan((("FLUSHDB", "ASYNC"),), _was_done)

@@ -47,6 +47,17 @@ if type(done) == 'table' and done.err then return done end
 return redis.call('GET', KEYS[1])
 """)
 
+# KEYS: what a command changes, in its order, then their stale copies. ARGV: its name, then what follows its keys.
+# Returns its reply. A condition that does not hold replies nil, and leaves the copies as an error does.
+CHANGE_IF = Script("""
+local keys, command = #KEYS / 2, {ARGV[1]}
+for i = 1, keys do command[#command + 1] = KEYS[i] end
+for i = 2, #ARGV do command[#command + 1] = ARGV[i] end
+local done = redis.pcall(unpack(command))
+if done and not done.err then redis.call('UNLINK', unpack(KEYS, keys + 1)) end
+return done
+""")
+
 # KEYS: value, lock, stale copy. ARGV: token, lock time in milliseconds.
 # Returns the value; or whether the lock is the caller's now, and the stale copy.
 CLAIM = Script("""

@@ -18,7 +18,7 @@ from redispool_app.redis_pool import RedisConnectionManager
 from . import compression, serializers
 from .codec import Codec
 from .dotted_paths import imported_function
-from .options import CacheOptions, check, is_url, pool_keys
+from .options import CacheOptions, check, is_url, pool_keys, single_location
 from .plans import CachePlans
 from .pools import alias_for
 
@@ -135,11 +135,12 @@ _setups_lock = threading.Lock()
 
 def setup_for(location: Any, params: Mapping[str, Any]) -> Setup:
     """Return the setup for an entry of ``CACHES``. Django hands every instance of a cache the same OPTIONS."""
-    key = (location, id(params.get("OPTIONS")), params.get("KEY_FUNCTION"), params.get("REVERSE_KEY_FUNCTION"))
+    functions = (params.get("KEY_FUNCTION"), params.get("REVERSE_KEY_FUNCTION"))
+    key = (single_location(location), id(params.get("OPTIONS")), *functions)
     try:
         found = _setups.get(key)
     except TypeError:
-        # A LOCATION that is a list, or a fault that will be told at first use.
+        # A LOCATION of several servers, or another fault that will be told at first use.
         return Setup(location, params)
     if found is None:
         with _setups_lock:

@@ -9,9 +9,7 @@ and async code drive alike.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -20,11 +18,11 @@ from inspect import isawaitable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from redis import exceptions as redis_exceptions
 
+from .flights import LOOK_AGAIN, AnyFlight, Flight, Flights, of_this_loop, of_threads
 from .keys import LOCK, STALE
 from .scripts import CLAIM, FULFIL, RELEASE, Script
 
@@ -33,69 +31,6 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25
 _MISSING = object()
-
-
-class Flight:
-    """One computation of this process, or its wait for another's: those who wait get the bytes it lands with."""
-
-    __slots__ = ("data", "landed")
-
-    def __init__(self, landed: threading.Event | asyncio.Event) -> None:
-        self.landed = landed
-        self.data: bytes | None = None
-
-    def land(self, data: bytes | None) -> None:
-        """Wake those who wait; None lets each of them try. Only the first landing counts."""
-        if not self.landed.is_set():
-            self.data = data
-            self.landed.set()
-
-
-Name = tuple[str, str]
-
-
-class Flights:
-    """What is under way among the threads of the process, or the coroutines of an event loop, by pool and key."""
-
-    def __init__(self, make_event: Callable[[], threading.Event | asyncio.Event]) -> None:
-        self._make_event = make_event
-        self._lock = threading.Lock()
-        self._under_way: dict[Name, Flight] = {}
-
-    def join(self, name: Name) -> tuple[Flight, bool]:
-        """Return the flight of that name, and whether it is the caller's to make."""
-        with self._lock:
-            flight = self._under_way.get(name)
-            if flight is not None:
-                return flight, False
-            flight = self._under_way[name] = Flight(self._make_event())
-            return flight, True
-
-    def leave(self, name: Name, flight: Flight) -> None:
-        with self._lock:
-            self._under_way.pop(name, None)
-        flight.land(None)
-
-
-_of_threads = Flights(threading.Event)
-_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Flights] = WeakKeyDictionary()
-
-
-def _of_this_loop() -> Flights:
-    loop = asyncio.get_running_loop()
-    flights = _of_loops.get(loop)
-    if flights is None:
-        flights = _of_loops[loop] = Flights(asyncio.Event)
-    return flights
-
-
-def _forget_inherited() -> None:
-    # Nobody in a forked child makes its parent's flights.
-    global _of_threads
-    _of_threads = Flights(threading.Event)
-
-
-os.register_at_fork(after_in_child=_forget_inherited)
 
 
 # What the driver of ``steps`` is asked to do.
@@ -136,21 +71,24 @@ class Wanted:
     key: str
     timeout: int | None
 
-    def steps(self, flights: Flights) -> Steps:
+    def steps(self, flights: Flights[AnyFlight]) -> Steps:
         """Return the value, computed once."""
         deadline = monotonic() + self.setup.options.stampede_wait
         name = (self.setup.manager.alias, self.key)
         while (left := deadline - monotonic()) > 0:
-            flight, is_mine = flights.join(name)
-            if is_mine:
-                try:
-                    return (yield from self._find(flight, deadline))
-                finally:
-                    flights.leave(name, flight)
-            yield Await(flight, left)
+            own = flights.make()
+            try:
+                flight = flights.join(name, own)
+                if flight is own:
+                    return (yield from self._find(own, deadline))
+            finally:
+                # Before any call, which may be interrupted: from here on others take its place.
+                own.left = True
+                flights.leave(name, own)
+            yield Await(flight, min(left, LOOK_AGAIN))
             if flight.data is not None:
                 return self.setup.codec.loads(flight.data)
-        return (yield from self._compute(Flight(threading.Event()), uuid4().hex, has_lock=False))
+        return (yield from self._compute(flights.make(), uuid4().hex, has_lock=False))
 
     def _find(self, flight: Flight, deadline: float) -> Steps:
         """Wait for the value, a stale copy or the lock, whichever comes first."""
@@ -159,12 +97,14 @@ class Wanted:
         for pause in _pauses(deadline):
             try:
                 value, *rest = yield Run(CLAIM, self._keys, (token, milliseconds))
+            except GeneratorExit:
+                raise  # nobody carries out another step
             except BaseException as error:
                 # The server may have granted what nobody will use: its reply was lost, or the caller left.
                 yield from self._release(token)
                 if not (isinstance(error, redis_exceptions.RedisError) and self.setup.ignores(error)):
                     raise
-                return (yield Compute())
+                return (yield from self._compute_unstored(flight))
             has_lock, stale = rest or (0, None)
             found = value if value is not None else stale
             if found is not None:
@@ -181,6 +121,8 @@ class Wanted:
             value = yield Compute()
             data = self.setup.codec.dumps(value)
             kept = yield from self._fulfil(token, data)
+        except GeneratorExit:
+            raise  # nobody carries out another step
         except BaseException:
             if has_lock:
                 yield from self._release(token)
@@ -188,6 +130,12 @@ class Wanted:
         stored = data if kept is None else kept
         flight.land(stored)
         return self.setup.codec.loads(stored)
+
+    def _compute_unstored(self, flight: Flight) -> Steps:
+        """Do it without the server: the value is for its caller and those of this process who wait for it."""
+        data = self.setup.codec.dumps((yield Compute()))
+        flight.land(data)
+        return self.setup.codec.loads(data)
 
     def _fulfil(self, token: str, data: bytes) -> Steps:
         """Store the value and give the lock back; return what somebody else has stored meanwhile, which counts."""
@@ -233,7 +181,7 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
         if isinstance(step, Compute):
             return function()
         if isinstance(step, Await):
-            return step.flight.landed.wait(step.seconds)  # type: ignore[call-arg]
+            return step.flight.wait(step.seconds)  # type: ignore[attr-defined]
         return time.sleep(step.seconds)
 
     try:
@@ -247,6 +195,8 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
                 step = steps.send(done)
     except StopIteration as end:
         return end.value
+    finally:
+        steps.close()  # an interrupt in here has not met them
 
 
 async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
@@ -261,10 +211,7 @@ async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> A
             value = function()
             return await value if isawaitable(value) else value
         if isinstance(step, Await):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(step.seconds):
-                    await step.flight.landed.wait()  # type: ignore[misc]
-            return None
+            return await step.flight.wait(step.seconds)  # type: ignore[attr-defined]
         return await asyncio.sleep(step.seconds)
 
     try:
@@ -278,6 +225,8 @@ async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> A
                 step = steps.send(done)
     except StopIteration as end:
         return end.value
+    finally:
+        steps.close()
 
 
 class CacheStampede:
@@ -303,7 +252,7 @@ class CacheStampede:
             return value
         wanted = self._wanted(key, default, timeout, version)
         if wanted is not None:
-            return drive(wanted.steps(_of_threads), wanted, default)
+            return drive(wanted.steps(of_threads()), wanted, default)
         value = default() if callable(default) else default
         self.add(key, value, timeout=timeout, version=version)
         # Somebody else may have been faster.
@@ -316,7 +265,7 @@ class CacheStampede:
             return value
         wanted = self._wanted(key, default, timeout, version)
         if wanted is not None:
-            return await adrive(wanted.steps(_of_this_loop()), wanted, default)
+            return await adrive(wanted.steps(of_this_loop()), wanted, default)
         value = default() if callable(default) else default
         if callable(default) and isawaitable(value):
             value = await value

@@ -19,12 +19,11 @@ from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from redispool_app.exceptions import OutcomeUnknown
-
+from .alone import AloneAsync, is_harmless, may_be_written
 from .outcomes import LOST, LostCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
-from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
+from .routing import ROUTES, Route, is_exclusive, route_of
 from .sharing import Sharing, close_sharing, sharing_of
 from .slow_commands import note_alone
 from .tally import current_tally
@@ -33,7 +32,7 @@ _dict_get: Any = dict.get
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
-class AsyncPipeline(redis.asyncio.client.Pipeline):
+class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
     """redis-py's asyncio pipeline; without WATCH it travels as one unit on the shared connection."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
@@ -78,13 +77,22 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
 
     async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
-        if not self.watching or all(only_reads(args[0]) for args, _ in commands):
+        if is_harmless(connection, commands):
             return await execute(connection, commands, raise_on_error)
-        await self._assert_watched(connection)
-        try:
+        if self.watching:
+            await self._assert_watched(connection)
+        else:
+            await connection.connect()
+        with may_be_written(self.connection_pool, "transaction"):
             return await execute(connection, commands, raise_on_error)
-        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            raise OutcomeUnknown(f"{error} (the transaction may or may not have been carried out)") from error
+
+    async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
+        execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_pipeline)
+        if is_harmless(connection, commands):
+            return await execute(connection, commands, raise_on_error)
+        await connection.connect()
+        with may_be_written(self.connection_pool, "pipeline"):
+            return await execute(connection, commands, raise_on_error)
 
     async def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
@@ -95,13 +103,6 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
         # A health check may have connected again; the new connection watches nothing.
         if lost or connection._writer is not writer:
             raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
-
-    async def _disconnect_raise_on_watching(self, conn: Any, error: Exception, *args: Any, **kwargs: Any) -> None:
-        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
-        if isinstance(error, OutcomeUnknown):
-            await conn.disconnect(nowait=True)
-            raise error
-        await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)
 
     async def reset(self) -> None:  # type: ignore[override]
         connection, watching = self.connection, self.watching
@@ -157,7 +158,7 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
     return pack(args, sharing.encoder)
 
 
-class AsyncRedis(redis.asyncio.Redis):
+class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
     """``redis.asyncio.Redis`` whose callers share one connection and write together, not one by one.
 
     What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows

@@ -107,7 +107,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     def _gate(self) -> None:
         self.monitor.gate()
         if self.state.closed:
-            raise PoolClosed("This connection pool is closed.")
+            raise PoolClosed()
 
     async def release(self, connection: Any) -> None:
         """Give a connection back."""

@@ -18,7 +18,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolTimeout
 
-from .connections import shortened
+from .deadlines import shortened
 from .exchange import first_wait
 from .loops import LoopClient
 from .outcomes import LOST

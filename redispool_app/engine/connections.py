@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import ssl
 import stat
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -115,6 +114,9 @@ class ObservedAsync:
 class ObservedSync:
     """Mix into a ``redis`` connection class, before it."""
 
+    is_hurried = False
+    """Whether it connects for somebody who has little time left."""
+
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
         self._counted = False
@@ -132,7 +134,7 @@ class ObservedSync:
         try:
             connected = super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
-            self.monitor.failure(error, self._started)
+            self.monitor.failure(error, self._started, hurried=self.is_hurried)
             raise
         try:
             if isinstance(self, AddressedSync):
@@ -204,9 +206,11 @@ def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError
         if (shown := without_arguments(str(error))) != str(error):
             error = redis_exceptions.ResponseError(shown)
     if isinstance(error, redis_exceptions.ResponseError):
+        connection.monitor.reply()
         connection.monitor.error_reply(error)
     else:
-        connection.monitor.failure(error, connection._started)
+        hurried = getattr(connection, "is_hurried", False)
+        connection.monitor.failure(error, connection._started, hurried=hurried)
     return error
 
 
@@ -322,6 +326,9 @@ SYNC_CLASSES: dict[str, type[Any]] = {
     "unix": SyncUnixConnection,
 }
 
+BOUNDED: dict[type[Any], type[Any]] = {redis.Connection: AddressedSync, redis.SSLConnection: _SyncTLS}
+"""What to use in place of redis-py's own blocking classes, which leave the name server out of their time-outs."""
+
 
 def forget_inherited() -> None:
     """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
@@ -380,19 +387,3 @@ def _descriptor(connection: Any) -> int:
         return descriptor if descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode) else -1
     except (AttributeError, OSError, ValueError):
         return -1
-
-
-@contextlib.contextmanager
-def shortened(connection: Any, deadline: float) -> Iterator[None]:
-    """Let no single step of a connection take longer than until ``deadline``."""
-    usual = connection.socket_timeout, connection.socket_connect_timeout
-    left = max(0.001, deadline - monotonic())
-    connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)
-    connection.give_up_at = deadline
-    try:
-        yield
-    finally:
-        connection.socket_timeout, connection.socket_connect_timeout = usual
-        connection.give_up_at = math.inf
-        if connection._sock is not None:
-            connection._sock.settimeout(usual[0])

@@ -1,7 +1,8 @@
 """Names what is wrong with a server: an exception goes in, a kind and one line that names the cure come out.
 
 Error prefixes are those of the Redis protocol (``LOADING``, ``READONLY``, ``OOM``, ``NOAUTH``, ``WRONGPASS``,
-``NOPERM``, ``MISCONF``, ``MASTERDOWN``, ``BUSY``): https://redis.io/docs/latest/develop/reference/protocol-spec/
+``NOPERM``, ``MISCONF``, ``MASTERDOWN``, ``NOREPLICAS``, ``BUSY``):
+https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class FaultKind(StrEnum):
     MAXCLIENTS = "maxclients"
     MEMORY = "memory"
     MISCONF = "misconf"
+    NOREPLICAS = "noreplicas"
     NOT_REDIS = "not_redis"
     OOM = "oom"
     READONLY = "readonly"
@@ -48,7 +50,16 @@ class FaultKind(StrEnum):
 
 
 # The server answered and only this command failed: news for the status page, no reason to distrust the pool.
-ANSWERED = frozenset({FaultKind.BUSY, FaultKind.MASTERDOWN, FaultKind.MISCONF, FaultKind.OOM, FaultKind.READONLY})
+ANSWERED = frozenset(
+    {
+        FaultKind.BUSY,
+        FaultKind.MASTERDOWN,
+        FaultKind.MISCONF,
+        FaultKind.NOREPLICAS,
+        FaultKind.OOM,
+        FaultKind.READONLY,
+    }
+)
 
 # One connection's end says nothing yet about the server; whoever comes next asks with a PING.
 AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.MEMORY, FaultKind.UNKNOWN})
@@ -170,6 +181,12 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
     if isinstance(error, redis_exceptions.ResponseError):
         if said.startswith("MISCONF"):
             return Fault(FaultKind.MISCONF, f"Redis at {where} cannot save and refuses writes: check its disk and log.")
+        if said.startswith("NOREPLICAS"):
+            return Fault(
+                FaultKind.NOREPLICAS,
+                f"Redis at {where} refuses writes while it has too few replicas: restore them, "
+                "or lower its min-replicas-to-write.",
+            )
         if said.startswith("BUSY ") or "is busy running" in lowered:
             return Fault(FaultKind.BUSY, f"Redis at {where} is busy with a script: wait, or SCRIPT KILL it.")
         if "db index is out of range" in lowered or "invalid db index" in lowered:

@@ -94,13 +94,13 @@ class Health:
                 return None
             return max(0.0, self.next_probe - self._clock())
 
-    def saw_reply(self) -> None:
-        """Take a reply as proof of life; an unhealthy state still waits for its PING."""
-        now = self._clock()
+    def saw_reply(self, at: float | None = None) -> None:
+        """Take a reply, now or ``at`` (monotonic seconds), as proof of life; an unhealthy server waits for its PING."""
+        at = self._clock() if at is None else at
         with self._lock:
-            self.last_reply = now
+            self.last_reply = max(self.last_reply, at)
             if self.state is HealthState.HEALTHY:
-                self.fresh_until = now + self.interval
+                self.fresh_until = self.last_reply + self.interval
 
     def doubt(self, fault: Fault) -> bool:
         """Something failed that may or may not be the server's fault. Return True when this changed the state."""
@@ -150,7 +150,7 @@ class Health:
         """
         now = self._clock()
         with self._lock:
-            if self.last_reply >= started:
+            if self.last_reply > started:
                 return None
             if self.confirmed:
                 return False  # known; its probes say when it becomes something else

@@ -134,9 +134,11 @@ class LoopClients:
         with self._lock:
             if entry in self._retired:
                 self._retired.remove(entry)
-            sharing, entry.pool._sharing = entry.pool._sharing, None
+            # It stays with its pool: whoever still has the client is told that this is closed.
+            sharing = entry.pool._sharing
             if sharing is not None:
-                self._past.add(sharing.statistics)
+                past, sharing.statistics = sharing.statistics, Statistics()
+                self._past.add(past)
 
     def _drop(self, entry: LoopClient) -> None:
         with self._lock:

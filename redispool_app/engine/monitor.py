@@ -131,32 +131,36 @@ class Monitor:
             if connection._counted:
                 connection._counted, self.counters.closed = False, self.counters.closed + 1
 
-    def reply(self) -> None:
-        self.health.saw_reply()
+    def reply(self, at: float | None = None) -> None:
+        """A reply came, now or ``at`` (monotonic seconds): the server lives."""
+        self.health.saw_reply(at)
 
     def error_reply(self, error: BaseException) -> None:
-        """The server answered with an error: it lives, and the status page may name what it said."""
+        """That was an error, which the status page may name."""
         if threading.get_ident() in self._quiet:
             return
-        self.health.saw_reply()
         fault = self._fault_in(error)
         # One command denied is no outage: perhaps it is the only one this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
 
-    def failure(self, error: BaseException, started: float) -> None:
-        """A connection failed; ``started`` is when (monotonic seconds) it began to wait."""
+    def failure(self, error: BaseException, started: float, *, hurried: bool = False) -> None:
+        """A connection failed; ``started`` is when (monotonic seconds) it began to wait.
+
+        ``hurried``: it was given so little time that a time-out says nothing about the server.
+        """
         if threading.get_ident() in self._quiet:
             return
         fault = self._fault_in(error)
+        timed_out = isinstance(error, redis_exceptions.TimeoutError | TimeoutError)
         with self._lock:
             self.counters.errors += 1
-            if isinstance(error, redis_exceptions.TimeoutError | TimeoutError):
-                self.counters.timeouts += 1
+            self.counters.timeouts += timed_out
         self.last_error = fault
         if self.closed:
             return
-        news = None if fault.kind in AMBIGUOUS else self.health.failed_since(fault, started)
+        is_no_verdict = fault.kind in AMBIGUOUS or (hurried and timed_out)
+        news = None if is_no_verdict else self.health.failed_since(fault, started)
         if news is None:
             self.doubt(fault)
         else:

@@ -108,9 +108,13 @@ def resolve_sync(host: str, port: int, timeout: float | None, family: int = 0) -
     return question.answer(host)
 
 
-def unanswered(host: str | None) -> UnansweredNameError | None:
-    """Return what whoever waits for a connection to ``host`` waits for, if that is a name server's answer."""
-    waiting = any(name[0] == host for name in list(_asked))
+def unanswered(host: str | None, seconds: float) -> UnansweredNameError | None:
+    """Return what whoever waits for a connection to ``host`` waits for, if that is a name server's answer.
+
+    That is so once a question has been open for so many ``seconds``: a younger one is not what took the time.
+    """
+    asked_before = monotonic() - seconds
+    waiting = any(name[0] == host and asked[0].began <= asked_before for name, asked in list(_asked.items()))
     return UnansweredNameError(f"{host} is not resolved yet") if waiting else None
 
 

@@ -88,6 +88,15 @@ def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, b
     return Verdict.AGAIN
 
 
+def silent_since(oldest: float, last_received: float, timeout: float | None) -> float:
+    """Return from when on nobody was answered, on a connection that timed out now: the server may have died then.
+
+    Where other replies still came, that is when the caller asked who waits longest.
+    """
+    whole = timeout is not None and monotonic() - last_received >= timeout
+    return max(oldest, last_received) if whole else oldest
+
+
 def stuck_from(oldest: float, last_received: float, timeout: float) -> float:
     """Return from when a connection counts as stuck: nothing came for a whole time-out, or not what the oldest wants.
 

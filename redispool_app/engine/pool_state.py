@@ -56,7 +56,7 @@ class PoolState(Generic[C]):
     def take_at_once(self) -> C | None:
         """Return a connection (perhaps not connected yet), or None when all are in use. Raises ``PoolClosed``."""
         if self.closed:
-            raise PoolClosed("This connection pool is closed.")
+            raise PoolClosed()
         if self.idle:
             # The one used last is the likeliest to be alive, and lets the others grow old.
             connection = self.idle.pop()

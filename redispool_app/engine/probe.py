@@ -8,11 +8,13 @@ import socket
 from time import monotonic, perf_counter
 from typing import Any
 
+import redis
+import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from . import names
 from .async_pool import AsyncPool
-from .connections import shortened
+from .deadlines import shortened
 from .sharing import sharing_of
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of
@@ -143,6 +145,8 @@ def _ping_sync(connection: Any, deadline: float) -> float:
 
 def _time_for_strangers(pool: AsyncPool | SyncPool, timeout: float) -> float:
     """Seconds of ``timeout`` to keep for the question who is there."""
+    if issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection)):
+        return 0.0  # nothing is sent there in the clear
     never_answered = pool.monitor.health.last_reply == -math.inf
     return timeout * 0.1 if never_answered and pool.connection_kwargs.get("host") else 0.0
 

@@ -20,7 +20,7 @@ from redis import exceptions as redis_exceptions
 
 from .batches import Batch, Unit
 from .connections import forget_stream
-from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
 from .slow_commands import SlowCommands
 from .statistics import Statistics
@@ -40,7 +40,7 @@ class SharedConnection(asyncio.Protocol):
         connection: Any,
         timeout: float | None,
         statistics: Statistics,
-        on_replies: Callable[[int], None],
+        on_replies: Callable[[int, float], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedConnection, BaseException, float | None], None],
         slow: SlowCommands,
@@ -250,7 +250,7 @@ class SharedConnection(asyncio.Protocol):
             text = str(last) if isinstance(last, redis_exceptions.RedisError) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))
             return
-        self._on_replies(at)
+        self._on_replies(at, now)
 
     def _note_slow(self, replies: int, now: float) -> None:
         """Remember who of those that the next ``replies`` are for has waited long."""
@@ -316,6 +316,9 @@ class SharedConnection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         oldest = self._due[0].started if self._due else None
+        stuck = isinstance(error, redis_exceptions.TimeoutError)
+        if stuck and oldest is not None:
+            oldest = silent_since(oldest, self._last_received, self.timeout)
         due, self._due = self._due, deque()
         unsent, self._unsent, self._gathering = self._unsent, [], None
         self._written.clear()
@@ -325,7 +328,6 @@ class SharedConnection(asyncio.Protocol):
         if report:
             self._on_lost(self, error, oldest)
         text = str(error) or type(error).__name__
-        stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
         if isinstance(error, ReplyTooLargeError) and due and not due[0].next_due.done():

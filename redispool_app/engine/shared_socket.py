@@ -26,7 +26,7 @@ from redis import exceptions as redis_exceptions
 from .exchange import LEAD, Exchange, NoRoomError, first_wait, put, successor
 from .exhaust import exhaust
 from .incoming import Incoming
-from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
 from .replies import HARMLESS, NOT_A_REPLY, invalid
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
@@ -58,7 +58,7 @@ class SharedSocket:
         connection: Any,
         timeout: float | None,
         statistics: Statistics,
-        on_replies: Callable[[int], None],
+        on_replies: Callable[[int, float], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedSocket, BaseException, float | None], None],
         slow: SlowCommands,
@@ -404,7 +404,7 @@ class SharedSocket:
         if self.eager or now - self._reported > _REPORT_AFTER:
             self._reported, self._wants_distance = now, True
             count, self._unreported = self._unreported, 0
-            self._on_replies(count)
+            self._on_replies(count, now)
 
     def _look_at(self, replies: list[Any]) -> None:
         """Take out what is no reply, and report the errors that concern more than their caller."""
@@ -470,6 +470,8 @@ class SharedSocket:
             if self._batch_is_unsent:
                 written = max(0, written - self._batch_size)  # its very first byte was refused
         oldest = queue[0].started if queue and written else None
+        if oldest is not None and isinstance(error, redis_exceptions.TimeoutError):
+            oldest = silent_since(oldest, self._last_received, self.timeout)
         try:
             if first and report:
                 self._on_lost(self, error, oldest)

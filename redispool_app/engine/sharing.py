@@ -120,7 +120,7 @@ class Sharing(SharingRules):
             try:
                 while self.connection is None:
                     if self.closed:
-                        raise PoolClosed("This connection pool is closed.")
+                        raise PoolClosed()
                     self.attempt_at_once()
                     await self._connect(math.inf)
                 return await self.connection.send(packed, True)
@@ -202,7 +202,7 @@ class Sharing(SharingRules):
         left = deadline - monotonic()
         done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
         if not done:
-            raise self.too_late()
+            raise self.too_late(left)
         if attempt.cancelled():
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         error = attempt.exception()
@@ -228,7 +228,7 @@ class Sharing(SharingRules):
         try:
             await connection.connect()
             if self.closed:
-                raise PoolClosed("This connection pool is closed.")
+                raise PoolClosed()
         except BaseException as error:
             self._attempt_ended = error
             self.attempt_failed()
@@ -255,9 +255,9 @@ class Sharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int) -> None:
+    def _received(self, count: int, at: float) -> None:
         if self.monitor is not None:
-            self.monitor.reply()
+            self.monitor.reply(at)
         if count:
             self.budget.succeeded(count)
             if self._waiting:

@@ -94,7 +94,7 @@ class SharingRules:
     def gate(self) -> None:
         """Raise ``PoolClosed`` or ``RedisUnavailable`` for a caller that must not go on."""
         if self.closed:
-            raise PoolClosed("This connection pool is closed.")
+            raise PoolClosed()
         if self.monitor is not None:
             self.monitor.gate()
 
@@ -141,6 +141,11 @@ class SharingRules:
         if error.stuck:
             raise redis_exceptions.TimeoutError(str(error)) from error
         raise redis_exceptions.ConnectionError(str(error)) from error
+
+    def count_unknown(self) -> None:
+        """Count a write whose reply was lost on a connection of its own."""
+        with self._counting:
+            self.statistics.unknown += 1
 
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
         """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
@@ -202,10 +207,10 @@ class SharingRules:
         if self.statistics.commands:
             self.statistics.reconnects += 1
 
-    def too_late(self) -> redis_exceptions.TimeoutError:
-        """Return the exception of a caller that has waited long enough for somebody's attempt to connect."""
+    def too_late(self, waited: float) -> redis_exceptions.TimeoutError:
+        """Return the exception of a caller that has waited so many seconds for somebody's attempt to connect."""
         error = redis_exceptions.TimeoutError("Timeout connecting to server")
-        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"))
+        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"), max(0.05, waited / 2))
         return error
 
     # What the connection reports.

@@ -13,12 +13,11 @@ import redis.client
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from redispool_app.exceptions import OutcomeUnknown
-
+from .alone import AloneSync, is_harmless, may_be_written
 from .packing import SHORT, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
-from .routing import ROUTES, Route, is_exclusive, only_reads, route_of
+from .routing import ROUTES, Route, is_exclusive, route_of
 from .slow_commands import note_alone
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
@@ -27,7 +26,7 @@ _dict_get: Any = dict.get
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
-class SyncPipeline(redis.client.Pipeline):
+class SyncPipeline(AloneSync, redis.client.Pipeline):
     """redis-py's pipeline; without WATCH it travels as one unit on the shared connection."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
@@ -76,13 +75,22 @@ class SyncPipeline(redis.client.Pipeline):
 
     def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = super()._execute_transaction
-        if not self.watching or all(only_reads(args[0]) for args, _ in commands):
+        if is_harmless(connection, commands):
             return execute(connection, commands, raise_on_error)
-        self._assert_watched(connection)
-        try:
+        if self.watching:
+            self._assert_watched(connection)
+        else:
+            connection.connect()
+        with may_be_written(self.connection_pool, "transaction"):
             return execute(connection, commands, raise_on_error)
-        except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            raise OutcomeUnknown(f"{error} (the transaction may or may not have been carried out)") from error
+
+    def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
+        execute: Any = super()._execute_pipeline
+        if is_harmless(connection, commands):
+            return cast(list[Any], execute(connection, commands, raise_on_error))
+        connection.connect()
+        with may_be_written(self.connection_pool, "pipeline"):
+            return cast(list[Any], execute(connection, commands, raise_on_error))
 
     def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
@@ -93,13 +101,6 @@ class SyncPipeline(redis.client.Pipeline):
         # A health check may have connected again; the new connection watches nothing.
         if watches is None or connection._sock is not watches:
             raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
-
-    def _disconnect_raise_on_watching(self, conn: Any, error: Exception, *args: Any, **kwargs: Any) -> None:
-        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
-        if isinstance(error, OutcomeUnknown):
-            conn.disconnect()
-            raise error
-        super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)
 
     def reset(self) -> None:  # type: ignore[override]
         connection, watching = self.connection, self.watching
@@ -154,7 +155,7 @@ def _packed(route: Route, args: tuple[Any, ...]) -> bytes:
     return pack_utf8(args)
 
 
-class SyncRedis(redis.Redis):
+class SyncRedis(AloneSync, redis.Redis):
     """``redis.Redis`` whose threads share one connection: one of them sends and reads for all who wait.
 
     What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows

@@ -112,7 +112,7 @@ class SyncPool(redis.ConnectionPool):
     def _gate(self) -> None:
         self.monitor.gate()
         if self.state.closed:
-            raise PoolClosed("This connection pool is closed.")
+            raise PoolClosed()
 
     def release(self, connection: Any) -> None:
         """Give a connection back."""

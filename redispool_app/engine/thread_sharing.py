@@ -19,10 +19,12 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed
 
-from .connections import shortened
+from .connections import BOUNDED
+from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
+from .patching import refuse_late_patching
 from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
 
@@ -142,7 +144,7 @@ class ThreadSharing(SharingRules):
             try:
                 while (connection := self.connection) is None or connection.closed:
                     if self.closed:
-                        raise PoolClosed("This connection pool is closed.")
+                        raise PoolClosed()
                     self.attempt_at_once()
                     self._connect(deadline)
                 started = monotonic()
@@ -218,6 +220,7 @@ class ThreadSharing(SharingRules):
     # Connecting: one attempt for all who wait, made by one of them.
 
     def _connect(self, deadline: float) -> None:
+        refuse_late_patching()
         mine = _Attempt()
         try:
             with self._lock:
@@ -234,8 +237,9 @@ class ThreadSharing(SharingRules):
             raise
         if attempt is mine:
             return
-        if not attempt.has_ended(deadline - monotonic()):
-            raise self.too_late()
+        left = deadline - monotonic()
+        if not attempt.has_ended(left):
+            raise self.too_late(left)
         if attempt.error is not None:
             raise copy_of(attempt.error) from attempt.error
 
@@ -250,14 +254,15 @@ class ThreadSharing(SharingRules):
             left = deadline - monotonic()
             sleep(max(0.0, min(delay, left)))
             if delay > left:
-                raise self.too_late()
+                raise self.too_late(left)
         # Not by the pool, which would count it among those it lends out.
-        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        usual = self.pool.connection_class
+        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         try:
             with shortened(connection, deadline):
                 connection.connect()
             if self.closed:
-                raise PoolClosed("This connection pool is closed.")
+                raise PoolClosed()
             self.attempt_succeeded()
             self.connection = SharedSocket(
                 connection,
@@ -276,12 +281,12 @@ class ThreadSharing(SharingRules):
 
     # What the connection reports.
 
-    def _received(self, count: int) -> None:
+    def _received(self, count: int, at: float) -> None:
         connection = self.connection or self._leaving
         if connection is not None:
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
-            self.monitor.reply()
+            self.monitor.reply(at)
         if self._shrink is not None:
             self._shrink()
         if self.budget.tokens < self.budget.size:

@@ -10,6 +10,7 @@ from django.core.cache import caches
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.exceptions import RedisUnavailable
+from tests.faulty_servers import listening
 from tests.tls import TLSEnd, make_certificate
 
 # CPython leaves an SSLSocket to its finaliser whose peer resets it between connecting and the handshake
@@ -68,7 +69,7 @@ MANAGED = [by_manager_sync, by_manager_async, by_cache, by_cache_async]
 
 def use(ask, pool_settings, settings, url, **keys):
     settings.CACHES = {"default": {"BACKEND": "redispool_app.cache.RedisPoolCache"}}
-    return ask(pool_settings(url, SOCKET_TIMEOUT=5, HEALTH_CHECK_TIMEOUT=5, **keys))
+    return ask(pool_settings(url, **{"SOCKET_TIMEOUT": 5, "HEALTH_CHECK_TIMEOUT": 5, **keys}))
 
 
 @pytest.mark.parametrize("ask", MANAGED)
@@ -144,3 +145,14 @@ def test_a_client_without_a_manager_verifies_by_default(ping, tls, trusted):
         ping(host=HOST, **options)
     with pytest.raises(redis.ConnectionError, match="match"):
         ping(host=WRONG, ssl_ca_certs=ca, **options)
+
+
+@pytest.mark.parametrize("ask", MANAGED)
+def test_nothing_is_sent_in_the_clear_to_whoever_begins_no_handshake(ask, pool_settings, settings):
+    heard = []
+    with listening(lambda connection: heard.append(connection.recv(1000)) or connection.recv(1000)) as address:
+        with pytest.raises((RedisUnavailable, redis.exceptions.TimeoutError)):
+            use(ask, pool_settings, settings, f"rediss://{address}", SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3)
+        assert heard
+    # 22: a record of TLS's handshake.
+    assert {said[:1] for said in heard} <= {b"\x16", b""}

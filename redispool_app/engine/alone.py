@@ -1,0 +1,110 @@
+"""What redis-py carries out on a connection of its own: who loses the reply to a write is told so there, too.
+
+redis-py would send it again, or say only that the connection was lost; either may be wrong. What only reads is left to
+redis-py's own policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.exceptions import OutcomeUnknown
+
+from .pipeline_unit import PipelineUnit
+from .routing import only_reads
+
+_LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
+_REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
+"""Answers of a server that has not carried it out; to redis-py they are connection errors."""
+
+
+@contextmanager
+def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
+    """Raise ``OutcomeUnknown`` for what is lost in the block, which is entered once the connection is there."""
+    try:
+        yield
+    except (OutcomeUnknown, *_REFUSED):
+        raise
+    except _LOST as error:
+        sharing = getattr(pool, "_sharing", None)
+        if sharing is not None:
+            sharing.count_unknown()
+        raise OutcomeUnknown(f"{error} (the {what} may or may not have been carried out)") from error
+
+
+def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
+    """Whether pipelined commands only read. Of a unit on the shared connection that takes care."""
+    return isinstance(connection, PipelineUnit) or all(only_reads(args[0]) for args, _ in commands)
+
+
+class AloneSync:
+    """Mix into redis-py's client and its pipeline, before them."""
+
+    connection_pool: Any
+
+    def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        send: Any = super()._send_command_parse_response  # type: ignore[misc]
+        if only_reads(args[0]):
+            return send(conn, command_name, *args, **options)
+        conn.connect()
+        with may_be_written(self.connection_pool):
+            return send(conn, command_name, *args, **options)
+
+    # What redis-py does before it tries again. Not after that.
+
+    def _close_connection(self, conn: Any, error: Any = None, *args: Any, **kwargs: Any) -> None:
+        if isinstance(error, OutcomeUnknown):
+            conn.disconnect()
+            raise error
+        super()._close_connection(conn, error, *args, **kwargs)  # type: ignore[misc]
+
+    def _disconnect_raise_on_watching(self, conn: Any, error: Any, *args: Any, **kwargs: Any) -> None:
+        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
+        if isinstance(error, OutcomeUnknown):
+            conn.disconnect()
+            raise error
+        super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
+
+    def _disconnect_reset_raise_on_watching(self, conn: Any, error: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(error, OutcomeUnknown):
+            conn.disconnect()
+            self.reset()  # type: ignore[attr-defined]
+            raise error
+        super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
+
+
+class AloneAsync:
+    """The twin for ``redis.asyncio``."""
+
+    connection_pool: Any
+
+    async def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        send: Any = super()._send_command_parse_response  # type: ignore[misc]
+        if only_reads(args[0]):
+            return await send(conn, command_name, *args, **options)
+        await conn.connect()
+        with may_be_written(self.connection_pool):
+            return await send(conn, command_name, *args, **options)
+
+    async def _close_connection(self, conn: Any, error: Any = None, *args: Any, **kwargs: Any) -> None:
+        if isinstance(error, OutcomeUnknown):
+            await conn.disconnect(nowait=True)
+            raise error
+        await super()._close_connection(conn, error, *args, **kwargs)  # type: ignore[misc]
+
+    async def _disconnect_raise_on_watching(self, conn: Any, error: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(error, OutcomeUnknown):
+            await conn.disconnect(nowait=True)
+            raise error
+        await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
+
+    async def _disconnect_reset_raise_on_watching(self, conn: Any, error: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(error, OutcomeUnknown):
+            await conn.disconnect(nowait=True)
+            await self.reset()  # type: ignore[attr-defined]
+            raise error
+        await super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
