@@ -30,7 +30,5 @@ _FAULTS = [
 @pytest.mark.lab
 @pytest.mark.parametrize("subject", ALONE, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("fault", _FAULTS, ids=lambda fault: fault.name)
-def test_a_client_without_a_manager_survives(fault, subject, request, survives):
-    if fault is NameServerSilent and not subject.is_async:
-        request.applymarker(pytest.mark.xfail(reason="each of its attempts waits for the name server anew"))
+def test_a_client_without_a_manager_survives(fault, subject, survives):
     survives(fault, subject, load=True)
