@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.lab.bookkeeping import all_back, first_back, longest_wait, opened, settle
-from tests.lab.verdicts import FAILED, OK, UNKNOWN, Operation
+from tests.lab.operations import FAILED, OK, UNKNOWN, Operation
 
 KINDS = ("wrong_replies", "writes_lost", "writes_twice", "writes_denied_yet_done")
 

@@ -70,6 +70,7 @@ def test_it_starts_on_first_need_and_ends_with_its_only_user(embedded_url, pool_
     assert not path.exists(), "nothing starts before it is needed"
     pid = server_pid(manager)
     assert path.stat().st_mode & 0o777 == 0o700
+    assert manager.get_sync_client().config_get("port") == {"port": "0"}, "it listens on no network"
     manager.close_sync()
     eventually(lambda: not is_alive(pid))
     eventually(lambda: not path.exists())

@@ -6,12 +6,19 @@ import json
 
 import redis.asyncio
 
+from tests.faults.test_crowds import crowd_of
+from tests.faults.test_transactions import rules_of
+from tests.lab import site_subjects
 from tests.lab.comparison import COLUMNS, cells
 from tests.lab.document import PAGE, RESULTS, render
+from tests.lab.faults import ConnectionsKilled, Fault, Loading
+from tests.lab.network_faults import BlackHole
 from tests.lab.peers import CONTENDERS
+from tests.lab.process_faults import LoopsEnded
 from tests.lab.side_by_side import DEFAULTS, WATCHED
 from tests.lab.stage import QUICK
-from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, RECOVERY, SLACK
+from tests.lab.subjects import ENGINES, TRANSACTIONS
+from tests.lab.verdicts import ATTEMPTS_PER_SECOND, FAST, GRACE, LOG_LINES, RECOVERY, SLACK, STRAGGLING
 
 TEXT = PAGE.read_text()
 DOCUMENT = json.loads(RESULTS.read_text())
@@ -31,6 +38,8 @@ def test_the_promises_are_those_of_the_judge():
         f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
         f"within {FAST * 1000:.0f} ms",
         f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
+        f"nobody fails who asks {STRAGGLING} s after the first success",
+        f"{LOG_LINES} lines at most",
         f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
         f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
         f"`RETRY_BACKOFF_CAP` {QUICK['RETRY_BACKOFF_CAP']} s",
@@ -38,6 +47,19 @@ def test_the_promises_are_those_of_the_judge():
         f"{WATCHED:.0f} s after the fault's end",
     ):
         assert promise in TEXT, promise
+
+
+def test_the_limits_that_some_scenarios_have_of_their_own_are_those_of_the_judge():
+    attempts = [rules_of(ConnectionsKilled, subject)["attempts_per_second"] for subject in TRANSACTIONS]
+    for limit in (
+        "({} for coroutines, {} for threads)".format(*attempts),
+        f"{LoopsEnded.attempts_per_second} attempts within a second",
+        f"within {site_subjects.FAST * 1000:.0f} ms while the outage is known",
+        f"known {Fault.known_after} s after the first failure; {Loading.known_after} s",
+        f"{BlackHole.known_after} s where a connection must be tried",
+        "up to {} coroutines or {} threads".format(*(crowd_of(subject)["callers"] for subject in ENGINES)),
+    ):
+        assert limit in TEXT, limit
 
 
 def test_the_peers_defaults_are_those_it_names():

@@ -32,3 +32,13 @@ def test_every_picture_and_file_that_is_linked_exists():
     root = Path(__file__).resolve().parent.parent
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert [link for link in links if "://" not in link and not (root / link).exists()] == []
+
+
+def test_the_tests_that_hold_what_security_promises_exist():
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "SECURITY.md").read_text()
+    assert re.findall(r"`(tests/test_\w+\.py)`", text)
+    assert [path for path in re.findall(r"`(tests/test_\w+\.py)`", text) if not (root / path).exists()] == []
+    assert [
+        name for name in re.findall(r"`(test_[\w*]+\.py)`", text) if not list(root.glob(f"tests/faults/{name}"))
+    ] == []

@@ -21,6 +21,7 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from .addresses import AddressedAsync, AddressedSync
+from .credentials import discreet
 from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
@@ -70,7 +71,7 @@ class ObservedAsync:
     async def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
-            with LastWords(self) as self._last_words:
+            with LastWords(self) as self._last_words, discreet(self):
                 await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
@@ -153,7 +154,7 @@ class ObservedSync:
     def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
-            with LastWords(self) as self._last_words:
+            with LastWords(self) as self._last_words, discreet(self):
                 super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:

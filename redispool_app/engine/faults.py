@@ -73,6 +73,10 @@ class UnansweredNameError(TimeoutError):
     """No name server has said in time which addresses a host has."""
 
 
+class CredentialProviderError(redis_exceptions.AuthenticationError):
+    """The project's credential provider has failed; the message names the type of its exception and nothing else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What is wrong, as a stable kind and as one line for a person."""
@@ -100,6 +104,8 @@ def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> F
     if isinstance(error, OutcomeUnknown):
         # It is every kind of loss at once; what it was raised from is one.
         error = _loss(error)
+    if isinstance(error, CredentialProviderError):
+        return Fault(FaultKind.AUTH, f"There are no credentials for Redis at {where}: {_first_line(error)}")
     if isinstance(error, ReplyTooLargeError | MemoryError):
         return Fault(
             FaultKind.MEMORY,
@@ -278,7 +284,7 @@ def _from_client(error: BaseException, where: str) -> Fault:
             f"Redis at {where} closed the connection: check its log (restart, timeout, limits).",
         )
     if not isinstance(error, redis_exceptions.RedisError | OSError):
-        # A credential provider's, perhaps: its text is the project's own and may hold what no status page should show.
+        # Its text is somebody else's own and may hold what no status page should show.
         return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__} was raised while connecting.")
     return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__}: {_first_line(error)}")
 

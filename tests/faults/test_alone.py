@@ -10,6 +10,8 @@ from tests.lab.network_faults import (
     BlackHole,
     Garbage,
     HalfOpen,
+    NameServerSilent,
+    NameUnknown,
     OneByteASecond,
     Refused,
     SilentMidReply,
@@ -21,7 +23,7 @@ from tests.lab.subjects import ALONE
 _FAULTS = [
     ServerKilled, ServerFrozen, ConnectionsKilled, Refused, BlackHole,
     SilentMidReply, HalfOpen, AddressChanged, Garbage, OneByteASecond,
-    SlowNetwork, Truncated,
+    SlowNetwork, Truncated, NameUnknown, NameServerSilent,
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from tests.lab.process_faults import BigReply, Forks, InterpreterBusy, LoopsEnde
 from tests.lab.subjects import ENGINES, SCRIPTS
 
 pytestmark = pytest.mark.lab
+busy_and_idle = pytest.mark.parametrize("load", [True, False], ids=["busy", "idle"])
 each_engine = pytest.mark.parametrize("subject", ENGINES, ids=lambda subject: subject.name)
 
 
@@ -31,11 +32,13 @@ def test_forked_children_work_and_their_parent_goes_on(subject, survives):
     survives(Forks, subject, load=True)
 
 
+@busy_and_idle
 @each_engine
-def test_a_reply_of_100_mb_comes_whole_and_the_others_come_after_it(subject, survives):
-    survives(BigReply, subject, load=True, SOCKET_TIMEOUT=10.0, HEALTH_CHECK_TIMEOUT=10.0)
+def test_a_reply_of_100_mb_comes_whole_and_the_others_come_after_it(subject, load, survives):
+    survives(BigReply, subject, load=load, SOCKET_TIMEOUT=10.0, HEALTH_CHECK_TIMEOUT=10.0)
 
 
+@busy_and_idle
 @pytest.mark.parametrize("subject", SCRIPTS, ids=lambda subject: subject.name)
-def test_scripts_that_the_server_has_forgotten_are_loaded_again(subject, survives):
-    survives(ScriptsFlushed, subject, load=True)
+def test_scripts_that_the_server_has_forgotten_are_loaded_again(subject, load, survives):
+    survives(ScriptsFlushed, subject, load=load)

@@ -10,10 +10,11 @@ from redis import exceptions as redis_exceptions
 
 from tests.lab import report
 from tests.lab.drivers import driver_of
+from tests.lab.operations import OK
 from tests.lab.servers import Cluster, Watched
 from tests.lab.stage import QUICK, play, rules_of
 from tests.lab.topologies import NODES, SENTINELS, TAG, ClusterStage, OtherNodeKilled, PrimaryKilled, SentinelStage
-from tests.lab.verdicts import OK, RECOVERY, judge
+from tests.lab.verdicts import RECOVERY, judge
 
 pytestmark = pytest.mark.lab
 
@@ -51,7 +52,7 @@ def verdict(fault, subject, stage, *, load, **rules):
 @pytest.mark.parametrize("subject", SENTINELS, ids=lambda subject: subject.name)
 def test_the_new_primary_is_found(subject, load, watched):
     stage = SentinelStage(watched)
-    # Replicas follow a little later, so that what the primary acknowledged in its last moments may die with it.
+    # Replicas follow a little later: what the primary acknowledged after they last caught up may die with it.
     assert not verdict(PrimaryKilled(stage), subject(watched), stage, load=load, durable=not load)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .verdicts import OK, UNKNOWN, Operation
+from .operations import OK, UNKNOWN, Operation
 
 
 @dataclass

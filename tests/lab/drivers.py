@@ -21,7 +21,7 @@ from redispool_app.exceptions import OutcomeUnknown
 from tests.crowd import Caller, joined
 
 from .lag import Sample, measure_loop_lag, measure_thread_lag
-from .verdicts import FAILED, OK, UNKNOWN, Operation
+from .operations import FAILED, OK, UNKNOWN, Operation
 
 _PACE = 0.005
 """A caller rests up to twice as long between operations, or the callers would measure how they wait for each other."""
@@ -45,11 +45,13 @@ def ledger_of(caller: int) -> str:
 
 
 def observed(caller: int, request: Request, asked: float, granted: float | None, result: Any) -> Operation:
-    """Return what a caller saw; ``result`` is the reply, or the exception that came instead."""
+    """Return what a caller saw just now; ``result`` is the reply, or the exception that came instead."""
+    ended = monotonic()
     kind, key, value = request
     seen = {"caller": caller, "kind": kind, "key": key, "value": value, "asked": asked, "granted": granted}
+    seen["ended"] = ended
     if not isinstance(result, Exception):
-        return Operation(**seen, ended=monotonic(), outcome=OK, reply=result)
+        return Operation(**seen, outcome=OK, reply=result)
     # Any other exception promises that nothing has been done; the server's books will tell.
     outcome = UNKNOWN if isinstance(result, OutcomeUnknown) else FAILED
     known = isinstance(result, redis_exceptions.RedisError)
@@ -57,7 +59,7 @@ def observed(caller: int, request: Request, asked: float, granted: float | None,
     if outcome == UNKNOWN:
         fault = "outcome unknown"
     error = f"{type(result).__name__}: {result}"[:200] if known else "".join(format_exception(result))
-    return Operation(**seen, ended=monotonic(), outcome=outcome, error=error, fault=fault)
+    return Operation(**seen, outcome=outcome, error=error, fault=fault)
 
 
 class Driver:
@@ -73,6 +75,8 @@ class Driver:
         self._working = threading.Event()
         self._working.set()
         self._busy = 0
+        self._waited_for = set(range(callers))
+        self._looked_at = 0
 
     def __enter__(self) -> Driver:
         self.start()
@@ -106,9 +110,12 @@ class Driver:
     def resume(self) -> None:
         self._working.set()
 
-    def served_since(self, moment: float) -> bool:
-        """Whether anybody who asked after ``moment`` has been served."""
-        return any(each.asked >= moment and each.outcome == OK for each in reversed(self.operations[-10_000:]))
+    def all_served_since(self, moment: float) -> bool:
+        """Whether every caller has asked after ``moment`` and been served; always called with the same moment."""
+        seen = self.operations[self._looked_at :]
+        self._looked_at += len(seen)
+        self._waited_for -= {each.caller for each in seen if each.outcome == OK and each.asked >= moment}
+        return not self._waited_for
 
     def final(self, admin: redis.Redis) -> dict[str, Any]:
         return self.subject.final(admin, {each.key for each in self.operations})

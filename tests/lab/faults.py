@@ -180,16 +180,17 @@ class ConnectionsKilled(Fault):
     def strike(self) -> None:
         self._ended = threading.Event()
         self._killer = threading.Thread(target=self._kill)
-        self.stage.cut_all()
+        self.numbers["kills"] = self.stage.cut_all()
         self._killer.start()
 
     def _kill(self) -> None:
         while not self._ended.wait(self.every):
-            self.stage.cut_all()
+            self.numbers["kills"] += self.stage.cut_all()
 
     def heal(self) -> None:
         self._ended.set()
         self._killer.join()
+        assert self.numbers["kills"] > 1, "hardly a connection was killed"
 
 
 class ReadOnly(Fault):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from time import monotonic
 
 _INTERVAL = 0.005
@@ -31,6 +32,6 @@ def measure_thread_lag(samples: list[Sample], ended: threading.Event) -> None:
         samples.append((now, max(0.0, now - due)))
 
 
-def worst_lag(samples: list[Sample], started: float, ended: float) -> float:
+def worst_lag(samples: Sequence[Sample], started: float, ended: float) -> float:
     """Return the worst lag of the wake-ups that were due between two moments."""
     return max((late for now, late in samples if now >= started and now - late <= ended), default=0.0)

@@ -67,7 +67,7 @@ class HalfOpen(Fault):
     outage = False
 
     def strike(self) -> None:
-        self.proxy.half_open()
+        assert self.proxy.half_open() > 0, "there was no connection to leave half open"
 
     def heal(self) -> None:
         pass
@@ -110,7 +110,7 @@ class AddressChanged(Fault):
         self._other = Proxy(self.server.port, SECOND_ADDRESS, self.proxy.port).start()
         self.stage.resolver.address = SECOND_ADDRESS
         self.proxy.refuse()
-        self.proxy.cut()
+        assert self.proxy.cut() > 0, "nobody had to look for the new address"
 
     def heal(self) -> None:
         # Nothing goes back: the new address stays.
@@ -171,6 +171,7 @@ class Truncated(Fault):
 
     def strike(self) -> None:
         self._ended = threading.Event()
+        self._cuts = self.proxy.cuts
         self._truncating = threading.Thread(target=self._truncate)
         self._truncating.start()
 
@@ -186,6 +187,8 @@ class Truncated(Fault):
         self._ended.set()
         self._truncating.join()
         self.proxy.heal()
+        self.numbers["cuts"] = self.proxy.cuts - self._cuts
+        assert self.numbers["cuts"] > 1, "hardly a reply was cut off"
 
 
 NETWORK_FAULTS = [

@@ -106,6 +106,7 @@ class Repeated(Harmless):
         if isinstance(outcome, BaseException):
             raise outcome
         self.numbers["times"] = outcome
+        assert outcome > 0, "it never happened"
 
 
 class ScriptsFlushed(Repeated):
@@ -114,6 +115,12 @@ class ScriptsFlushed(Repeated):
     def happen(self) -> None:
         with self.stage.admin() as admin:
             admin.script_flush()
+
+    def heal(self) -> None:
+        super().heal()
+        with self.stage.admin() as admin:
+            self.numbers["forgotten"] = admin.info("errorstats").get("errorstat_NOSCRIPT", {}).get("count", 0)
+        assert self.numbers["forgotten"] > 0, "no script was missed"
 
 
 class LoopsEnded(Repeated):

@@ -111,14 +111,19 @@ class Proxy:
         for link in list(self._links):
             link.swallow = True
 
-    def half_open(self) -> None:
-        """Forget every connection without telling the client: no FIN, no RST, and nothing is answered any more."""
+    def half_open(self) -> int:
+        """Forget every connection without telling the client; return how many there were.
 
-        def forget() -> None:
-            for link in list(self._links):
+        No FIN, no RST, and nothing is answered any more.
+        """
+
+        async def forget() -> int:
+            links = list(self._links)
+            for link in links:
                 link.forget_server()
+            return len(links)
 
-        self._call(forget)
+        return self._await(forget())
 
     def refuse(self) -> None:
         """Let nothing listen here; open connections stay."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from time import monotonic
 from typing import Any
 
 HOST = "redis.lab"
 """The host of every pool under test."""
-_UNREACHABLE = "224.0.0.1"
+UNREACHABLE = "224.0.0.1"
 """The kernel knows at once, and without sending a packet, that no TCP connection leads to a multicast address."""
 
 
@@ -20,7 +21,8 @@ class Resolver:
 
     def __init__(self, address: str) -> None:
         self.address: str | None = address
-        self.asked = 0
+        self.asked: list[float] = []
+        """When each look-up began, in monotonic seconds."""
         self.waiting = self.most_waiting = 0
         """How many threads hang in here now, and how many have at once."""
         self._answering = threading.Event()
@@ -48,12 +50,12 @@ class Resolver:
 
     def point_nowhere(self) -> None:
         """Resolve to an address that no route leads to."""
-        self.address = _UNREACHABLE
+        self.address = UNREACHABLE
 
     def _getaddrinfo(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         if host not in (HOST, HOST.encode()):
             return self._original(host, *args, **kwargs)
-        self.asked += 1
+        self.asked.append(monotonic())
         self.waiting += 1
         self.most_waiting = max(self.waiting, self.most_waiting)
         self._answering.wait(_LONG)

@@ -16,9 +16,9 @@ from redispool_app.conf import RedisPoolConfig
 from tests.crowd import Caller, joined
 
 from .bookkeeping import all_back, first_back, longest_wait, opened, settle
-from .drivers import Coroutines, Driver, Threads
+from .drivers import driver_of
 from .stage import Stage, play, rules_of
-from .verdicts import OK, Findings, Run, judge
+from .verdicts import Findings, Run, judge
 
 COROUTINES, THREADS = 30, 8
 _APART = 0.003
@@ -31,28 +31,6 @@ DEFAULTS = {
     name: getattr(RedisPoolConfig(), name.lower())
     for name in ("SOCKET_TIMEOUT", "SOCKET_CONNECT_TIMEOUT", "HEALTH_CHECK_TIMEOUT", "RETRY_BACKOFF_CAP")
 }
-
-
-class _UntilAllAreBack(Driver):
-    """Callers of whom the last one's return ends the scenario, not the first one's."""
-
-    _looked_at = 0
-
-    def served_since(self, moment: float) -> bool:
-        if not self._looked_at:
-            self._waited_for = set(range(self.callers))
-        seen = self.operations[self._looked_at :]
-        self._looked_at += len(seen)
-        self._waited_for -= {each.caller for each in seen if each.outcome == OK and each.ended >= moment}
-        return not self._waited_for
-
-
-class _AllCoroutines(_UntilAllAreBack, Coroutines):
-    pass
-
-
-class _AllThreads(_UntilAllAreBack, Threads):
-    pass
 
 
 @dataclass(frozen=True)
@@ -97,6 +75,7 @@ class SideBySide:
 
     def play(self) -> dict[Any, Findings]:
         """Return what is found about each subject."""
+        self._ready = threading.Barrier(len(self.subjects))
         players = {kind: Caller(lambda kind=kind: self._play(kind), name=kind.name) for kind in self.subjects}
         for player in players.values():
             player.start()
@@ -112,10 +91,10 @@ class SideBySide:
         fault.hold = ordeal.hold
         fault.arrange()
         callers = ordeal.coroutines if subject.is_async else ordeal.threads
-        driver = (_AllCoroutines if subject.is_async else _AllThreads)(subject, callers, callers * _APART)
+        driver = driver_of(subject, callers, callers * _APART)
         fault.driver = driver
         with Watchdog(stage, ordeal.hold + WATCHED) as watchdog:
-            run = play(fault, stage, driver, load=True, log=[])
+            run = play(fault, stage, driver, load=True, log=[], ready=lambda: self._ready.wait(_PATIENCE))
         findings = self._judge(fault, run, subject)
         findings.numbers.update(_compared(run, stage, callers))
         if watchdog.has_cut:

@@ -13,6 +13,8 @@ from redispool_app.exceptions import OutcomeUnknown, RedisUnavailable
 from .sites import Site
 from .subjects import SyncEngine
 
+FAST = 0.25
+"""Seconds in which a page fails while the outage is known."""
 _PATIENCE = 15.0
 
 

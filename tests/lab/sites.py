@@ -20,10 +20,11 @@ TRACES = ("Traceback", "ResourceWarning", "Exception ignored", "never retrieved"
 class Site:
     """A server process on a free port."""
 
-    def __init__(self, directory, pool, settings="tests.sites.settings"):
+    def __init__(self, directory, pool, settings="tests.sites.settings", **environment):
         self.port = free_port()
         self.pool = pool
         self.settings = settings
+        self.environment = environment
         self.log = directory / "server.log"
         self.process = None
 
@@ -34,6 +35,7 @@ class Site:
             "DJANGO_SETTINGS_MODULE": self.settings,
             "REDIS_POOL": json.dumps(self.pool),
             "HOME": str(self.log.parent),  # gunicorn keeps its control socket there
+            **self.environment,
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

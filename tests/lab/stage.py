@@ -13,7 +13,7 @@ from tests.tls import TLSEnd, make_certificate
 from .attempts import Attempts
 from .drivers import Driver
 from .proxy import Proxy
-from .resolver import HOST, Resolver
+from .resolver import HOST, UNREACHABLE, Resolver
 from .servers import ADMIN_ADDRESS, POOL_ADDRESS, LabServer
 from .verdicts import Rules, Run
 
@@ -63,7 +63,7 @@ class Stage:
             self.keys["SSL_CA_CERTS"] = str(certificate)
             self.port = enter(TLSEnd(self.port, certificate, key)).port
         self.resolver = enter(Resolver(ADMIN_ADDRESS if self.proxied else POOL_ADDRESS))
-        addresses = [(address, self.port) for address in (self.resolver.address, SECOND_ADDRESS)]
+        addresses = [(address, self.port) for address in (self.resolver.address, SECOND_ADDRESS, UNREACHABLE)]
         self.attempts = enter(Attempts(*addresses, str(self._socket)))
         return self
 
@@ -83,19 +83,22 @@ class Stage:
 
     @property
     def connects(self) -> list[float]:
-        """When somebody tried to connect (monotonic seconds): this process, or whoever came through the proxy."""
-        accepted = self.proxy.accepted if self.proxy else []
-        # Another process, or another event loop's own sockets, are seen only where they arrive.
-        return max(self.attempts.times, accepted, key=len)
+        """When this process tried to connect (monotonic seconds)."""
+        return self.attempts.times
+
+    @property
+    def lookups(self) -> list[float]:
+        """When this process asked for the server's address (monotonic seconds)."""
+        return self.resolver.asked
 
     def admin(self) -> redis.Redis:
         """Return a client of the laboratory's own, which no fault of the network concerns."""
         return self.server.client()
 
-    def cut_all(self) -> None:
-        """End the connections of the pool under test."""
+    def cut_all(self) -> int:
+        """End the connections of the pool under test; return how many those were."""
         with self.admin() as admin:
-            admin.client_kill_filter(_type="normal", skipme=True)
+            return admin.client_kill_filter(_type="normal", skipme=True)
 
 
 def rules_of(fault: Any, keys: dict[str, Any], *, managed: bool = True) -> Rules:
@@ -114,10 +117,13 @@ def rules_of(fault: Any, keys: dict[str, Any], *, managed: bool = True) -> Rules
     )
 
 
-def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str], look: Any = None) -> Run:
+def play(
+    fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str], look: Any = None, ready: Any = None
+) -> Run:
     """Let the callers work, strike, look at what is shown, heal, and see everybody come back.
 
     With ``load`` the fault finds commands in flight; without, it finds everybody idle, and they come back to it.
+    ``ready`` is called when everything is ready for the strike, and may wait for others.
     """
     with stage.admin() as admin:
         driver.subject.prepare(admin, driver.ledgers)
@@ -125,6 +131,8 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         sleep(_WARMING)
         if not load:
             driver.pause()
+        if ready is not None:
+            ready()
         del log[:]
         struck = monotonic()
         fault.strike()
@@ -138,7 +146,7 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         healing = monotonic()
         fault.heal()
         healed = monotonic()
-        while not driver.served_since(healed) and monotonic() < healed + _TOO_LATE:
+        while not driver.all_served_since(healed) and monotonic() < healed + _TOO_LATE:
             sleep(0.01)
         sleep(_AFTER)
     with stage.admin() as admin:
@@ -149,7 +157,9 @@ def play(fault: Any, stage: Stage, driver: Driver, *, load: bool, log: list[str]
         healing=healing,
         healed=healed,
         lag=driver.lag,
-        attempts=[time for time in stage.connects if time >= struck],
+        attempts=None if stage.connects is None else [time for time in stage.connects if time >= struck],
+        lookups=[time for time in stage.lookups if time >= struck],
         final=final,
         log=list(log),
+        rest=2 * driver.pace,
     )

@@ -126,6 +126,24 @@ class SyncCache(AsyncCache):
         """The cache's connections are the pool's."""
 
 
+class AsyncGetOrSet(AsyncCache):
+    """The same, but what is stored is computed for whoever misses it: under a lock, and by the cache's own scripts."""
+
+    name = "async get_or_set"
+
+    async def set(self, client: Any, key: str, value: str) -> None:
+        assert await client.aget_or_set(key, lambda: value) == value
+
+
+class SyncGetOrSet(SyncCache):
+    """The same from threads."""
+
+    name = "sync get_or_set"
+
+    def set(self, client: Any, key: str, value: str) -> None:
+        assert client.get_or_set(key, lambda: value) == value
+
+
 class AsyncScripts(AsyncEngine):
     """The same, but what counts is a script that the server is to know by its digest."""
 
@@ -215,6 +233,7 @@ class SyncAlone(SyncEngine):
 
 ENGINES = (AsyncEngine, SyncEngine)
 CACHE_FACES = (AsyncCache, SyncCache)
+GET_OR_SET = (AsyncGetOrSet, SyncGetOrSet)
 SCRIPTS = (AsyncScripts, SyncScripts)
 TRANSACTIONS = (AsyncTransactions, SyncTransactions)
 ALONE = (AsyncAlone, SyncAlone)

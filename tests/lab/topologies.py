@@ -21,7 +21,9 @@ _TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "protocol": 2
 class SentinelStage:
     """What ``play`` needs of a stage; the laboratory's own client follows the primary."""
 
-    connects: tuple[float, ...] = ()
+    connects = None
+    """Not counted: the laboratory itself asks there all the time."""
+    lookups: tuple[float, ...] = ()
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
@@ -105,7 +107,9 @@ SENTINELS = (AsyncSentinel, SyncSentinel)
 class ClusterStage:
     """The first node is the one under test; its slots hold every key of the callers."""
 
-    connects: tuple[float, ...] = ()
+    connects = None
+    """Not counted: the laboratory itself asks there all the time."""
+    lookups: tuple[float, ...] = ()
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
