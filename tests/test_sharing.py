@@ -140,6 +140,23 @@ async def test_callers_beyond_the_bound_wait_their_turn(manager):
     assert client.sharing.waiting == 0
 
 
+async def test_a_turn_that_was_given_is_taken_by_no_newcomer(manager):
+    client = await client_with(manager, max_in_flight=10)
+    most, order = 0, []
+
+    async def call_again_and_again(number):
+        nonlocal most
+        for turn in range(20):
+            assert await client.echo(f"{number}:{turn}") == f"{number}:{turn}".encode()
+            order.append(turn)
+            most = max(most, client.sharing.in_flight)
+
+    # With twice as many callers as there is room for, all who wait get their turn at once.
+    await asyncio.gather(*(call_again_and_again(number) for number in range(20)))
+    assert most <= 10
+    assert all(abs(turn - place // 20) <= 1 for place, turn in enumerate(order)), "first come, first served"
+
+
 async def test_bytes_in_flight_are_bounded(manager):
     client = await client_with(manager, max_in_flight_bytes=50_000)
     values = [bytes([number % 256]) * 20_000 for number in range(50)]

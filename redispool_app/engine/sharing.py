@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -165,31 +166,27 @@ class Sharing(SharingRules):
             raise self.too_many(self.in_flight, len(self._waiting))
         turn: asyncio.Future[None] = self.loop.create_future()
         self._waiting.append(turn)
+        self._admit()  # there may be room behind those who have not taken their turns yet
         try:
             await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
         except BaseException:
-            self._leave(turn)
+            self._waiting.remove(turn)
+            self._admit()  # the turn may have been given at the same moment; let the next have it
             raise
+        # Not before: who has a turn still waits, so that no newcomer takes its place.
+        self._waiting.remove(turn)
         if not turn.done():
-            self._leave(turn)
             raise self.no_room()
 
-    def _leave(self, turn: asyncio.Future[None]) -> None:
-        if turn.done():
-            self._admit()  # the turn was given at the same moment; let the next have it
-        else:
-            self._waiting.remove(turn)
-
     def _admit(self) -> None:
+        """Give turns to the first in the queue, as many as there is room for; some may not have taken theirs yet."""
         connection = self.connection
         room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
         if connection is not None and connection.bytes_in_flight >= self.limits.max_in_flight_bytes:
             return
-        while self._waiting and room > 0:
-            turn = self._waiting.popleft()
+        for turn in islice(self._waiting, max(0, room)):
             if not turn.done():
                 turn.set_result(None)
-                room -= 1
 
     # Connecting: one attempt for all who wait.
 
@@ -278,8 +275,7 @@ class Sharing(SharingRules):
 
     def _dismiss(self) -> None:
         """Let all who wait go on: each finds for itself that there is nothing to wait for."""
-        while self._waiting:
-            turn = self._waiting.popleft()
+        for turn in self._waiting:
             if not turn.done():
                 turn.set_result(None)
 
