@@ -53,9 +53,12 @@ class Action:
 def seconds_of(request: HttpRequest) -> float:
     """Return the ``seconds`` of a form, ``PAUSE_SECONDS`` without one. Raises ``RefusedError``."""
     text = request.POST.get("seconds", "").strip() or str(PAUSE_SECONDS)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= PAUSE_SECONDS_MAX):
+    digits = text.lstrip("0")
+    # Not before its length is known: int() refuses thousands of digits with an error of its own.
+    fits = text.isascii() and text.isdigit() and len(digits) <= len(str(PAUSE_SECONDS_MAX))
+    if not (fits and 1 <= int(digits or 0) <= PAUSE_SECONDS_MAX):
         raise RefusedError(_("Pause for a whole number of seconds, from 1 to %(max)s.") % {"max": PAUSE_SECONDS_MAX})
-    return float(text)
+    return float(digits)
 
 
 def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> Outcome:

@@ -109,13 +109,21 @@ def test_a_pause_holds_new_commands_back_and_resume_lets_them_go(manager, everyb
     assert [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")] == ["Paused. (20 s)", "Resumed."]
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "1.5", "soon", str(PAUSE_SECONDS_MAX + 1), "9" * 400, "٣"])
+@pytest.mark.parametrize(
+    "seconds", ["0", "-1", "1.5", "soon", str(PAUSE_SECONDS_MAX + 1), "9" * 400, "0" * 9, "0000000999999", "٣"]
+)
 @pytest.mark.parametrize("name", ["pause", "pause-all"])
 def test_a_pause_is_bounded_and_a_wrong_number_is_refused_in_one_line(manager, everybody, name, seconds):
     page = press(everybody, name, seconds=seconds)
     assert f"from 1 to {PAUSE_SECONDS_MAX}" in page.text
     assert not manager.get_pool_info()["paused"]
     assert not LogEntry.objects.exists()
+
+
+def test_leading_zeros_of_a_pause_mean_nothing(manager, everybody):
+    page = press(everybody, "pause", seconds="0000000003")
+    assert "paused for at most 3 s" in page.text
+    assert 0 < manager.get_pool_info()["paused_for"] <= 3
 
 
 def test_an_order_to_reset_is_obeyed_by_every_worker(published):
