@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from redispool_app.management.worker_table import HEADINGS, Screen, lines
 from redispool_app.workers.roster import Roster
+
+MANUAL = Path(__file__).resolve().parent.parent / "docs" / "workers.md"
 
 
 def worker(**changes):
@@ -19,6 +22,7 @@ def worker(**changes):
         "role": "server: uvicorn",
         "version": "1.2.3",
         "state": "healthy",
+        "loops": 3,
         "connections_open": 2,
         "connections_in_use": 1,
         "commands_in_flight": 7,
@@ -44,6 +48,7 @@ def test_a_row_says_all_that_there_is_to_say():
         "server: uvicorn",
         "1.2.3",
         "healthy",
+        "3",
         "2 (1 lent)",
         "7",
         "12,346",
@@ -54,6 +59,28 @@ def test_a_row_says_all_that_there_is_to_say():
         "1.2 s ago",
         "Redis was away.",
     ]
+
+
+def test_every_number_that_the_manual_promises_has_a_column():
+    promised = re.search(r"all of every host: (.*?)\.\n\n", MANUAL.read_text(), re.DOTALL)[1]
+    columns = {
+        "pid": {"PID"},
+        "role": {"ROLE"},
+        "version": {"VERSION"},
+        "event loops": {"LOOPS"},
+        "connections": {"CONNS"},
+        "commands in flight": {"IN FLIGHT"},
+        "operations per second": {"OPS/S"},
+        "p50 and p99": {"P50", "P99"},
+        "time-outs": {"TIMEOUTS"},
+        "reconnects": {"RECONNECTS"},
+        "the last error": {"LAST ERROR"},
+        "and how long ago that was said": {"SEEN"},
+    }
+    plain = " ".join(re.sub(r"\(.*?\)", "", promised).split())
+    named = [each.strip().lower() for each in plain.split(",")]
+    assert named == list(columns)
+    assert set().union(*columns.values()) | {"HOST", "STATE"} == set(HEADINGS)
 
 
 def test_what_is_not_known_is_a_dash():

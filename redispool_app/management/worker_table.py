@@ -11,11 +11,11 @@ from redispool_app.workers.roster import Roster
 __all__ = ["HEADINGS", "Screen", "lines"]
 
 HEADINGS = (
-    "HOST", "PID", "ROLE", "VERSION", "STATE", "CONNS", "IN FLIGHT", "OPS/S", "P50", "P99", "TIMEOUTS", "RECONNECTS",
-    "SEEN", "LAST ERROR",
+    "HOST", "PID", "ROLE", "VERSION", "STATE", "LOOPS", "CONNS", "IN FLIGHT", "OPS/S", "P50", "P99", "TIMEOUTS",
+    "RECONNECTS", "SEEN", "LAST ERROR",
 )  # fmt: skip
 _STATE = HEADINGS.index("STATE")
-_TO_THE_RIGHT = frozenset(range(HEADINGS.index("CONNS"), HEADINGS.index("SEEN") + 1)) | {HEADINGS.index("PID")}
+_TO_THE_RIGHT = frozenset(range(HEADINGS.index("LOOPS"), HEADINGS.index("SEEN") + 1)) | {HEADINGS.index("PID")}
 _NOTHING = "-"
 _LONGEST_CELL = 60
 
@@ -64,6 +64,7 @@ def _cells(worker: dict[str, Any]) -> tuple[str, ...]:
         worker["role"],
         worker["version"],
         state,
+        str(worker["loops"]),
         f"{worker['connections_open']}" + (f" ({in_use} lent)" if in_use else ""),
         str(worker["commands_in_flight"]),
         _NOTHING if ops is None else f"{ops:,.0f}" if ops >= 10 else f"{ops:.1f}",
