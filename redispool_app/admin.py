@@ -29,6 +29,7 @@ from .live_strings import charts, strings
 from .live_tables import STATES, Table
 from .models import RedisPool
 from .redis_pool import RedisConnectionManager
+from .workers.snapshot import interval_of
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[RedisPool]
@@ -186,7 +187,12 @@ class RedisPoolAdmin(Base):
     def _actions(self, request: HttpRequest, manager: RedisConnectionManager) -> dict[str, str]:
         if manager.get_pool_info()["state"] in ("closed", "misconfigured"):
             return {}
-        names = [name.replace("-", "_") for name, action in ACTIONS.items() if action.allowed(request.user)]
+        is_heard = interval_of(manager) is not None
+        names = [
+            name.replace("-", "_")
+            for name, action in ACTIONS.items()
+            if action.allowed(request.user) and (is_heard or not action.is_order)
+        ]
         return {name: self._url(name, manager.alias) for name in names}
 
     def _url(self, name: str, *args: str) -> str:

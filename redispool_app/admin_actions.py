@@ -46,6 +46,11 @@ class Action:
     run: Callable[[RedisConnectionManager, float], Outcome]
     takes_seconds: bool = False
 
+    @property
+    def is_order(self) -> bool:
+        """Whether it concerns every worker, which only those that publish hear of."""
+        return "order" in self.permissions
+
     def allowed(self, user: Any) -> bool:
         return all(user.has_perm(f"redispool_app.{verb}_redispool") for verb in self.permissions)
 
@@ -96,9 +101,24 @@ def _reset(manager: RedisConnectionManager, seconds: float) -> Outcome:
     return Outcome(_("The pool “%(alias)s” was reset, and Redis answers.") % names)
 
 
+def _interval(manager: RedisConnectionManager) -> float:
+    """Return the seconds within which every worker hears of an order. Raises ``RefusedError`` if none does."""
+    interval = manager._config.publish_interval
+    if interval is None:
+        raise RefusedError(_("Publishing is switched off (PUBLISH_INTERVAL), so no worker would hear of this."))
+    return interval
+
+
+def _order(manager: RedisConnectionManager, action: orders.Action, seconds: float | None = None) -> dict[str, Any]:
+    """Send an order, and return what its message names."""
+    interval = _interval(manager)
+    orders.send(manager, action, seconds)
+    return {"alias": manager.alias, "interval": f"{interval:g}"}
+
+
 def _reset_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
-    orders.send(manager, "reset")
-    return Outcome(_("All workers reset the pool “%(alias)s” within a few seconds.") % {"alias": manager.alias})
+    names = _order(manager, "reset")
+    return Outcome(_("All workers reset the pool “%(alias)s” within %(interval)s s.") % names)
 
 
 def _pause(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -108,9 +128,8 @@ def _pause(manager: RedisConnectionManager, seconds: float) -> Outcome:
 
 
 def _pause_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
-    orders.send(manager, "pause", seconds)
-    names = {"alias": manager.alias, "seconds": f"{seconds:.0f}"}
-    return Outcome(_("All workers pause the pool “%(alias)s” within a few seconds, for %(seconds)s s.") % names)
+    names = {**_order(manager, "pause", seconds), "seconds": f"{seconds:.0f}"}
+    return Outcome(_("All workers pause the pool “%(alias)s” within %(interval)s s, for %(seconds)s s.") % names)
 
 
 def _resume(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -119,10 +138,11 @@ def _resume(manager: RedisConnectionManager, seconds: float) -> Outcome:
 
 
 def _resume_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
+    _interval(manager)
     # First here: the order itself would wait for the end of this worker's pause.
     manager.resume()
-    orders.send(manager, "resume")
-    return Outcome(_("All workers go on with the pool “%(alias)s” within a few seconds.") % {"alias": manager.alias})
+    names = _order(manager, "resume")
+    return Outcome(_("All workers go on with the pool “%(alias)s” within %(interval)s s.") % names)
 
 
 ACTIONS = {

@@ -22,6 +22,8 @@ PERMISSIONS = {
     "resume-all": ["pause_redispool", "order_redispool"],
 }
 
+ORDERS = [name for name, codenames in PERMISSIONS.items() if "order_redispool" in codenames]
+
 
 def url_of(name, alias="default"):
     return f"{PAGE}{alias}/{name}/"
@@ -51,15 +53,30 @@ def test_every_action_is_tried_here():
     assert list(PERMISSIONS) == list(ACTIONS)
 
 
+def shows(page, name):
+    return bool(page.find("form", action=url_of(name)) + page.find("button", formaction=url_of(name)))
+
+
 @pytest.mark.parametrize("name", PERMISSIONS)
-def test_a_button_is_there_with_its_permissions_and_not_without_any_of_them(manager, name):
+def test_a_button_is_there_with_its_permissions_and_not_without_any_of_them(published, name):
     def shown(*codenames):
-        page = Page(client_of("view_redispool", *codenames, username=f"u{len(codenames)}").get(PAGE))
-        return bool(page.find("form", action=url_of(name)) + page.find("button", formaction=url_of(name)))
+        return shows(Page(client_of("view_redispool", *codenames, username=f"u{len(codenames)}").get(PAGE)), name)
 
     wanted = PERMISSIONS[name]
     assert shown(*wanted)
     assert not shown(*wanted[:-1])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_that_nobody_would_hear_of_is_neither_offered_nor_sent(server, manager, everybody, name):
+    manager.pause(20)
+    assert not shows(Page(everybody.get(PAGE)), name)
+    page = press(everybody, name)
+    assert "Publishing is switched off (PUBLISH_INTERVAL), so no worker would hear of this." in page.text
+    assert page.find("li", **{"class": "error"})
+    assert manager.get_pool_info()["paused"], "nothing was done"
+    assert not LogEntry.objects.exists()
+    assert server.calls("lpush") == 0
 
 
 @pytest.mark.parametrize("name", PERMISSIONS)
@@ -129,16 +146,18 @@ def test_leading_zeros_of_a_pause_mean_nothing(manager, everybody):
 def test_an_order_to_reset_is_obeyed_by_every_worker(published):
     old = published.get_sync_client()
     page = press(client_of("view_redispool", "reset_redispool", "order_redispool"), "reset-all")
-    assert "All workers reset the pool “default” within a few seconds." in page.text
+    assert "All workers reset the pool “default” within 0.2 s." in page.text
     assert LogEntry.objects.get().get_change_message() == "Reset in all workers."
     eventually(lambda: published.get_sync_client() is not old)
 
 
 def test_orders_to_pause_and_to_resume_are_obeyed_by_every_worker(published):
     client = client_of("view_redispool", "pause_redispool", "order_redispool")
-    press(client, "pause-all", seconds="30")
+    page = press(client, "pause-all", seconds="30")
+    assert "All workers pause the pool “default” within 0.2 s, for 30 s." in page.text
     eventually(lambda: published.get_pool_info()["paused"])
-    press(client, "resume-all")
+    page = press(client, "resume-all")
+    assert "All workers go on with the pool “default” within 0.2 s." in page.text
     eventually(lambda: not published.get_pool_info()["paused"])
     messages = [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
     assert messages == ["Paused in all workers. (30 s)", "Resumed in all workers."]
@@ -146,7 +165,7 @@ def test_orders_to_pause_and_to_resume_are_obeyed_by_every_worker(published):
 
 @pytest.mark.parametrize("name", ["reset-all", "pause-all", "resume-all"])
 def test_an_order_that_cannot_be_given_is_an_error_and_not_logged(own_server, pool_settings, name):
-    pool_settings(own_server.url)
+    pool_settings(own_server.url, PUBLISH_INTERVAL=5)
     own_server.kill()
     page = press(client_of(is_superuser=True), name)
     assert "The workers cannot be reached: Nothing listens" in page.text
