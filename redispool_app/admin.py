@@ -178,7 +178,7 @@ class RedisPoolAdmin(Base):
         except (ImproperlyConfigured, RefusedError) as refusal:
             self.message_user(request, str(refusal), messages.ERROR)
         else:
-            self.log_change(request, RedisPool(alias=alias), _logged(button, seconds))
+            self.log_change(request, RedisPool(alias=alias), outcome.log or _logged(button, seconds))
             self.message_user(request, outcome.text, messages.SUCCESS if outcome.is_good else messages.ERROR)
         if self.has_view_permission(request):
             return HttpResponseRedirect(self._url("changelist"))

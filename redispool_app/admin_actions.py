@@ -32,6 +32,8 @@ class Outcome:
 
     text: str
     is_good: bool = True
+    log: str | None = None
+    """What the admin's log says, if that is not what the button's own ``log`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,12 @@ def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> 
         return action.run(manager, seconds)
     except (ImproperlyConfigured, PoolClosed) as error:
         raise RefusedError(str(error)) from error
-    except RedisUnavailable as error:
-        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": error}) from error
     except (redis_exceptions.RedisError, OSError) as error:
-        fault = classify(error, manager._config.where).message
-        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": fault}) from error
+        raise RefusedError(_("The workers cannot be reached: %(fault)s") % _fault(manager, error)) from error
+
+
+def _fault(manager: RedisConnectionManager, error: Exception) -> dict[str, str]:
+    return {"fault": classify(error, manager._config.where).message}
 
 
 def _check(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -141,7 +144,13 @@ def _resume_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
     _interval(manager)
     # First here: the order itself would wait for the end of this worker's pause.
     manager.resume()
-    names = _order(manager, "resume")
+    try:
+        names = _order(manager, "resume")
+    except PoolClosed:
+        raise
+    except (redis_exceptions.RedisError, OSError) as error:
+        text = _("This worker goes on; the others cannot be reached: %(fault)s") % _fault(manager, error)
+        return Outcome(text, is_good=False, log="Resumed in this worker; the others could not be reached.")
     return Outcome(_("All workers go on with the pool “%(alias)s” within %(interval)s s.") % names)
 
 

@@ -163,10 +163,34 @@ def test_orders_to_pause_and_to_resume_are_obeyed_by_every_worker(published):
     assert messages == ["Paused in all workers. (30 s)", "Resumed in all workers."]
 
 
-@pytest.mark.parametrize("name", ["reset-all", "pause-all", "resume-all"])
+@pytest.mark.parametrize("name", ["reset-all", "pause-all"])
 def test_an_order_that_cannot_be_given_is_an_error_and_not_logged(own_server, pool_settings, name):
     pool_settings(own_server.url, PUBLISH_INTERVAL=5)
     own_server.kill()
     page = press(client_of(is_superuser=True), name)
     assert "The workers cannot be reached: Nothing listens" in page.text
+    assert not LogEntry.objects.exists()
+
+
+def test_to_resume_all_during_an_outage_resumes_this_worker_and_says_and_logs_what_came_of_it(
+    own_server, pool_settings
+):
+    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=5)
+    manager.get_sync_client().ping()
+    manager.pause(200)
+    own_server.kill()
+    page = press(client_of(is_superuser=True), "resume-all")
+    assert "This worker goes on; the others cannot be reached: Nothing listens" in page.text
+    assert page.find("li", **{"class": "error"})
+    assert not manager.get_pool_info()["paused"]
+    assert LogEntry.objects.get().get_change_message() == "Resumed in this worker; the others could not be reached."
+
+
+def test_a_closed_pool_is_told_as_such_and_nothing_is_logged(manager, everybody, pool_settings, server):
+    pool_settings(server.url, PUBLISH_INTERVAL=5)
+    manager.get_sync_client().ping()
+    manager.close_sync()
+    page = press(everybody, "resume-all")
+    assert "call initialize() to open it again" in page.text
+    assert "others cannot be reached" not in page.text
     assert not LogEntry.objects.exists()
