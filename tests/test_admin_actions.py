@@ -8,7 +8,7 @@ from django.contrib.admin.models import LogEntry
 from redispool_app.admin_actions import ACTIONS, PAUSE_SECONDS_MAX
 
 from .admin_pages import PAGE, Page, client_of
-from .servers import eventually
+from .servers import RedisServer, eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -194,3 +194,15 @@ def test_a_closed_pool_is_told_as_such_and_nothing_is_logged(manager, everybody,
     assert "call initialize() to open it again" in page.text
     assert "others cannot be reached" not in page.text
     assert not LogEntry.objects.exists()
+
+
+def test_a_server_that_tells_no_time_is_a_message(pool_settings):
+    server = RedisServer(rename_command='TIME ""\nrename-command DBSIZE TIME').start()
+    try:
+        pool_settings(server.url, PUBLISH_INTERVAL=5)
+        page = press(client_of(is_superuser=True), "reset-all")
+        assert "The workers cannot be reached: " in page.text
+        assert "not in the Redis protocol" in page.text
+        assert not LogEntry.objects.exists()
+    finally:
+        server.stop()

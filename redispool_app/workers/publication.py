@@ -80,7 +80,7 @@ class Publication:
         if interval is not None and (pool_set := self._usable()) is not None:
             try:
                 self._publish(pool_set, said, interval)
-            except (redis_exceptions.RedisError, OSError, ValueError) as error:
+            except (redis_exceptions.RedisError, OSError) as error:
                 self._failed(error, interval, pool_set.settings.where)
         return said
 
