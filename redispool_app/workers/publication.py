@@ -35,7 +35,7 @@ _SETTLING = 0.1
 
 _REFUSED_INTERVALS = 12
 _REFUSED_LONGEST = 60.0
-"""A server that refused is asked again after so many intervals, or so many seconds if they are fewer."""
+"""What a server refused it is asked again after so many intervals, or so many seconds if they are fewer."""
 
 _SECONDS_KEPT = 600.0
 _MOST_KEPT = 1200
@@ -49,10 +49,11 @@ class Publication:
         self.next_at = monotonic() + _SETTLING
         self.published = False
         self.problem: str | None = None
-        """Why the last round published nothing, in one line."""
+        """Why this worker is not published, or hears of no orders, in one line."""
         self._wake = wake
         self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
-        self._retry_at = 0.0
+        self._write_at = self._read_at = 0.0
+        """When (monotonic seconds) a refused half of the round is tried again: saying what there is, reading orders."""
         self._logged: str | None = None
         self._seen: set[str] = set()
         self._orders: deque[tuple[orders.Order, float]] = deque()
@@ -81,7 +82,7 @@ class Publication:
             try:
                 self._publish(pool_set, said, interval)
             except (redis_exceptions.RedisError, OSError) as error:
-                self._failed(error, interval, pool_set.settings.where)
+                self._failed(error, pool_set.settings.where)
         return said
 
     def _keep(self, said: dict[str, Any]) -> None:
@@ -93,7 +94,7 @@ class Publication:
     def _usable(self) -> PoolSet | None:
         """Return what to publish on; None while the pool is closed, or in trouble, which it ends by its own means."""
         pool_set = self.manager._pool_set
-        if pool_set is None or self.manager.is_down or monotonic() < self._retry_at:
+        if pool_set is None or self.manager.is_down or monotonic() < min(self._write_at, self._read_at):
             return None
         return None if pool_set.health.state is HealthState.UNHEALTHY else pool_set
 
@@ -102,38 +103,52 @@ class Publication:
     def _publish(self, pool_set: PoolSet, said: dict[str, Any], interval: float) -> None:
         config, alias = self.manager._config, self.manager.alias
         prefix, worker_id = config.publish_prefix, said["id"]
-        index = keys.index(prefix, alias)
-        commands: list[Command] = [
+        index, now = keys.index(prefix, alias), monotonic()
+        write: list[Command] = [
             ("SET", keys.worker(prefix, alias, worker_id), snapshot.dump(said), "PX", keys.life_ms(interval)),
             ("SADD", index, worker_id),
             ("PEXPIRE", index, round(1000 * max(keys.INDEX_LIFE, keys.LIFE_IN_INTERVALS * interval))),
-            ("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1),
-            ("TIME",),
         ]
+        read: list[Command] = [("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1), ("TIME",)]
+        # One half that is refused keeps the other from nothing: who may not write obeys all the same.
+        if now < self._write_at:
+            write = []
+        if now < self._read_at:
+            read = []
+        again_at = now + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         # Of a server that nobody has turned to yet nothing is known: whoever does connects as it needs to.
         connect = pool_set.health.state is HealthState.HEALTHY or pool_set.monitor.counters.opened > 0
-        replies = carry(pool_set, commands, min(config.socket_timeout, _PATIENCE), connect=connect)
-        *written, ordered, time = replies
+        try:
+            replies = carry(pool_set, [*write, *read], min(config.socket_timeout, _PATIENCE), connect=connect)
+        except redis_exceptions.ResponseError:
+            self._write_at = self._read_at = again_at
+            raise
         # A unit counts as one command.
         snapshot.rates_of(self.manager).own_commands += 1
-        refusal = next((reply for reply in (*written, ordered, time) if isinstance(reply, Exception)), None)
-        if isinstance(ordered, list) and not isinstance(time, Exception):
+        written, found = replies[: len(write)], replies[len(write) :]
+        unwritten, unread = _refusal(written), _refusal(found)
+        # Who refuses will do so again, until somebody changes it.
+        if isinstance(unwritten, redis_exceptions.ResponseError):
+            self._write_at = again_at
+        if isinstance(unread, redis_exceptions.ResponseError):
+            self._read_at = again_at
+        if found and unread is None:
+            ordered, time = found
             self._read_orders(ordered, orders.read_time(time), interval)
-        if refusal is not None:
+        if (refusal := unwritten or unread) is not None:
             raise refusal
+        if not (written and found):
+            return  # the other half is still refused
         if self.problem is not None and self._logged is not None:
             logger.info("Redis pool %r: this worker is published again.", alias, extra={"pool": alias})
         self.problem = self._logged = None
         self.published = True
 
-    def _failed(self, error: Exception, interval: float, where: str) -> None:
+    def _failed(self, error: Exception, where: str) -> None:
         if isinstance(error, PoolClosed | PoolTimeout | NotConnectedError):
             return  # the pool's own doing: closed meanwhile, too busy for this, or not in use
         fault = classify(error, where)
         self.problem, news = fault.message, str(fault.kind)
-        if isinstance(error, redis_exceptions.ResponseError):
-            # It will refuse again, until somebody changes it.
-            self._retry_at = monotonic() + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         if self._logged != news and not isinstance(error, RedisUnavailable):
             self._logged = news
             extra = {"pool": self.manager.alias, "fault_kind": news, "where": where}
@@ -179,6 +194,7 @@ class Publication:
                 kind = type(error).__name__
                 logger.warning("Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
+            self._write_at = 0.0  # whoever sent the order could write: perhaps this worker can again
             self.next_at = monotonic()
             self._wake()
 
@@ -189,3 +205,8 @@ class Publication:
             self.manager.resume()
         elif (left := orders.left_of(order, now)) > 0:
             self.manager.pause(left)
+
+
+def _refusal(replies: list[Any]) -> Exception | None:
+    """Return the first error among replies."""
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)
