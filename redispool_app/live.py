@@ -61,17 +61,23 @@ class Shared(Generic[T]):
         self.latest: T | None = None
 
     def fresh(self, max_age: float) -> Future[T] | None:
-        """Return the computation to wait for; None while the latest value is at most ``max_age`` seconds old."""
+        """Return the computation to wait for.
+
+        None while the latest value is at most ``max_age`` seconds old, or where no thread can be started.
+        """
         with self._lock:
             if self._flight is not None:
                 return self._flight
             if monotonic() - self._ended < max_age:
                 return None
-            flight = self._flight = Future()
-            self._started = monotonic()
+            flight: Future[T] = Future()
             flight.set_running_or_notify_cancel()  # from now on no waiter can cancel it for the others
-        threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
-        return flight
+            try:
+                threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+            except RuntimeError:
+                return None  # whoever asks next tries again
+            self._flight, self._started = flight, monotonic()
+            return flight
 
     def _run(self, flight: Future[T]) -> None:
         try:

@@ -216,6 +216,20 @@ async def test_one_viewer_who_leaves_costs_the_others_nothing(own_server, pool_s
     assert found.document()["server"] is not None
 
 
+def test_a_thread_that_cannot_be_started_is_tried_again_by_whoever_asks_next(manager, monkeypatch):
+    found = live.watch(manager)
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        found.refresh()
+        assert found.document()["server"] is None
+    found.refresh()
+    assert found.document()["server"] is not None
+
+
 def test_settings_that_change_begin_a_new_watch(server, pool_settings):
     first = live.watch(pool_settings(server.url))
     assert live.watch(pool_settings(server.url, MAX_CONNECTIONS=7)) is not first

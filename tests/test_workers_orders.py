@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 
 import pytest
@@ -169,6 +170,23 @@ def test_an_order_is_obeyed_once(publishing, caplog):
     for _ in range(3):
         next_round(publishing)
     assert len([record for record in caplog.records if "obeying the order to reset" in record.getMessage()]) == 1
+
+
+def test_an_order_for_which_no_thread_can_be_started_is_obeyed_by_a_later_round(publishing, monkeypatch):
+    publishing.get_sync_client().ping()
+    eventually(lambda: ids(publishing))
+    refused, start = [], threading.Thread.start
+
+    def start_the_second_time(thread):
+        if thread.name == "redispool-orders-default" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_the_second_time)
+    order = orders.send(publishing, "reset")
+    eventually(lambda: publisher.recent("default")[-1]["obeyed"] == order)
+    assert refused
 
 
 def test_a_process_that_started_after_an_order_does_not_obey_it(server, publishing, process):

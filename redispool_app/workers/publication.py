@@ -5,6 +5,7 @@ Nothing here may harm the pool: what fails is logged once, tried again later, an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -57,6 +58,7 @@ class Publication:
         self._logged: str | None = None
         self._seen: set[str] = set()
         self._orders: deque[tuple[orders.Order, float]] = deque()
+        """What is to be obeyed, each with how far the server's clock is ahead of this process's monotonic one."""
         self._obeying: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -164,16 +166,16 @@ class Publication:
         self._seen.update(order.id for order in due)
         if len(self._seen) > 1000:  # ids sort by time
             self._seen = set(sorted(self._seen)[-orders.MOST * 10 :])
-        if not due:
-            return
+        ahead = now - monotonic()
         with self._lock:
-            self._orders.extend((order, now) for order in due)
-            if self._obeying is None:
+            self._orders.extend((order, ahead) for order in due)
+            if self._orders and self._obeying is None:
                 # Of its own, for a reset waits for what is in flight; in order, and one after another.
-                self._obeying = threading.Thread(
-                    target=self._obey_all, name=f"redispool-orders-{self.manager.alias}", daemon=True
-                )
-                self._obeying.start()
+                name = f"redispool-orders-{self.manager.alias}"
+                thread = threading.Thread(target=self._obey_all, name=name, daemon=True)
+                with contextlib.suppress(RuntimeError):  # no thread can be started now: the next round tries
+                    thread.start()
+                    self._obeying = thread
 
     def _obey_all(self) -> None:
         while True:
@@ -181,12 +183,12 @@ class Publication:
                 if not self._orders:
                     self._obeying = None
                     return
-                order, now = self._orders.popleft()
+                order, ahead = self._orders.popleft()
             alias, action = self.manager.alias, order.action
             extra = {"pool": alias, "order": action}
             logger.info("Redis pool %r: obeying the order to %s.", alias, action, extra=extra)
             try:
-                self._obey(order, now)
+                self._obey(order, ahead + monotonic())
             except redis_exceptions.RedisError as error:
                 # A reset is carried out even if Redis cannot be used afterwards; the pool has logged that.
                 logger.debug("Redis pool %r: after the order to %s: %s", alias, action, error, extra=extra)
