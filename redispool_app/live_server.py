@@ -21,14 +21,13 @@ from .engine.faults import classify
 from .exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from .redis_pool import RedisConnectionManager
 from .server_facts import ServerFacts
+from .workers import client_list
 
 TIMEOUT = 1.0
 """Seconds that a round trip may take; SOCKET_TIMEOUT if that is less."""
 
 SLOWLOG_ROWS = 25
 CLIENT_ROWS = 200
-CLIENTS_LISTED = 5000
-"""With more clients than this the server is not asked for a list: making it would hold up everybody else."""
 
 _OWN_ERRORS = (RedisUnavailable, PoolClosed, PoolTimeout, PoolQueueFull)
 
@@ -93,10 +92,9 @@ def details(manager: RedisConnectionManager) -> Details:
     try:
         info, entries = _carried(manager, [("INFO",), ("SLOWLOG", "GET", SLOWLOG_ROWS)])
         sections = {} if isinstance(info, Exception) else info_sections(_text(info))
-        connected = sections.get("Clients", {}).get("connected_clients", "0")
-        if connected.isdigit() and int(connected) > CLIENTS_LISTED:
-            problem = f"{connected} clients: too many to ask the server for a list."
-            clients = Rows(total=int(connected), problem=problem)
+        connected = client_list.connected(info) or 0
+        if (problem := client_list.too_many(connected)) is not None:
+            clients = Rows(total=connected, problem=problem)
         else:
             (listed,) = _carried(manager, [("CLIENT", "LIST")])
             clients = _read(manager, "CLIENT LIST", listed, client_rows)

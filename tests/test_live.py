@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from redispool_app import live, live_server
+from redispool_app.workers import client_list
 
 from .servers import eventually, free_port
 
@@ -89,10 +90,13 @@ def test_clients_are_bounded_and_the_total_is_told():
 
 
 def test_with_too_many_clients_the_server_is_not_asked_for_a_list(own_server, pool_settings, monkeypatch):
-    monkeypatch.setattr(live_server, "CLIENTS_LISTED", 0)
-    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=None)
-    clients = live_server.details(manager).clients
-    assert "too many" in clients.problem
+    monkeypatch.setattr(client_list, "LISTED_AT_MOST", 0)
+    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=5)
+    document = document_of(manager)
+    assert document["clients"]["problem"] == "1 clients: too many to ask the server for a list."
+    assert document["clients"]["total"] == 1
+    assert document["differences"] == ["1 clients: too many to ask the server for a list."]
+    assert document["workers_problem"] is None
     assert own_server.calls("client|list") == 0
 
 

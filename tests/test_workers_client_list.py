@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redispool_app.workers.client_list import Client, differences, parse
+from redispool_app.workers.client_list import LISTED_AT_MOST, Client, connected, differences, parse, too_many
 
 NAME = "shop:web1:10:default"
 
@@ -101,3 +101,22 @@ def test_the_servers_lines_are_read():
     assert parse(lines) == [of(age=7)]
     assert parse("txt:" + lines.decode()) == [of(age=7)]
     assert parse(b"") == parse(b"\xff\xfe") == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "count"),
+    [
+        (b"# Clients\r\nconnected_clients:7\r\ncluster_connections:0\r\n", 7),
+        ("txt:# Clients\r\nconnected_clients:12", 12),
+        (b"# Clients\r\nconnected_clients:many\r\n", None),
+        (b"maxclients:9\r\nnot_connected_clients:5\r\n", None),
+        (None, None),
+    ],
+)
+def test_the_number_of_clients_is_read_from_what_info_says(reply, count):
+    assert connected(reply) == count
+
+
+def test_a_list_of_very_many_clients_is_not_worth_what_it_costs_everybody():
+    assert too_many(LISTED_AT_MOST) is None
+    assert "too many to ask" in too_many(LISTED_AT_MOST + 1)

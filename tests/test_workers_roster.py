@@ -238,9 +238,10 @@ def test_a_worker_whose_connections_are_elsewhere_is_found(server, publishing):
     assert "web9:1 says that it has 4 connections, but the server sees none of them." in found
 
 
-def test_who_may_not_see_the_clients_still_sees_the_workers(own_server, pool_settings):
+@pytest.mark.parametrize("lacking", ["client|list", "info"])
+def test_who_may_not_see_or_count_the_clients_still_sees_the_workers(own_server, pool_settings, lacking):
     with own_server.client() as client:
-        client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "~*", "+@all", "-client|list")
+        client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "~*", "+@all", f"-{lacking}")
     manager = pool_settings(own_server.url, PUBLISH_INTERVAL=INTERVAL, USERNAME="bob", PASSWORD="secret")
     manager.get_sync_client().ping()
     eventually(lambda: ME in ids(manager))

@@ -5,12 +5,16 @@ Connections carry the name ``app:host:pid:alias``. Fields are those of https://r
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Client", "differences", "parse"]
+__all__ = ["LISTED_AT_MOST", "Client", "connected", "differences", "parse", "too_many"]
+
+LISTED_AT_MOST = 5000
+"""With more clients than this the server is not asked for a list: making it would hold up everybody else."""
 
 _MOST_NAMES = 10
 _SETTLING = 1.0
@@ -53,10 +57,25 @@ class Client:
         return bool({"S", "M"} & set(self.flags))
 
 
+def connected(reply: Any) -> int | None:
+    """Read how many clients there are from the reply of INFO, or of its section; None where it does not say."""
+    found = re.search(r"^connected_clients:(\d{1,15})\s*$", _text(reply), re.MULTILINE)
+    return int(found[1]) if found is not None else None
+
+
+def too_many(clients: int) -> str | None:
+    """Say in one line why the server is not asked for a list of so many clients; None if it may be."""
+    return f"{clients} clients: too many to ask the server for a list." if clients > LISTED_AT_MOST else None
+
+
 def parse(reply: Any) -> list[Client]:
     """Read the reply of CLIENT LIST; lines that make no sense are left out."""
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
-    return [client for line in text.removeprefix("txt:").splitlines() if (client := _client(line)) is not None]
+    lines = _text(reply).removeprefix("txt:").splitlines()
+    return [client for line in lines if (client := _client(line)) is not None]
+
+
+def _text(reply: Any) -> str:
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
 
 
 def _client(line: str) -> Client | None:

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
 from redispool_app.conf import RedisPoolConfig, get_aliases
-from redispool_app.engine.carrier import carry
+from redispool_app.engine.carrier import Command, carry
 from redispool_app.engine.faults import classify
 from redispool_app.engine.pool_set import PoolSet
 
@@ -82,20 +82,38 @@ def read(manager: RedisConnectionManager) -> Roster:
 def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolConfig, interval: float) -> Roster:
     prefix, alias, timeout = config.publish_prefix, manager.alias, min(config.socket_timeout, _PATIENCE)
     index = keys.index(prefix, alias)
-    members, clients = carry(pool_set, [("SMEMBERS", index), ("CLIENT", "LIST")], timeout)
+    members, info = carry(pool_set, [("SMEMBERS", index), ("INFO", "clients")], timeout)
     if isinstance(members, Exception):
         raise members
     ids = sorted(each for each in members if isinstance(each, bytes))
+    unlisted = _unlisted(info, config.where)
     workers, gone = _fetch(pool_set, prefix, alias, ids[:_MOST], timeout)
+    last: list[Command] = []
     if gone:
-        carry(pool_set, [("SREM", index, *gone)], timeout)  # refused, the next reader tries
+        last.append(("SREM", index, *gone))  # refused, the next reader tries
+    if unlisted is None:
+        last.append(("CLIENT", "LIST"))
+    replies = carry(pool_set, last, timeout) if last else []
     problem = f"Only {_MOST} of {len(ids)} workers are shown." if len(ids) > _MOST else None
     publication = publisher.publication_of(manager)
     if publication is not None and publication.problem is not None:
         problem = f"This process cannot be published: {publication.problem}"
         workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
     workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
-    return Roster(workers, problem, _differences(manager, workers, clients, config, interval))
+    if unlisted is not None:
+        return Roster(workers, problem, [unlisted])
+    return Roster(workers, problem, _differences(manager, workers, replies[-1], config, interval))
+
+
+def _unlisted(info: Any, where: str) -> str | None:
+    """Say in one line why the server is not asked for its clients; None if it is."""
+    if isinstance(info, Exception):
+        return _incomparable(info, where)
+    return client_list.too_many(client_list.connected(info) or 0)
+
+
+def _incomparable(error: Exception, where: str) -> str:
+    return f"The server's clients cannot be compared: {classify(error, where).message}"
 
 
 def _fetch(
@@ -130,7 +148,7 @@ def _differences(
     interval: float,
 ) -> list[str]:
     if isinstance(clients, Exception):
-        return [f"The server's clients cannot be compared: {classify(clients, config.where).message}"]
+        return [_incomparable(clients, config.where)]
     return client_list.differences(
         workers,
         client_list.parse(clients),
