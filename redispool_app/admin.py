@@ -43,7 +43,7 @@ class PoolStatus:
     def __init__(self, watch: Watch, actions: dict[str, str]) -> None:
         self.actions = actions
         """The URLs of what this user may do, by the action's name with ``_`` for ``-``."""
-        self.document = watch.document()
+        self.document = live.in_the_current_language(watch.document())
         self.info = {**watch.manager.get_pool_info(), **self.document["pool"]}
         self.server = self.document["server"]
         self.worker = self.document["worker"]

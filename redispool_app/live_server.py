@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
 from . import server_facts
@@ -20,6 +21,7 @@ from .engine.carrier import carry
 from .engine.faults import classify
 from .exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from .redis_pool import RedisConnectionManager
+from .sentences import Sentence
 from .server_facts import ServerFacts
 from .workers import client_list
 
@@ -78,7 +80,7 @@ def facts(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | No
         info = manager.get_sync_client().response_callbacks["INFO"](reply)
         return server_facts.parse(info, manager._config.database), None
     except (AttributeError, TypeError, ValueError):
-        return None, "INFO was not answered as a Redis server does."
+        return None, Sentence(gettext_noop("INFO was not answered as a Redis server does."))
     except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
         _verify(manager, error)
         return None, _why(manager, error, "INFO")
@@ -185,7 +187,8 @@ def _why(manager: RedisConnectionManager, error: Exception, command: str) -> str
         return str(error)
     if isinstance(error, redis_exceptions.NoPermissionError):
         fault = classify(error, manager._config.where).message
-        return f"{fault} Lacking: +{command.lower().replace(' ', '|').removesuffix('|get')}"
+        permission = f"+{command.lower().replace(' ', '|').removesuffix('|get')}"
+        return Sentence(gettext_noop("%(fault)s Lacking: %(permission)s"), fault=fault, permission=permission)
     return classify(error, manager._config.where).message
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from redispool_app import live, live_server
+from redispool_app.sentences import Sentence
 from redispool_app.workers import client_list
 
 from .servers import eventually, free_port
@@ -145,6 +146,7 @@ def test_a_server_that_hangs_keeps_nobody_longer_than_the_page_s_patience(own_se
     document = document_of(manager)
     assert time.monotonic() - started < live.PATIENCE + SLACK
     assert "has not answered for" in document["server_problem"]
+    assert isinstance(document["server_problem"], Sentence), "it can be translated"
     own_server.resume()
     eventually(lambda: document_of(manager)["server"] is not None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redispool_app.sentences import Sentence
 from redispool_app.workers.client_list import LISTED_AT_MOST, Client, connected, differences, parse, too_many
 
 NAME = "shop:web1:10:default"
@@ -23,7 +24,7 @@ def compare():
     since = {}
 
     def compare(workers, clients, now=0.0):
-        return differences(
+        found = differences(
             workers,
             clients,
             alias="default",
@@ -34,6 +35,8 @@ def compare():
             since=since,
             now=now,
         )
+        assert all(isinstance(line, Sentence) for line in found), "it can be translated"
+        return found
 
     return compare
 

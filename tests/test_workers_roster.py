@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from redispool_app.sentences import Sentence
 from redispool_app.workers import identity, keys, publisher, roster, snapshot
 
 from .servers import eventually
@@ -131,7 +132,9 @@ def test_a_roster_of_thousands_is_cut_and_says_so(server, publishing, monkeypatc
     eventually(lambda: ME in ids(publishing))
     with server.client() as client:
         client.sadd(keys.index("redispool", "default"), "~:1", "~:2")
-    assert roster.read(publishing).problem == "Only 2 of 3 workers are shown."
+    problem = roster.read(publishing).problem
+    assert problem == "Only 2 of 3 workers are shown."
+    assert isinstance(problem, Sentence)
 
 
 # Problems.
@@ -141,6 +144,7 @@ def alone(found, words):
     assert [worker["id"] for worker in found.workers] == [ME]
     assert found.workers[0]["seen_seconds"] == 0
     assert words in found.problem
+    assert isinstance(found.problem, Sentence), "it can be translated"
     assert "\n" not in found.problem
     assert found.differences == []
 

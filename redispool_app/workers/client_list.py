@@ -11,6 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext_noop
+
+from redispool_app.sentences import Sentence, listed
+
 __all__ = ["LISTED_AT_MOST", "Client", "connected", "differences", "parse", "too_many"]
 
 LISTED_AT_MOST = 5000
@@ -65,7 +69,9 @@ def connected(reply: Any) -> int | None:
 
 def too_many(clients: int) -> str | None:
     """Say in one line why the server is not asked for a list of so many clients; None if it may be."""
-    return f"{clients} clients: too many to ask the server for a list." if clients > LISTED_AT_MOST else None
+    if clients <= LISTED_AT_MOST:
+        return None
+    return Sentence(gettext_noop("%(n)s clients: too many to ask the server for a list."), n=clients)
 
 
 def parse(reply: Any) -> list[Client]:
@@ -119,10 +125,11 @@ def differences(
     for worker_id in sorted(ours.keys() - said.keys() - {own_id}):
         # A process is heard of one interval after its first second.
         if max(client.age for client in ours[worker_id]) > interval + 2 * _SETTLING:
+            silent = gettext_noop("%(worker)s (%(app)s) has %(connections)s and does not publish.")
             count = _connections(len(ours[worker_id]))
-            found.append(f"{worker_id} ({apps[worker_id]}) has {count} and does not publish.")
+            found.append(Sentence(silent, worker=worker_id, app=apps[worker_id], connections=count))
     if foreign:
-        found.append(f"Other clients: {_listed(foreign)}.")
+        found.append(Sentence(gettext_noop("Other clients: %(clients)s."), clients=_listed(foreign)))
     return found
 
 
@@ -141,22 +148,33 @@ def _of_workers(
             since.pop(worker_id, None)
             continue
         if not seen:
-            yield f"{worker_id} says that it has {_connections(claimed)}, but the server sees none of them."
+            unseen = gettext_noop("%(worker)s says that it has %(connections)s, but the server sees none of them.")
+            yield Sentence(unseen, worker=worker_id, connections=_connections(claimed))
             continue
         first = since.setdefault(worker_id, now)
         spoke = float(worker["seen_seconds"])
         # There since before the interval in which the worker last spoke.
         lasting = sum(client.age > spoke + interval + _SETTLING for client in seen)
         if now - first > interval or lasting > claimed:
-            yield f"{worker_id} says that it has {_connections(claimed)}, but the server sees {len(seen)}."
+            other = gettext_noop("%(worker)s says that it has %(connections)s, but the server sees %(n)s.")
+            yield Sentence(other, worker=worker_id, connections=_connections(claimed), n=len(seen))
 
 
 def _connections(count: int) -> str:
-    return f"{count} connection" if count == 1 else f"{count} connections"
+    if count == 1:
+        return Sentence(gettext_noop("1 connection"))
+    return Sentence(gettext_noop("%(n)s connections"), n=count)
 
 
 def _listed(names: Counter[str]) -> str:
     most = names.most_common(_MOST_NAMES)
-    parts = [f"{count} named {name[:60]!r}" if name else f"{count} without a name" for name, count in most]
-    left = sum(names.values()) - sum(count for _, count in most)
-    return ", ".join(parts) + (f", and {left} more" if left else "")
+    parts = [_named(name, count) for name, count in most]
+    if left := sum(names.values()) - sum(count for _, count in most):
+        parts.append(Sentence(gettext_noop("and %(n)s more"), n=left))
+    return listed(parts)
+
+
+def _named(name: str, count: int) -> str:
+    if not name:
+        return Sentence(gettext_noop("%(n)s without a name"), n=count)
+    return Sentence(gettext_noop("%(n)s named %(name)s"), n=count, name=repr(name[:60]))

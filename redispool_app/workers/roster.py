@@ -9,12 +9,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
 from redispool_app.conf import RedisPoolConfig, get_aliases
 from redispool_app.engine.carrier import Command, carry
 from redispool_app.engine.faults import classify
 from redispool_app.engine.pool_set import PoolSet
+from redispool_app.sentences import Sentence
 
 from . import client_list, identity, keys, publisher, snapshot
 
@@ -29,8 +31,6 @@ _PATIENCE = 5.0
 _MOST = 1000
 """Workers that are shown."""
 
-_ALONE = "Only this process is shown."
-
 # When each worker's count of connections was first found to differ, by manager.
 _since: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
@@ -41,7 +41,8 @@ class Roster:
 
     ``workers`` are dicts as ``snapshot.take()`` returns them plus ``seen_seconds``: how long ago each was said, by the
     server's clock. ``problem`` says in one line why some are missing, None if none is. ``differences`` are lines that
-    say what CLIENT LIST shows and the workers do not, or the other way round.
+    say what CLIENT LIST shows and the workers do not, or the other way round. Both are English, and know themselves in
+    other languages (``redispool_app.sentences``).
     """
 
     workers: list[dict[str, Any]]
@@ -66,17 +67,21 @@ def read(manager: RedisConnectionManager) -> Roster:
     """
     interval = snapshot.interval_of(manager)
     if interval is None:
-        return local(manager, f"Publishing is switched off (PUBLISH_INTERVAL). {_ALONE}")
+        return local(manager, _alone(Sentence(gettext_noop("Publishing is switched off (PUBLISH_INTERVAL)."))))
     try:
         manager.get_sync_client()  # checks the server if a check is due, and says what is wrong
         return _read(manager, manager._open(), manager._config, interval)
     except ImproperlyConfigured as error:
-        return local(manager, f"{error} {_ALONE}")
+        return local(manager, _alone(str(error)))
     except (redis_exceptions.RedisError, OSError) as error:
         if not isinstance(error, redis_exceptions.ResponseError) and not manager.is_down:
             # Carried quietly, so nobody knows yet: a real check decides, and the next reader is answered at once.
             manager._health_check_sync()
-        return local(manager, f"{classify(error, manager._config.where).message} {_ALONE}")
+        return local(manager, _alone(classify(error, manager._config.where).message))
+
+
+def _alone(reason: str) -> str:
+    return Sentence(gettext_noop("%(reason)s Only this process is shown."), reason=reason)
 
 
 def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolConfig, interval: float) -> Roster:
@@ -94,10 +99,12 @@ def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolC
     if unlisted is None:
         last.append(("CLIENT", "LIST"))
     replies = carry(pool_set, last, timeout) if last else []
-    problem = f"Only {_MOST} of {len(ids)} workers are shown." if len(ids) > _MOST else None
+    problem = None
+    if len(ids) > _MOST:
+        problem = Sentence(gettext_noop("Only %(shown)s of %(total)s workers are shown."), shown=_MOST, total=len(ids))
     publication = publisher.publication_of(manager)
     if publication is not None and publication.problem is not None:
-        problem = f"This process cannot be published: {publication.problem}"
+        problem = Sentence(gettext_noop("This process cannot be published: %(fault)s"), fault=publication.problem)
         workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
     workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
     if unlisted is not None:
@@ -113,7 +120,8 @@ def _unlisted(info: Any, where: str) -> str | None:
 
 
 def _incomparable(error: Exception, where: str) -> str:
-    return f"The server's clients cannot be compared: {classify(error, where).message}"
+    fault = classify(error, where).message
+    return Sentence(gettext_noop("The server's clients cannot be compared: %(fault)s"), fault=fault)
 
 
 def _fetch(
