@@ -49,6 +49,11 @@ class Roster:
     problem: str | None = None
     differences: list[str] = field(default_factory=list)
 
+    @property
+    def unhealthy(self) -> list[str]:
+        """The ids of workers that say so of themselves."""
+        return [worker["id"] for worker in self.workers if worker["state"] == "unhealthy"]
+
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         return {"workers": self.workers, "problem": self.problem, "differences": self.differences}

@@ -77,8 +77,7 @@ class Report:
     @property
     def unhealthy_workers(self) -> list[str]:
         """The ids of workers that say so of themselves."""
-        workers = self.roster.workers if self.roster is not None else []
-        return [worker["id"] for worker in workers if worker["state"] == "unhealthy"]
+        return self.roster.unhealthy if self.roster is not None else []
 
     def columns(self) -> list[str]:
         server = self.server
