@@ -14,8 +14,8 @@ def of(name=NAME, age=100, database=0, flags="N"):
     return Client(name, age, database, flags)
 
 
-def worker(connections=1, worker_id="web1:10", seen=1.0):
-    return {"id": worker_id, "connections_open": connections, "seen_seconds": seen}
+def worker(connections=1, worker_id="web1:10", seen=1.0, app="shop"):
+    return {"id": worker_id, "app": app, "connections_open": connections, "seen_seconds": seen}
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def compare():
             alias="default",
             database=0,
             own_id="here:1",
+            own_app="shop",
             aliases=["sessions"],
             interval=5.0,
             since=since,
@@ -88,6 +89,16 @@ def test_foreign_clients_are_counted_by_name(compare):
     assert line.startswith("Other clients: 2 named 'sidekiq', ")
     assert "1 without a name" in line
     assert "1 named 'blog'" in line
+
+
+def test_another_project_s_process_is_a_foreign_client_although_its_pool_has_the_same_name(compare):
+    assert compare([worker()], [of(), of("blog:web2:7:default")]) == ["Other clients: 1 named 'blog'."]
+
+
+def test_workers_whose_name_begins_otherwise_are_the_project_s_all_the_same(compare):
+    tasks = worker(1, "web2:7", app="shop-tasks")
+    clients = [of(), of("shop-tasks:web2:7:default"), of("shop-tasks:web3:8:default")]
+    assert compare([worker(), tasks], clients) == ["web3:8 (shop-tasks) has 1 connection and does not publish."]
 
 
 def test_many_foreign_names_stay_one_line(compare):

@@ -225,6 +225,15 @@ def test_foreign_clients_are_named(server, publishing):
         assert "Other clients: 1 named 'sidekiq'." in roster.read(publishing).differences
 
 
+def test_another_project_s_connections_are_foreign_although_they_name_the_same_pool(server, pool_settings):
+    manager = pool_settings(server.url, PUBLISH_INTERVAL=INTERVAL, CLIENT_NAME="shop", PUBLISH_PREFIX="shop")
+    manager.get_sync_client().ping()
+    eventually(lambda: ME in ids(manager))
+    with server.client() as client:
+        client.client_setname("blog:web2:7:default")
+        assert roster.read(manager).differences == ["Other clients: 1 named 'blog'."]
+
+
 def test_a_process_that_does_not_publish_is_found_by_its_connections(publishing, process):
     silent = process(host="web7", PUBLISH_INTERVAL=None)
     publishing.get_sync_client().ping()

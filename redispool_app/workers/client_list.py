@@ -99,6 +99,7 @@ def differences(
     alias: str,
     database: int,
     own_id: str,
+    own_app: str,
     aliases: Collection[str],
     interval: float,
     since: dict[str, float],
@@ -106,21 +107,24 @@ def differences(
 ) -> list[str]:
     """Return, in one line each, what the server shows and the workers do not say, or the other way round.
 
-    ``own_id`` is this process, which need not have published yet; ``aliases`` are the project's pools, whose own
-    rosters account for their connections; ``since`` remembers, between two calls, when (``now``, monotonic seconds) a
-    worker's count was first found to differ: that is news once it has lasted an ``interval``.
+    ``own_id`` is this process, which need not have published yet, and ``own_app`` its app: with those of the workers it
+    tells the project's connections from another's with the same alias. ``aliases`` are the project's other pools, whose
+    own rosters account for their connections. ``since`` remembers, between two calls, when (``now``, monotonic seconds)
+    a worker's count was first found to differ: that is news once it has lasted an ``interval``.
     """
+    said = {str(worker["id"]): worker for worker in workers}
+    project = {own_app, *(str(worker["app"]) for worker in workers)}
     ours: dict[str, list[Client]] = defaultdict(list)
     apps: dict[str, str] = {}
     foreign: Counter[str] = Counter()
     for client in clients:
         name = Name.parse(client.name)
-        if name is not None and name.alias == alias and client.database == database:
+        is_here = name is not None and name.alias == alias and client.database == database
+        if name is not None and is_here and (name.app in project or name.worker_id in said):
             ours[name.worker_id].append(client)
             apps[name.worker_id] = name.app
         elif not client.is_replication and (name is None or name.alias not in aliases):
             foreign[name.app if name is not None else client.name] += 1
-    said = {str(worker["id"]): worker for worker in workers}
     found = [*_of_workers(said, ours, interval, since, now)]
     for worker_id in sorted(ours.keys() - said.keys() - {own_id}):
         # A process is heard of one interval after its first second.

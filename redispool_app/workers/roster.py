@@ -168,6 +168,7 @@ def _differences(
         alias=manager.alias,
         database=config.database,
         own_id=identity.worker_id(),
+        own_app=snapshot.take(manager)["app"],
         aliases=[each for each in get_aliases() if each != manager.alias],
         interval=interval,
         since=_since.setdefault(manager, {}),
