@@ -163,7 +163,6 @@ class Command(BaseCommand):
             "",
             *worker_table.lines(
                 rosters,
-                width=self._screen.width if self._screen is not None else None,
                 heading=self.style.MIGRATE_LABEL,
                 good=self.style.SUCCESS,
                 bad=self.style.ERROR,
