@@ -29,6 +29,7 @@ from .live_strings import charts, strings
 from .live_tables import STATES, Table
 from .models import RedisPool
 from .redis_pool import RedisConnectionManager
+from .workers.snapshot import interval_of
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[RedisPool]
@@ -42,7 +43,7 @@ class PoolStatus:
     def __init__(self, watch: Watch, actions: dict[str, str]) -> None:
         self.actions = actions
         """The URLs of what this user may do, by the action's name with ``_`` for ``-``."""
-        self.document = watch.document()
+        self.document = live.in_the_current_language(watch.document())
         self.info = {**watch.manager.get_pool_info(), **self.document["pool"]}
         self.server = self.document["server"]
         self.worker = self.document["worker"]
@@ -177,7 +178,7 @@ class RedisPoolAdmin(Base):
         except (ImproperlyConfigured, RefusedError) as refusal:
             self.message_user(request, str(refusal), messages.ERROR)
         else:
-            self.log_change(request, RedisPool(alias=alias), _logged(button, seconds))
+            self.log_change(request, RedisPool(alias=alias), outcome.log or _logged(button, seconds))
             self.message_user(request, outcome.text, messages.SUCCESS if outcome.is_good else messages.ERROR)
         if self.has_view_permission(request):
             return HttpResponseRedirect(self._url("changelist"))
@@ -186,7 +187,12 @@ class RedisPoolAdmin(Base):
     def _actions(self, request: HttpRequest, manager: RedisConnectionManager) -> dict[str, str]:
         if manager.get_pool_info()["state"] in ("closed", "misconfigured"):
             return {}
-        names = [name.replace("-", "_") for name, action in ACTIONS.items() if action.allowed(request.user)]
+        is_heard = interval_of(manager) is not None
+        names = [
+            name.replace("-", "_")
+            for name, action in ACTIONS.items()
+            if action.allowed(request.user) and (is_heard or not action.is_order)
+        ]
         return {name: self._url(name, manager.alias) for name in names}
 
     def _url(self, name: str, *args: str) -> str:

@@ -32,6 +32,8 @@ class Outcome:
 
     text: str
     is_good: bool = True
+    log: str | None = None
+    """What the admin's log says, if that is not what the button's own ``log`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Action:
     run: Callable[[RedisConnectionManager, float], Outcome]
     takes_seconds: bool = False
 
+    @property
+    def is_order(self) -> bool:
+        """Whether it concerns every worker, which only those that publish hear of."""
+        return "order" in self.permissions
+
     def allowed(self, user: Any) -> bool:
         return all(user.has_perm(f"redispool_app.{verb}_redispool") for verb in self.permissions)
 
@@ -53,9 +60,12 @@ class Action:
 def seconds_of(request: HttpRequest) -> float:
     """Return the ``seconds`` of a form, ``PAUSE_SECONDS`` without one. Raises ``RefusedError``."""
     text = request.POST.get("seconds", "").strip() or str(PAUSE_SECONDS)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= PAUSE_SECONDS_MAX):
+    digits = text.lstrip("0")
+    # Not before its length is known: int() refuses thousands of digits with an error of its own.
+    fits = text.isascii() and text.isdigit() and len(digits) <= len(str(PAUSE_SECONDS_MAX))
+    if not (fits and 1 <= int(digits or 0) <= PAUSE_SECONDS_MAX):
         raise RefusedError(_("Pause for a whole number of seconds, from 1 to %(max)s.") % {"max": PAUSE_SECONDS_MAX})
-    return float(text)
+    return float(digits)
 
 
 def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -64,11 +74,12 @@ def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> 
         return action.run(manager, seconds)
     except (ImproperlyConfigured, PoolClosed) as error:
         raise RefusedError(str(error)) from error
-    except RedisUnavailable as error:
-        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": error}) from error
     except (redis_exceptions.RedisError, OSError) as error:
-        fault = classify(error, manager._config.where).message
-        raise RefusedError(_("The workers cannot be reached: %(fault)s") % {"fault": fault}) from error
+        raise RefusedError(_("The workers cannot be reached: %(fault)s") % _fault(manager, error)) from error
+
+
+def _fault(manager: RedisConnectionManager, error: Exception) -> dict[str, str]:
+    return {"fault": classify(error, manager._config.where).message}
 
 
 def _check(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -93,9 +104,24 @@ def _reset(manager: RedisConnectionManager, seconds: float) -> Outcome:
     return Outcome(_("The pool “%(alias)s” was reset, and Redis answers.") % names)
 
 
+def _interval(manager: RedisConnectionManager) -> float:
+    """Return the seconds within which every worker hears of an order. Raises ``RefusedError`` if none does."""
+    interval = manager._config.publish_interval
+    if interval is None:
+        raise RefusedError(_("Publishing is switched off (PUBLISH_INTERVAL), so no worker would hear of this."))
+    return interval
+
+
+def _order(manager: RedisConnectionManager, action: orders.Action, seconds: float | None = None) -> dict[str, Any]:
+    """Send an order, and return what its message names."""
+    interval = _interval(manager)
+    orders.send(manager, action, seconds)
+    return {"alias": manager.alias, "interval": f"{interval:g}"}
+
+
 def _reset_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
-    orders.send(manager, "reset")
-    return Outcome(_("All workers reset the pool “%(alias)s” within a few seconds.") % {"alias": manager.alias})
+    names = _order(manager, "reset")
+    return Outcome(_("All workers reset the pool “%(alias)s” within %(interval)s s.") % names)
 
 
 def _pause(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -105,9 +131,8 @@ def _pause(manager: RedisConnectionManager, seconds: float) -> Outcome:
 
 
 def _pause_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
-    orders.send(manager, "pause", seconds)
-    names = {"alias": manager.alias, "seconds": f"{seconds:.0f}"}
-    return Outcome(_("All workers pause the pool “%(alias)s” within a few seconds, for %(seconds)s s.") % names)
+    names = {**_order(manager, "pause", seconds), "seconds": f"{seconds:.0f}"}
+    return Outcome(_("All workers pause the pool “%(alias)s” within %(interval)s s, for %(seconds)s s.") % names)
 
 
 def _resume(manager: RedisConnectionManager, seconds: float) -> Outcome:
@@ -116,10 +141,17 @@ def _resume(manager: RedisConnectionManager, seconds: float) -> Outcome:
 
 
 def _resume_all(manager: RedisConnectionManager, seconds: float) -> Outcome:
+    _interval(manager)
     # First here: the order itself would wait for the end of this worker's pause.
     manager.resume()
-    orders.send(manager, "resume")
-    return Outcome(_("All workers go on with the pool “%(alias)s” within a few seconds.") % {"alias": manager.alias})
+    try:
+        names = _order(manager, "resume")
+    except PoolClosed:
+        raise
+    except (redis_exceptions.RedisError, OSError) as error:
+        text = _("This worker goes on; the others cannot be reached: %(fault)s") % _fault(manager, error)
+        return Outcome(text, is_good=False, log="Resumed in this worker; the others could not be reached.")
+    return Outcome(_("All workers go on with the pool “%(alias)s” within %(interval)s s.") % names)
 
 
 ACTIONS = {

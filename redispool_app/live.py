@@ -19,9 +19,12 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+from django.utils.translation import get_language, gettext_noop
+
 from . import live_server
 from .live_server import Details
 from .redis_pool import RedisConnectionManager, get_managers
+from .sentences import Sentence, translated
 from .server_facts import ServerFacts
 from .workers import identity, publisher, roster
 
@@ -61,17 +64,23 @@ class Shared(Generic[T]):
         self.latest: T | None = None
 
     def fresh(self, max_age: float) -> Future[T] | None:
-        """Return the computation to wait for; None while the latest value is at most ``max_age`` seconds old."""
+        """Return the computation to wait for.
+
+        None while the latest value is at most ``max_age`` seconds old, or where no thread can be started.
+        """
         with self._lock:
             if self._flight is not None:
                 return self._flight
             if monotonic() - self._ended < max_age:
                 return None
-            flight = self._flight = Future()
-            self._started = monotonic()
+            flight: Future[T] = Future()
             flight.set_running_or_notify_cancel()  # from now on no waiter can cancel it for the others
-        threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
-        return flight
+            try:
+                threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+            except RuntimeError:
+                return None  # whoever asks next tries again
+            self._flight, self._started = flight, monotonic()
+            return flight
 
     def _run(self, flight: Future[T]) -> None:
         try:
@@ -113,7 +122,8 @@ class Watch:
         self._details: Shared[Details] = Shared(self._ask_details, f"redispool-details-{manager.alias}")
         self._lock = threading.Lock()
         self._made = float("-inf")
-        self._parts: dict[str, str] = {}
+        self._latest: dict[str, Any] = {}
+        self._parts: dict[str | None, dict[str, str]] = {}
         self._history: deque[dict[str, Any]] = deque(maxlen=int(_MEMORY / _SPACING))
 
     # Waiting for the server: twins that differ in how they wait.
@@ -152,20 +162,22 @@ class Watch:
     # The document.
 
     def parts(self) -> dict[str, str]:
-        """Return the document's parts, each as JSON, made at most once a second. No I/O."""
+        """Return the document's parts in the current language, each as JSON, made at most once a second. No I/O."""
+        language = get_language()
         with self._lock:
             if monotonic() - self._made >= _FRESH:
-                document = self.document()
-                self._parts = {key: json.dumps(value, default=str) for key, value in document.items()}
-                self._made = monotonic()
-            return self._parts
+                self._latest, self._parts, self._made = self.document(), {}, monotonic()
+            if language not in self._parts:
+                said = in_the_current_language(self._latest).items()
+                self._parts[language] = {key: json.dumps(value, default=str) for key, value in said}
+            return self._parts[language]
 
     def document(self) -> dict[str, Any]:
         """Return what is known now, as one JSON-ready dict. No I/O, never raises.
 
         Times are Unix times, ``*_ms`` milliseconds. ``server``, ``workers`` and ``clients`` are what the last answer
         said; ``server_problem``, ``workers_problem`` and the ``problem`` in ``clients`` and ``slowlog`` are None,
-        or one line that says why there is no newer one.
+        or one line, in English, that says why there is no newer one.
         """
         manager, info = self.manager, self.manager.get_pool_info()
         info.pop("config", None)
@@ -196,17 +208,21 @@ class Watch:
     def _silence(self, info: dict[str, Any]) -> str | None:
         """Say why the server is not asked, or has not answered yet."""
         if info["state"] == "closed":
-            return "The pool is closed."
+            return Sentence(gettext_noop("The pool is closed."))
         if info["state"] in ("unhealthy", "misconfigured"):
-            return str(info.get("fault") or "The pool is unhealthy.")
+            return info.get("fault") or Sentence(gettext_noop("The pool is unhealthy."))
         if (late := self._asked.lateness) >= PATIENCE:
-            return f"The server has not answered for {late:.0f} s."
+            return Sentence(gettext_noop("The server has not answered for %(n)s s."), n=round(late))
         return None
 
     def _workers(self, asked: _Asked | None, problem: str | None) -> tuple[list[dict[str, Any]], str | None, list[str]]:
         if asked is not None and problem is None:
             return asked.workers, asked.workers_problem, asked.differences
-        return roster.local(self.manager).workers, problem or "The workers have not been read yet.", []
+        return (
+            roster.local(self.manager).workers,
+            problem or Sentence(gettext_noop("The workers have not been read yet.")),
+            [],
+        )
 
     # The series behind the charts.
 
@@ -268,6 +284,13 @@ def refresh_all(found: list[Watch], max_age: float = _FRESH) -> None:
 async def arefresh_all(found: list[Watch], max_age: float = _FRESH) -> None:
     """The twin of ``refresh_all``."""
     await asyncio.gather(*(each.arefresh(max_age) for each in found))
+
+
+def in_the_current_language(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document whose lines of the app's own are translated; what Redis and the engine say stays English."""
+    lines = {key: translated(document[key]) for key in ("server_problem", "workers_problem", "differences")}
+    lists = {key: {**document[key], "problem": translated(document[key]["problem"])} for key in ("slowlog", "clients")}
+    return {**document, **lines, **lists}
 
 
 def as_json(parts: dict[str, str]) -> str:

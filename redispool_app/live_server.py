@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
 from . import server_facts
@@ -20,15 +21,15 @@ from .engine.carrier import carry
 from .engine.faults import classify
 from .exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from .redis_pool import RedisConnectionManager
+from .sentences import Sentence
 from .server_facts import ServerFacts
+from .workers import client_list
 
 TIMEOUT = 1.0
 """Seconds that a round trip may take; SOCKET_TIMEOUT if that is less."""
 
 SLOWLOG_ROWS = 25
 CLIENT_ROWS = 200
-CLIENTS_LISTED = 5000
-"""With more clients than this the server is not asked for a list: making it would hold up everybody else."""
 
 _OWN_ERRORS = (RedisUnavailable, PoolClosed, PoolTimeout, PoolQueueFull)
 
@@ -79,7 +80,7 @@ def facts(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | No
         info = manager.get_sync_client().response_callbacks["INFO"](reply)
         return server_facts.parse(info, manager._config.database), None
     except (AttributeError, TypeError, ValueError):
-        return None, "INFO was not answered as a Redis server does."
+        return None, Sentence(gettext_noop("INFO was not answered as a Redis server does."))
     except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
         _verify(manager, error)
         return None, _why(manager, error, "INFO")
@@ -93,10 +94,9 @@ def details(manager: RedisConnectionManager) -> Details:
     try:
         info, entries = _carried(manager, [("INFO",), ("SLOWLOG", "GET", SLOWLOG_ROWS)])
         sections = {} if isinstance(info, Exception) else info_sections(_text(info))
-        connected = sections.get("Clients", {}).get("connected_clients", "0")
-        if connected.isdigit() and int(connected) > CLIENTS_LISTED:
-            problem = f"{connected} clients: too many to ask the server for a list."
-            clients = Rows(total=int(connected), problem=problem)
+        connected = client_list.connected(info) or 0
+        if (problem := client_list.too_many(connected)) is not None:
+            clients = Rows(total=connected, problem=problem)
         else:
             (listed,) = _carried(manager, [("CLIENT", "LIST")])
             clients = _read(manager, "CLIENT LIST", listed, client_rows)
@@ -187,7 +187,8 @@ def _why(manager: RedisConnectionManager, error: Exception, command: str) -> str
         return str(error)
     if isinstance(error, redis_exceptions.NoPermissionError):
         fault = classify(error, manager._config.where).message
-        return f"{fault} Lacking: +{command.lower().replace(' ', '|').removesuffix('|get')}"
+        permission = f"+{command.lower().replace(' ', '|').removesuffix('|get')}"
+        return Sentence(gettext_noop("%(fault)s Lacking: %(permission)s"), fault=fault, permission=permission)
     return classify(error, manager._config.where).message
 
 

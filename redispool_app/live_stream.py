@@ -15,6 +15,7 @@ from time import monotonic
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.utils.translation import get_language, override
 
 from . import live
 from .live import Watch
@@ -46,7 +47,7 @@ def poll_response(with_history: bool) -> HttpResponse:
 
 def stream_response() -> StreamingHttpResponse:
     """Answer with a stream of events ``history`` (once), ``live`` (every ``INTERVAL``) and ``bye``."""
-    response = StreamingHttpResponse(_events(), content_type="text/event-stream")
+    response = StreamingHttpResponse(_events(get_language()), content_type="text/event-stream")
     response["Cache-Control"] = "no-store, no-transform"
     response["X-Accel-Buffering"] = "no"  # nginx would hold the events back
     return response
@@ -65,7 +66,8 @@ def end_streams() -> None:
     _ending = True
 
 
-async def _events() -> AsyncIterator[str]:
+async def _events(language: str | None) -> AsyncIterator[str]:
+    # The request, whose language it is, has been dealt with by the time that the stream is read.
     ends = monotonic() + STREAM_LIFE
     sent: dict[str, dict[str, str]] = {}
     is_first = True
@@ -81,7 +83,8 @@ async def _events() -> AsyncIterator[str]:
             is_first = False
         changed = {}
         for each in watches:
-            alias, parts = each.manager.alias, each.parts()
+            with override(language):
+                alias, parts = each.manager.alias, each.parts()
             known = sent.get(alias, {})
             changed[alias] = {key: text for key, text in parts.items() if known.get(key) != text}
             sent[alias] = parts

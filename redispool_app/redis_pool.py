@@ -383,10 +383,8 @@ class RedisConnectionManager:
     def resume(self) -> None:
         """End a pause: who waits goes on, in the order in which they came. No I/O."""
         pool_set = self._pool_set
-        if pool_set is not None and pool_set.monitor.pause.is_on:
+        if pool_set is not None:
             pool_set.monitor.pause.end()
-            extra = {"pool": self.alias, "state": "resumed"}
-            logger.info("Redis pool %r is resumed.", self.alias, extra=extra)
 
     # Life cycle.
 

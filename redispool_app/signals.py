@@ -61,21 +61,24 @@ class Dispatcher:
 
     def _start_anew(self) -> None:
         # Its put never waits, not even for a put that a signal handler or a finaliser has interrupted.
-        self._queue: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Any, Callable[[], Any]]] = SimpleQueue()
         self._lock = threading.Lock()
-        self._limit = LogLimit()
+        self._limits: dict[Any, LogLimit] = {}
+        """By the alias of the pool whose events were dropped."""
         self._thread: threading.Thread | None = None
 
     def announce(self, signal: Signal, sender: Any, **arguments: Any) -> None:
         """Let ``signal`` be sent soon. Returns at once and never raises."""
         if not signal.receivers:
             return
+        alias = arguments.get("alias")
         if self._queue.qsize() >= self.most or not self._is_running():
             self.dropped += 1
-            extra = {"pool": arguments.get("alias"), "dropped_total": self.dropped}
-            self._limit.log(logger, logging.WARNING, "An event was dropped: its receivers are too slow", extra=extra)
+            text = "Redis pool %r: an event was dropped, as receivers are too slow"
+            extra = {"pool": alias, "dropped_total": self.dropped}
+            self._limits.setdefault(alias, LogLimit()).log(logger, logging.WARNING, text, alias, extra=extra)
             return
-        self._queue.put(lambda: signal.send_robust(sender, **arguments))
+        self._queue.put((alias, lambda: signal.send_robust(sender, **arguments)))
 
     def forget_inherited(self) -> None:
         """In a forked child: the thread is not here, and the events are the parent's."""
@@ -97,12 +100,12 @@ class Dispatcher:
 
         queue = self._queue
         while True:
-            send = queue.get()
+            alias, send = queue.get()
             close_old_connections()
             try:
                 send()  # Django logs what a receiver raises, to ``django.dispatch``
             except Exception:
-                logger.exception("An event could not be sent.")
+                logger.exception("Redis pool %r: an event could not be sent.", alias, extra={"pool": alias})
             finally:
                 close_old_connections()
 

@@ -1,9 +1,10 @@
-"""Fixtures: real servers, and the manager pointed at one of them."""
+"""Fixtures: real servers, and the manager pointed at one of them. What may be skipped, and where nothing may."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 
 import pytest
 
@@ -20,6 +21,26 @@ def pytest_pyfunc_call(pyfuncitem):
     names = pyfuncitem._fixtureinfo.argnames
     asyncio.run(pyfuncitem.function(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+def forbidden_skips(reporter):
+    """The reasons of skipped tests, if none may be: but for what is not made for this Python, all can run in CI."""
+    if not os.environ.get("REDISPOOL_NO_SKIP") or reporter is None:
+        return []
+    reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", [])]
+    return [reason for reason in reasons if "this Python" not in reason]
+
+
+def pytest_sessionfinish(session):
+    """Let a run fail that has left tests out although it was told not to."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if forbidden_skips(reporter) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if skipped := forbidden_skips(terminalreporter):
+        terminalreporter.write_line(f"REDISPOOL_NO_SKIP: {len(skipped)} skipped, which is a failure here.", red=True)
 
 
 @pytest.fixture(scope="session")

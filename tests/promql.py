@@ -20,7 +20,7 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 AGGREGATIONS = {"sum", "max", "min", "count", "avg"}
-FUNCTIONS = {"rate", "increase", "histogram_quantile", "absent"}
+FUNCTIONS = {"rate", "increase", "histogram_quantile", "absent", "label_replace"}
 PAIRS = {")": "(", "}": "{"}
 
 
@@ -35,16 +35,22 @@ class Selector:
 
 @dataclass
 class Expression:
-    """What an expression names; ``grouped``: labels that aggregations keep."""
+    """What an expression names.
+
+    ``grouped``: labels that aggregations keep. ``replaced``: labels that the expression makes itself, each with the
+    label that it is made from.
+    """
 
     selectors: list[Selector] = field(default_factory=list)
     grouped: set[str] = field(default_factory=set)
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def read(text):
     """Return what an expression names."""
     tokens = _tokens(text)
     found = Expression()
+    calls, texts = [], []
     at = 0
     while at < len(tokens):
         kind, token = tokens[at]
@@ -60,8 +66,17 @@ def read(text):
                 continue
             if follows != "(":
                 raise ValueError(f"{token} takes an argument: {text}")
+        elif kind == "string" and calls and calls[-1] == "label_replace":
+            texts.append(token.strip('"'))
         elif kind in ("string", "range") or token in ("{", "}"):
             raise ValueError(f"{token} belongs to no metric: {text}")
+        elif token == "(":
+            calls.append(tokens[at - 1][1] if at else "")
+        elif token == ")" and calls.pop() == "label_replace":
+            made, _, source, pattern = texts  # a wrong number of them is a ValueError too
+            re.compile(pattern)
+            found.replaced[made] = source
+            texts = []
         at += 1
     return found
 

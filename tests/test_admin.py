@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from django.contrib import admin
@@ -282,11 +283,41 @@ def test_a_strict_content_security_policy_lets_the_page_work(manager, operator):
             assert not re.match(r"(\w+:|//)", attrs.get(name) or ""), (tag, attrs)
 
 
-def test_the_stylesheet_is_served_from_here_and_asks_for_nothing_else(manager, viewer):
-    assert Page(viewer.get(PAGE)).find("link", href="/static/redispool_app/status.css")
-    with open(finders.find("redispool_app/status.css")) as stylesheet:
-        rules = stylesheet.read()
-    assert not re.search(r"url\(|@import|https?:", rules)
+def test_the_stylesheets_are_served_from_here_and_ask_for_nothing_else(manager, viewer):
+    ours = "/static/redispool_app/"
+    links = [link["href"] for link in Page(viewer.get(PAGE)).find("link", rel="stylesheet")]
+    names = [link.removeprefix(ours) for link in links if link.startswith(ours)]
+    assert names == ["uplot/uPlot.min.css", "status.css", "live.css"]
+    for name in names:
+        assert not re.search(r"url\(|@import|https?:", stylesheet(name)), name
+
+
+def stylesheet(name):
+    return Path(finders.find(f"redispool_app/{name}")).read_text()
+
+
+def contrast(one, other):
+    """As https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio defines it."""
+
+    def luminance(colour):
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "backgrounds"),
+    # The admin's pages and the rows that it shades, in its light and in its dark theme.
+    [("status.css", ["#ffffff", "#f8f8f8"]), ("live.css", ["#121212", "#212121"])],
+)
+def test_states_are_written_in_colours_that_everybody_can_read(name, backgrounds):
+    colours = re.findall(r"--redispool-(?:good|warn): (#[0-9a-f]{6});", stylesheet(name))
+    assert len(colours) >= 2
+    for colour in colours:
+        assert all(contrast(colour, background) >= 4.5 for background in backgrounds), colour
 
 
 def test_headings_of_rows_and_columns_have_a_scope(manager, viewer):

@@ -8,7 +8,7 @@ from django.contrib.admin.models import LogEntry
 from redispool_app.admin_actions import ACTIONS, PAUSE_SECONDS_MAX
 
 from .admin_pages import PAGE, Page, client_of
-from .servers import eventually
+from .servers import RedisServer, eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -21,6 +21,8 @@ PERMISSIONS = {
     "resume": ["pause_redispool"],
     "resume-all": ["pause_redispool", "order_redispool"],
 }
+
+ORDERS = [name for name, codenames in PERMISSIONS.items() if "order_redispool" in codenames]
 
 
 def url_of(name, alias="default"):
@@ -51,15 +53,30 @@ def test_every_action_is_tried_here():
     assert list(PERMISSIONS) == list(ACTIONS)
 
 
+def shows(page, name):
+    return bool(page.find("form", action=url_of(name)) + page.find("button", formaction=url_of(name)))
+
+
 @pytest.mark.parametrize("name", PERMISSIONS)
-def test_a_button_is_there_with_its_permissions_and_not_without_any_of_them(manager, name):
+def test_a_button_is_there_with_its_permissions_and_not_without_any_of_them(published, name):
     def shown(*codenames):
-        page = Page(client_of("view_redispool", *codenames, username=f"u{len(codenames)}").get(PAGE))
-        return bool(page.find("form", action=url_of(name)) + page.find("button", formaction=url_of(name)))
+        return shows(Page(client_of("view_redispool", *codenames, username=f"u{len(codenames)}").get(PAGE)), name)
 
     wanted = PERMISSIONS[name]
     assert shown(*wanted)
     assert not shown(*wanted[:-1])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_that_nobody_would_hear_of_is_neither_offered_nor_sent(server, manager, everybody, name):
+    manager.pause(20)
+    assert not shows(Page(everybody.get(PAGE)), name)
+    page = press(everybody, name)
+    assert "Publishing is switched off (PUBLISH_INTERVAL), so no worker would hear of this." in page.text
+    assert page.find("li", **{"class": "error"})
+    assert manager.get_pool_info()["paused"], "nothing was done"
+    assert not LogEntry.objects.exists()
+    assert server.calls("lpush") == 0
 
 
 @pytest.mark.parametrize("name", PERMISSIONS)
@@ -109,7 +126,9 @@ def test_a_pause_holds_new_commands_back_and_resume_lets_them_go(manager, everyb
     assert [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")] == ["Paused. (20 s)", "Resumed."]
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "1.5", "soon", str(PAUSE_SECONDS_MAX + 1), "9" * 400, "٣"])
+@pytest.mark.parametrize(
+    "seconds", ["0", "-1", "1.5", "soon", str(PAUSE_SECONDS_MAX + 1), "9" * 400, "0" * 9, "0000000999999", "٣"]
+)
 @pytest.mark.parametrize("name", ["pause", "pause-all"])
 def test_a_pause_is_bounded_and_a_wrong_number_is_refused_in_one_line(manager, everybody, name, seconds):
     page = press(everybody, name, seconds=seconds)
@@ -118,28 +137,72 @@ def test_a_pause_is_bounded_and_a_wrong_number_is_refused_in_one_line(manager, e
     assert not LogEntry.objects.exists()
 
 
+def test_leading_zeros_of_a_pause_mean_nothing(manager, everybody):
+    page = press(everybody, "pause", seconds="0000000003")
+    assert "paused for at most 3 s" in page.text
+    assert 0 < manager.get_pool_info()["paused_for"] <= 3
+
+
 def test_an_order_to_reset_is_obeyed_by_every_worker(published):
     old = published.get_sync_client()
     page = press(client_of("view_redispool", "reset_redispool", "order_redispool"), "reset-all")
-    assert "All workers reset the pool “default” within a few seconds." in page.text
+    assert "All workers reset the pool “default” within 0.2 s." in page.text
     assert LogEntry.objects.get().get_change_message() == "Reset in all workers."
     eventually(lambda: published.get_sync_client() is not old)
 
 
 def test_orders_to_pause_and_to_resume_are_obeyed_by_every_worker(published):
     client = client_of("view_redispool", "pause_redispool", "order_redispool")
-    press(client, "pause-all", seconds="30")
+    page = press(client, "pause-all", seconds="30")
+    assert "All workers pause the pool “default” within 0.2 s, for 30 s." in page.text
     eventually(lambda: published.get_pool_info()["paused"])
-    press(client, "resume-all")
+    page = press(client, "resume-all")
+    assert "All workers go on with the pool “default” within 0.2 s." in page.text
     eventually(lambda: not published.get_pool_info()["paused"])
     messages = [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
     assert messages == ["Paused in all workers. (30 s)", "Resumed in all workers."]
 
 
-@pytest.mark.parametrize("name", ["reset-all", "pause-all", "resume-all"])
+@pytest.mark.parametrize("name", ["reset-all", "pause-all"])
 def test_an_order_that_cannot_be_given_is_an_error_and_not_logged(own_server, pool_settings, name):
-    pool_settings(own_server.url)
+    pool_settings(own_server.url, PUBLISH_INTERVAL=5)
     own_server.kill()
     page = press(client_of(is_superuser=True), name)
     assert "The workers cannot be reached: Nothing listens" in page.text
     assert not LogEntry.objects.exists()
+
+
+def test_to_resume_all_during_an_outage_resumes_this_worker_and_says_and_logs_what_came_of_it(
+    own_server, pool_settings
+):
+    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=5)
+    manager.get_sync_client().ping()
+    manager.pause(200)
+    own_server.kill()
+    page = press(client_of(is_superuser=True), "resume-all")
+    assert "This worker goes on; the others cannot be reached: Nothing listens" in page.text
+    assert page.find("li", **{"class": "error"})
+    assert not manager.get_pool_info()["paused"]
+    assert LogEntry.objects.get().get_change_message() == "Resumed in this worker; the others could not be reached."
+
+
+def test_a_closed_pool_is_told_as_such_and_nothing_is_logged(manager, everybody, pool_settings, server):
+    pool_settings(server.url, PUBLISH_INTERVAL=5)
+    manager.get_sync_client().ping()
+    manager.close_sync()
+    page = press(everybody, "resume-all")
+    assert "call initialize() to open it again" in page.text
+    assert "others cannot be reached" not in page.text
+    assert not LogEntry.objects.exists()
+
+
+def test_a_server_that_tells_no_time_is_a_message(pool_settings):
+    server = RedisServer(rename_command='TIME ""\nrename-command DBSIZE TIME').start()
+    try:
+        pool_settings(server.url, PUBLISH_INTERVAL=5)
+        page = press(client_of(is_superuser=True), "reset-all")
+        assert "The workers cannot be reached: " in page.text
+        assert "not in the Redis protocol" in page.text
+        assert not LogEntry.objects.exists()
+    finally:
+        server.stop()

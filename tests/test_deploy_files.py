@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +13,10 @@ import yaml
 from django.core.management import load_command_class
 
 from redispool_app.metrics.prometheus import scrape
+from redispool_app.workers import identity
 
 from . import promql
-from .scrapes import families
+from .scrapes import families, samples
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
@@ -53,7 +55,8 @@ def test_every_metric_and_label_that_is_asked_for_is_exported(exported, expr):
         assert selector.metric in exported
         labels = exported[selector.metric]
         assert {label for label, _, _ in selector.matchers} <= labels.keys() | FROM_PROMETHEUS
-        assert found.grouped <= labels.keys() | FROM_PROMETHEUS
+        assert found.grouped <= labels.keys() | FROM_PROMETHEUS | found.replaced.keys()
+        assert set(found.replaced.values()) <= labels.keys()
         for label, operator, value in selector.matchers:
             if "$" not in value:
                 wanted = value.split("|") if operator == "=~" else [value]
@@ -73,7 +76,28 @@ def test_a_name_that_nobody_exports_would_be_found():
     )
 
 
-@pytest.mark.parametrize("wrong", ["sum(a", "a)", "sum a", "a{b}", 'a{b>"c"}', "rate(a[x])", '"a"', "a ; b", "[5m]"])
+def test_a_label_that_an_expression_makes_is_read_with_what_it_is_made_from():
+    assert promql.read('count by (b) (label_replace(a, "b", "$1", "c", "(.*)x"))') == promql.Expression(
+        [promql.Selector("a")], {"b"}, {"b": "c"}
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        'label_replace(a, "b", "c")',
+        'rate(a, "b")',
+        "sum(a",
+        "a)",
+        "sum a",
+        "a{b}",
+        'a{b>"c"}',
+        "rate(a[x])",
+        '"a"',
+        "a ; b",
+        "[5m]",
+    ],
+)
 def test_what_is_no_promql_is_refused(wrong):
     with pytest.raises(ValueError):
         promql.read(wrong)
@@ -120,6 +144,17 @@ def test_every_panel_can_be_narrowed_to_a_pool_and_an_instance():
             assert {("redispool_alias", "=~", "$alias"), ("instance", "=~", "$instance")} <= set(selector.matchers), (
                 title
             )
+
+
+@pytest.mark.parametrize("title", ["Processes", "Not healthy"])
+def test_a_process_with_several_pools_is_counted_once(server, pools, title):
+    pools(default={"CONNECTION_URL": server.url}, sessions={"CONNECTION_URL": server.url, "CLIENT_NAME": "a:b"})
+    (expr,) = [expr for name, expr in TARGETS if name == title]
+    assert promql.read(expr).grouped == {"process"}
+    pattern = re.search(r'"process", "\$1", "db_client_connection_pool_name", "(.*?)"', expr)[1]
+    names = samples(scrape()[0].decode(), "redispool_state", redispool_state="healthy")
+    assert len(names) == 2
+    assert {re.fullmatch(pattern, name)[1] for name in names} == {f"{identity.host()}:{os.getpid()}"}
 
 
 def test_legends_name_labels_that_their_query_keeps():

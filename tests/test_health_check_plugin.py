@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 import types
 
 import pytest
 from django.test import AsyncClient
 from django.urls import path
+from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 from health_check.views import HealthCheckView
 
@@ -63,6 +65,35 @@ def test_an_outage_is_named_by_its_kind_and_tells_no_address(server, pools, chec
     assert told["RedisPool(alias='gone')"] == "Unavailable: Redis pool 'gone' is refused."
     assert "s3cr3t" not in str(told)
     assert str(gone) not in str(told)
+
+
+def test_a_check_may_take_as_long_as_the_pool_s_own(pools):
+    pools(default={"HEALTH_CHECK_TIMEOUT": 20.0}, sessions={"HEALTH_CHECK_TIMEOUT": 0.5})
+    assert RedisPool().timeout.total_seconds() == 20
+    assert RedisPool(alias="sessions").timeout.total_seconds() == 0.5
+    assert RedisPool(alias="elsewhere").timeout.total_seconds() > 0
+
+
+def test_a_server_that_answers_late_but_in_time_passes(own_server, pool_settings, monkeypatch):
+    monkeypatch.setattr(HealthCheck, "timeout", datetime.timedelta(seconds=-0.9))  # plus a second: cut after 0.1 s
+    manager = pool_settings(own_server.url, HEALTH_CHECK_TIMEOUT=30.0, SOCKET_TIMEOUT=30.0)
+    manager.get_sync_client().ping()
+    own_server.pause()
+
+    async def answered_late():
+        asyncio.get_running_loop().call_later(0.4, own_server.resume)
+        return await RedisPool().get_result()
+
+    assert asyncio.run(answered_late()).error is None
+
+
+def test_a_paused_pool_passes(manager, checked):
+    manager.get_sync_client().ping()
+    manager.pause(60)
+    try:
+        assert checked("default") == (200, {"RedisPool(alias='default')": "OK"})
+    finally:
+        manager.resume()
 
 
 def test_a_closed_pool_is_unavailable(manager):

@@ -164,13 +164,28 @@ def test_with_the_token_the_document_has_a_check_for_every_pool(visitor, server,
     assert connections["observedValue"] >= 0
 
 
-def test_a_paused_pool_warns_and_is_available(visitor, manager, details, monkeypatch):
+def test_a_check_that_failed_shows_no_measurement_of_an_earlier_one(visitor, own_server, pool_settings, details):
+    manager = pool_settings(own_server.url)
+    (check,) = visitor.get(HEALTH_JSON, headers=details).json()["checks"]["default:responseTime"]
+    assert check["observedUnit"] == "ms"
+    own_server.kill()
+    (check,) = visitor.get(HEALTH_JSON, headers=details).json()["checks"]["default:responseTime"]
+    assert manager.get_pool_info()["latency_ms"] is not None
+    assert check.keys() == {"componentType", "status", "time", "output"}
+
+
+def test_a_paused_pool_warns_and_is_available(visitor, manager, details):
     manager.get_sync_client().ping()
-    info = manager.get_pool_info()
-    monkeypatch.setattr(type(manager), "get_pool_info", lambda self: {**info, "paused": True})
-    response = visitor.get(HEALTH, headers=details)
-    assert (response.status_code, response.json()["status"]) == (200, "warn")
-    assert response.json()["checks"]["default:responseTime"][0]["status"] == "warn"
+    manager.pause(60)
+    try:
+        answers = {path: visitor.get(path, headers=details) for path in (HEALTH, READY, HEALTH_JSON)}
+    finally:
+        manager.resume()
+    for response in answers.values():
+        assert (response.status_code, response.json()["status"]) == (200, "warn")
+        (check,) = response.json()["checks"]["default:responseTime"]
+        assert (check["status"], check["output"]) == ("warn", "The pool is paused: callers wait.")
+    assert visitor.get(HEALTH, headers=details).json()["status"] == "pass"
 
 
 def test_wrong_settings_are_named_to_those_who_may_see_them(visitor, pool_settings, settings, details):

@@ -12,6 +12,8 @@ from itertools import pairwise
 import pytest
 
 from redispool_app import live, live_server
+from redispool_app.sentences import Sentence
+from redispool_app.workers import client_list
 
 from .servers import eventually, free_port
 
@@ -89,10 +91,13 @@ def test_clients_are_bounded_and_the_total_is_told():
 
 
 def test_with_too_many_clients_the_server_is_not_asked_for_a_list(own_server, pool_settings, monkeypatch):
-    monkeypatch.setattr(live_server, "CLIENTS_LISTED", 0)
-    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=None)
-    clients = live_server.details(manager).clients
-    assert "too many" in clients.problem
+    monkeypatch.setattr(client_list, "LISTED_AT_MOST", 0)
+    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=5)
+    document = document_of(manager)
+    assert document["clients"]["problem"] == "1 clients: too many to ask the server for a list."
+    assert document["clients"]["total"] == 1
+    assert document["differences"] == ["1 clients: too many to ask the server for a list."]
+    assert document["workers_problem"] is None
     assert own_server.calls("client|list") == 0
 
 
@@ -141,6 +146,7 @@ def test_a_server_that_hangs_keeps_nobody_longer_than_the_page_s_patience(own_se
     document = document_of(manager)
     assert time.monotonic() - started < live.PATIENCE + SLACK
     assert "has not answered for" in document["server_problem"]
+    assert isinstance(document["server_problem"], Sentence), "it can be translated"
     own_server.resume()
     eventually(lambda: document_of(manager)["server"] is not None)
 
@@ -213,6 +219,20 @@ async def test_one_viewer_who_leaves_costs_the_others_nothing(own_server, pool_s
     leaving.cancel()
     own_server.resume()
     await staying
+    assert found.document()["server"] is not None
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_by_whoever_asks_next(manager, monkeypatch):
+    found = live.watch(manager)
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        found.refresh()
+        assert found.document()["server"] is None
+    found.refresh()
     assert found.document()["server"] is not None
 
 

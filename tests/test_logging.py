@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,41 @@ def test_a_pause_has_fields(manager, caplog):
         ("Redis pool 'default' is paused for 7 s.", "default", "paused"),
         ("Redis pool 'default' is resumed.", "default", "resumed"),
     ]
+
+
+def told_of_pauses(caplog):
+    return [record.state for record in of(caplog, "redispool_app.pool")]
+
+
+def test_a_pause_that_ends_by_itself_is_told_once(manager, caplog):
+    caplog.set_level(logging.INFO, "redispool_app")
+    client = manager.get_sync_client()
+    client.ping()
+    manager.pause(0.05)
+    callers = [threading.Thread(target=client.ping) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(10)
+    assert not manager.get_pool_info()["paused"]
+    manager.resume()
+    assert told_of_pauses(caplog) == ["paused", "resumed"]
+
+
+def test_a_pause_that_a_close_ends_is_told(manager, caplog):
+    caplog.set_level(logging.INFO, "redispool_app")
+    manager.get_sync_client().ping()
+    manager.pause(20)
+    manager.close_sync()
+    assert told_of_pauses(caplog) == ["paused", "resumed"]
+
+
+def test_without_a_pause_no_end_of_one_is_told(manager, caplog):
+    caplog.set_level(logging.INFO, "redispool_app")
+    manager.get_sync_client().ping()
+    manager.resume()
+    manager.close_sync()
+    assert told_of_pauses(caplog) == []
 
 
 def test_an_exhausted_pool_is_told_in_one_line(server, pool_settings, caplog):

@@ -7,11 +7,11 @@ import re
 import pytest
 from opentelemetry.semconv._incubating.attributes import db_attributes as attributes
 from opentelemetry.semconv._incubating.metrics import db_metrics as conventions
-from opentelemetry.semconv.attributes.db_attributes import DB_SYSTEM_NAME
+from opentelemetry.semconv.attributes.db_attributes import DB_NAMESPACE, DB_SYSTEM_NAME
 from opentelemetry.semconv.metrics.db_metrics import DB_CLIENT_OPERATION_DURATION
 from prometheus_client import CollectorRegistry
 
-from redispool_app.metrics.definitions import ALIAS, METRICS, POOL_NAME, SYSTEM, Kind, prometheus_label
+from redispool_app.metrics.definitions import ALIAS, METRICS, NAMESPACE, POOL_NAME, SYSTEM, Kind, prometheus_label
 from redispool_app.metrics.prometheus import register
 from redispool_app.metrics.readings import read
 
@@ -48,6 +48,8 @@ def test_the_duration_of_operations_is_what_the_conventions_say():
     assert (metric.kind, metric.unit) == (Kind.HISTOGRAM, "s")
     assert SYSTEM == DB_SYSTEM_NAME
     assert SYSTEM in metric.attributes
+    assert NAMESPACE == DB_NAMESPACE
+    assert NAMESPACE in metric.attributes
 
 
 def test_attributes_have_the_conventions_names():

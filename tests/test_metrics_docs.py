@@ -147,11 +147,17 @@ def test_the_management_command_of_the_recipe_exists():
     assert (ROOT / f"redispool_app/management/commands/{command[2]}.py").exists()
 
 
-def test_the_documents_shown_have_the_fields_of_real_ones(manager, monkeypatch):
+def test_the_documents_shown_have_the_fields_of_real_ones(own_server, pool_settings, monkeypatch):
     monkeypatch.setenv("REDISPOOL_METRICS_TOKEN", "token")
+    manager = pool_settings(own_server.url)
     short, long = map(json.loads, blocks(HEALTH_PAGE, "json"))
     assert Client().get("/redis/health.json").json() == short
+    assert manager.get_pool_info()["latency_ms"] is not None
+    own_server.kill()
+    eventually(lambda: Client().get("/redis/health.json").status_code == 503)
     real = Client().get("/redis/health.json", headers={"Authorization": "Bearer token"}).json()
     assert real.keys() == long.keys()
+    assert real["status"] == long["status"]
     for name, (check,) in long["checks"].items():
-        assert real["checks"][name][0].keys() == check.keys() - {"output"}
+        assert real["checks"][name][0].keys() == check.keys()
+        assert real["checks"][name][0]["status"] == check["status"]

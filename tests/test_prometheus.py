@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import socket
@@ -86,6 +87,60 @@ def test_operations_are_counted_in_ranges_that_grow_and_end_with_all_of_them(man
     assert buckets[-1][1] == manager.get_pool_info()["commands_total"] >= 50
     assert value(text, "db_client_operation_duration_seconds_count", db_system_name="redis") >= 50
     assert 0 < value(text, "db_client_operation_duration_seconds_sum") < 50
+
+
+def counts(manager):
+    """What is said to be one number under three names."""
+    text = scraped()
+    return {
+        manager.get_pool_info()["commands_total"],
+        value(text, "redispool_commands_total"),
+        value(text, "db_client_operation_duration_seconds_count"),
+    }
+
+
+@pytest.mark.parametrize("transaction", [False, True], ids=["plain", "multi"])
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_a_pipeline_is_one_operation(manager, face, transaction):
+    async def by_loop():
+        client = await manager.get_client()
+        await client.ping()
+        (before,) = counts(manager)
+        pipeline = client.pipeline(transaction=transaction)
+        for _ in range(10):
+            pipeline.get("k")
+        assert await pipeline.execute() == [None] * 10
+        return before
+
+    def by_thread():
+        client = manager.get_sync_client()
+        client.ping()
+        (before,) = counts(manager)
+        pipeline = client.pipeline(transaction=transaction)
+        for _ in range(10):
+            pipeline.get("k")
+        assert pipeline.execute() == [None] * 10
+        return before
+
+    before = asyncio.run(by_loop()) if face == "async" else by_thread()
+    assert counts(manager) == {before + 1}
+
+
+def test_where_nothing_is_shared_nothing_is_counted(server, pool_settings):
+    manager = pool_settings(server.url, MAX_CONNECTIONS=1)
+    client = manager.get_sync_client()
+    for _ in range(5):
+        client.get("k")
+    assert counts(manager) == {0}
+    assert value(scraped(), "db_client_connection_use_time_seconds_count") >= 5
+
+
+def test_operations_are_told_apart_by_the_number_of_the_database(server, pools):
+    pools(default={"CONNECTION_URL": f"redis://{server.where}/3"}, sessions={"CONNECTION_URL": server.url})
+    text = scraped()
+    name = "db_client_operation_duration_seconds_count"
+    assert list(samples(text, name, redispool_alias="default", db_namespace="3")) != []
+    assert list(samples(text, name, redispool_alias="sessions", db_namespace="0")) != []
 
 
 def test_every_pool_is_there_under_its_own_name_and_its_alias(server, pools):

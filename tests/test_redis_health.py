@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from redispool_app.management import worker_table
 from redispool_app.management.commands import redis_health
 from redispool_app.workers import identity, keys, roster, snapshot
 
@@ -438,6 +439,19 @@ def test_watching_all_is_appended_where_nobody_redraws(process, server):
     code, out, err = ended(child)
     assert (code, err) == (0, "")
     assert "\x1b" not in out
+
+
+def test_every_line_of_a_redrawn_screen_fits_its_width(pool_settings, monkeypatch):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 24)))
+    pool_settings(f"redis://127.0.0.1:{free_port()}/0")
+    written = []
+    command = redis_health.Command(stdout=io.StringIO(), force_color=True)
+    command._as_json, command._everyone = False, True
+    command._screen = worker_table.Screen(written.append)
+    command._round(None, None, watching=True)
+    found = [re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", line) for line in written[0].splitlines()]
+    assert len([line for line in found if line.endswith("…")]) >= 3, "the titles, the fault, the workers"
+    assert max(map(len, found)) == 60
 
 
 def test_watching_all_on_a_terminal_redraws_in_place_and_ends_cleanly(server, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from redispool_app.workers import identity, roster
+from redispool_app.workers import identity, keys, roster, snapshot
 
 from .servers import eventually, free_port
 from .worker_process import WorkerProcess
@@ -166,6 +166,19 @@ def test_a_worker_that_does_not_obey_is_named_and_the_exit_code_is_1(workers):
     assert code == 1
     assert err.startswith(f"default: 1 of 2 workers have not obeyed: {workers[1].id}")
     assert workers[0].id not in err
+
+
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+def test_info_of_all_ends_with_1_when_a_worker_says_that_it_is_unhealthy(server, pool_settings, json_option):
+    manager = pool_settings(server.url, PUBLISH_INTERVAL=0.2)
+    manager.get_sync_client().ping()
+    said = {**snapshot.take(manager), "id": "web9:1", "host": "web9", "pid": 1, "state": "unhealthy"}
+    with server.client() as client:
+        client.sadd(keys.index("redispool", "default"), "web9:1")
+        client.set(keys.worker("redispool", "default", "web9:1"), snapshot.dump(said), px=60_000)
+    code, out, err = run("info", "--all", *json_option)
+    assert (code, err) == (1, "default: Workers that are not healthy: web9:1")
+    assert "web9" in out
 
 
 def test_without_workers_nobody_can_obey(server, pool_settings):

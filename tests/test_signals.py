@@ -165,7 +165,25 @@ def test_a_receiver_that_fails_is_logged_once_and_harms_no_other(manager, connec
     assert record.name == "django.dispatch"
 
 
-def test_what_is_too_much_is_dropped_counted_and_logged_once(connect, caplog):
+def test_an_event_that_cannot_be_sent_is_an_error_that_names_its_pool_and_ends_nothing(connect, caplog, monkeypatch):
+    heard, dispatcher = [], signals.Dispatcher()
+    connect(signals.pool_created, lambda **arguments: None)
+    connect(signals.pool_closed, lambda **arguments: heard.append(arguments["alias"]))
+
+    def fail(sender, **arguments):
+        raise LookupError("no such receiver")
+
+    monkeypatch.setattr(signals.pool_created, "send_robust", fail)
+    dispatcher.announce(signals.pool_created, None, alias="sessions")
+    dispatcher.announce(signals.pool_closed, None, alias="sessions")
+    eventually(lambda: heard == ["sessions"])
+    (record,) = (record for record in caplog.records if record.name == "redispool_app.signals")
+    assert (record.levelname, record.pool) == ("ERROR", "sessions")
+    assert record.getMessage() == "Redis pool 'sessions': an event could not be sent."
+    assert record.exc_info
+
+
+def test_what_is_too_much_is_dropped_counted_and_logged_once_for_each_pool(connect, caplog):
     release, heard = threading.Event(), []
 
     def receive(number, **arguments):
@@ -176,14 +194,19 @@ def test_what_is_too_much_is_dropped_counted_and_logged_once(connect, caplog):
     dispatcher = signals.Dispatcher(most=3)
     with caplog.at_level(logging.WARNING, "redispool_app.signals"):
         for number in range(20):
-            dispatcher.announce(signals.pool_exhausted, None, alias="default", number=number)
+            alias = "default" if number < 10 else "sessions"
+            dispatcher.announce(signals.pool_exhausted, None, alias=alias, number=number)
     release.set()
     # One may have been taken out of the queue before it was full.
     eventually(lambda: len(heard) == 20 - dispatcher.dropped)
     assert 16 <= dispatcher.dropped <= 17
     assert heard == list(range(len(heard)))
-    (record,) = (record for record in caplog.records if record.name == "redispool_app.signals")
-    assert record.pool == "default"
+    records = [record for record in caplog.records if record.name == "redispool_app.signals"]
+    assert [record.pool for record in records] == ["default", "sessions"]
+    assert [f"Redis pool {record.pool!r}: an event was dropped" in record.getMessage() for record in records] == [
+        True,
+        True,
+    ]
 
 
 def test_without_receivers_no_thread_runs():

@@ -15,8 +15,6 @@ from django.utils.translation.template import templatize
 from redispool_app.live_strings import charts, strings
 from redispool_app.live_tables import STATES
 
-from .admin_pages import PAGE, Page, client_of
-
 APP = Path(__file__).resolve().parent.parent / "redispool_app"
 LANGUAGES = sorted(path.name for path in (APP / "locale").iterdir())
 
@@ -29,6 +27,8 @@ def texts_of_code(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            if not words:
+                continue  # a template that was marked where it was written
             if node.func.id in _CALLS:
                 yield None, words[0]
             elif node.func.id in _CONTEXT_CALLS:
@@ -94,10 +94,3 @@ def test_the_script_s_own_words_are_translated(language):
         assert strings()["reconnecting"] != english["reconnecting"]
         assert charts()[0]["title"] != "Commands per second"
         assert str(STATES["unhealthy"][1]) != "Unhealthy"
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(("header", "word"), [("de", "✓ In Ordnung"), ("zh-hans", "✓ 正常")])
-def test_the_page_is_served_in_the_reader_s_language(manager, settings, header, word):
-    settings.LANGUAGE_CODE = header
-    assert word in Page(client_of("view_redispool").get(PAGE)).text

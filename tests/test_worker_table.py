@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
-from redispool_app.management.worker_table import HEADINGS, Screen, lines
+from redispool_app.management.worker_table import HEADINGS, Screen, fitted, lines
 from redispool_app.workers.roster import Roster
+
+MANUAL = Path(__file__).resolve().parent.parent / "docs" / "workers.md"
 
 
 def worker(**changes):
@@ -19,6 +22,7 @@ def worker(**changes):
         "role": "server: uvicorn",
         "version": "1.2.3",
         "state": "healthy",
+        "loops": 3,
         "connections_open": 2,
         "connections_in_use": 1,
         "commands_in_flight": 7,
@@ -44,6 +48,7 @@ def test_a_row_says_all_that_there_is_to_say():
         "server: uvicorn",
         "1.2.3",
         "healthy",
+        "3",
         "2 (1 lent)",
         "7",
         "12,346",
@@ -54,6 +59,28 @@ def test_a_row_says_all_that_there_is_to_say():
         "1.2 s ago",
         "Redis was away.",
     ]
+
+
+def test_every_number_that_the_manual_promises_has_a_column():
+    promised = re.search(r"all of every host: (.*?)\.\n\n", MANUAL.read_text(), re.DOTALL)[1]
+    columns = {
+        "pid": {"PID"},
+        "role": {"ROLE"},
+        "version": {"VERSION"},
+        "event loops": {"LOOPS"},
+        "connections": {"CONNS"},
+        "commands in flight": {"IN FLIGHT"},
+        "operations per second": {"OPS/S"},
+        "p50 and p99": {"P50", "P99"},
+        "time-outs": {"TIMEOUTS"},
+        "reconnects": {"RECONNECTS"},
+        "the last error": {"LAST ERROR"},
+        "and how long ago that was said": {"SEEN"},
+    }
+    plain = " ".join(re.sub(r"\(.*?\)", "", promised).split())
+    named = [each.strip().lower() for each in plain.split(",")]
+    assert named == list(columns)
+    assert set().union(*columns.values()) | {"HOST", "STATE"} == set(HEADINGS)
 
 
 def test_what_is_not_known_is_a_dash():
@@ -72,13 +99,30 @@ def test_problems_and_differences_stand_below_their_pool():
     assert found[-2:] == ["  Redis is down.", "  web2 is silent."]
 
 
-@pytest.mark.parametrize("width", [1, 10, 40, 80, 200])
-def test_no_line_is_wider_than_the_terminal_whatever_its_colours(width):
-    def paint(text):
-        return f"\x1b[31m{text}\x1b[0m"
+def plain(line):
+    return re.sub(r"\x1b\[[\d;]*[mHJK]", "", line)
 
-    found = lines([("default", Roster([worker()], "p" * 300))], width=width, heading=paint, good=paint, bad=paint)
-    assert all(len(re.sub(r"\x1b\[\d+m", "", line)) <= width for line in found)
+
+def red(text):
+    return f"\x1b[31;1m{text}\x1b[0m"
+
+
+@pytest.mark.parametrize("width", [1, 10, 40, 80, 200])
+def test_no_line_is_wider_than_the_terminal_whatever_its_colours(monkeypatch, width):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 50)))
+    found = lines([("default", Roster([worker()], "p" * 300))], heading=red, good=red, bad=red)
+    written = []
+    Screen(written.append).draw(found)
+    drawn = written[0].splitlines()[: len(found)]
+    assert [plain(line)[:width] for line in drawn] == [plain(line) for line in drawn]
+    for line, whole in zip(drawn, found, strict=True):
+        assert plain(line).rstrip("…") == plain(whole)[: len(plain(line).rstrip("…"))]
+        assert line.count("\x1b[31;1m") == line.count("\x1b[0m"), "no colour runs on"
+
+
+def test_what_fits_is_not_cut():
+    assert fitted(red("four"), 4) == red("four")
+    assert fitted(red("fives"), 4) == red("fiv") + "…"
 
 
 def test_only_a_healthy_worker_that_is_not_paused_has_the_good_colour():

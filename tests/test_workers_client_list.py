@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redispool_app.workers.client_list import Client, differences, parse
+from redispool_app.sentences import Sentence
+from redispool_app.workers.client_list import LISTED_AT_MOST, Client, connected, differences, parse, too_many
 
 NAME = "shop:web1:10:default"
 
@@ -13,8 +14,8 @@ def of(name=NAME, age=100, database=0, flags="N"):
     return Client(name, age, database, flags)
 
 
-def worker(connections=1, worker_id="web1:10", seen=1.0):
-    return {"id": worker_id, "connections_open": connections, "seen_seconds": seen}
+def worker(connections=1, worker_id="web1:10", seen=1.0, app="shop"):
+    return {"id": worker_id, "app": app, "connections_open": connections, "seen_seconds": seen}
 
 
 @pytest.fixture
@@ -23,17 +24,20 @@ def compare():
     since = {}
 
     def compare(workers, clients, now=0.0):
-        return differences(
+        found = differences(
             workers,
             clients,
             alias="default",
             database=0,
             own_id="here:1",
+            own_app="shop",
             aliases=["sessions"],
             interval=5.0,
             since=since,
             now=now,
         )
+        assert all(isinstance(line, Sentence) for line in found), "it can be translated"
+        return found
 
     return compare
 
@@ -87,6 +91,16 @@ def test_foreign_clients_are_counted_by_name(compare):
     assert "1 named 'blog'" in line
 
 
+def test_another_project_s_process_is_a_foreign_client_although_its_pool_has_the_same_name(compare):
+    assert compare([worker()], [of(), of("blog:web2:7:default")]) == ["Other clients: 1 named 'blog'."]
+
+
+def test_workers_whose_name_begins_otherwise_are_the_project_s_all_the_same(compare):
+    tasks = worker(1, "web2:7", app="shop-tasks")
+    clients = [of(), of("shop-tasks:web2:7:default"), of("shop-tasks:web3:8:default")]
+    assert compare([worker(), tasks], clients) == ["web3:8 (shop-tasks) has 1 connection and does not publish."]
+
+
 def test_many_foreign_names_stay_one_line(compare):
     (line,) = compare([], [of(f"client-{number}") for number in range(30)])
     assert line.endswith(", and 20 more.")
@@ -101,3 +115,22 @@ def test_the_servers_lines_are_read():
     assert parse(lines) == [of(age=7)]
     assert parse("txt:" + lines.decode()) == [of(age=7)]
     assert parse(b"") == parse(b"\xff\xfe") == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "count"),
+    [
+        (b"# Clients\r\nconnected_clients:7\r\ncluster_connections:0\r\n", 7),
+        ("txt:# Clients\r\nconnected_clients:12", 12),
+        (b"# Clients\r\nconnected_clients:many\r\n", None),
+        (b"maxclients:9\r\nnot_connected_clients:5\r\n", None),
+        (None, None),
+    ],
+)
+def test_the_number_of_clients_is_read_from_what_info_says(reply, count):
+    assert connected(reply) == count
+
+
+def test_a_list_of_very_many_clients_is_not_worth_what_it_costs_everybody():
+    assert too_many(LISTED_AT_MOST) is None
+    assert "too many to ask" in too_many(LISTED_AT_MOST + 1)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from redispool_app.sentences import Sentence
 from redispool_app.workers import identity, keys, publisher, roster, snapshot
 
 from .servers import eventually
@@ -131,7 +132,9 @@ def test_a_roster_of_thousands_is_cut_and_says_so(server, publishing, monkeypatc
     eventually(lambda: ME in ids(publishing))
     with server.client() as client:
         client.sadd(keys.index("redispool", "default"), "~:1", "~:2")
-    assert roster.read(publishing).problem == "Only 2 of 3 workers are shown."
+    problem = roster.read(publishing).problem
+    assert problem == "Only 2 of 3 workers are shown."
+    assert isinstance(problem, Sentence)
 
 
 # Problems.
@@ -141,6 +144,7 @@ def alone(found, words):
     assert [worker["id"] for worker in found.workers] == [ME]
     assert found.workers[0]["seen_seconds"] == 0
     assert words in found.problem
+    assert isinstance(found.problem, Sentence), "it can be translated"
     assert "\n" not in found.problem
     assert found.differences == []
 
@@ -221,6 +225,15 @@ def test_foreign_clients_are_named(server, publishing):
         assert "Other clients: 1 named 'sidekiq'." in roster.read(publishing).differences
 
 
+def test_another_project_s_connections_are_foreign_although_they_name_the_same_pool(server, pool_settings):
+    manager = pool_settings(server.url, PUBLISH_INTERVAL=INTERVAL, CLIENT_NAME="shop", PUBLISH_PREFIX="shop")
+    manager.get_sync_client().ping()
+    eventually(lambda: ME in ids(manager))
+    with server.client() as client:
+        client.client_setname("blog:web2:7:default")
+        assert roster.read(manager).differences == ["Other clients: 1 named 'blog'."]
+
+
 def test_a_process_that_does_not_publish_is_found_by_its_connections(publishing, process):
     silent = process(host="web7", PUBLISH_INTERVAL=None)
     publishing.get_sync_client().ping()
@@ -238,9 +251,10 @@ def test_a_worker_whose_connections_are_elsewhere_is_found(server, publishing):
     assert "web9:1 says that it has 4 connections, but the server sees none of them." in found
 
 
-def test_who_may_not_see_the_clients_still_sees_the_workers(own_server, pool_settings):
+@pytest.mark.parametrize("lacking", ["client|list", "info"])
+def test_who_may_not_see_or_count_the_clients_still_sees_the_workers(own_server, pool_settings, lacking):
     with own_server.client() as client:
-        client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "~*", "+@all", "-client|list")
+        client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "~*", "+@all", f"-{lacking}")
     manager = pool_settings(own_server.url, PUBLISH_INTERVAL=INTERVAL, USERNAME="bob", PASSWORD="secret")
     manager.get_sync_client().ping()
     eventually(lambda: ME in ids(manager))

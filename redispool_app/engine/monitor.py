@@ -96,7 +96,7 @@ class Monitor:
         self.closed = False
         self.last_error: Fault | None = None
         self.history = History()
-        self.pause = Pause(max_waiting, health.hold)
+        self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.slow_commands = SlowCommands(alias, slow_command)
         self.client_name = client_name
         """Returns the name of a connection that is made now; None where connections have none."""
@@ -200,6 +200,10 @@ class Monitor:
         )
         if told:
             self._listener.pool_exhausted(str(error), total)
+
+    def _resumed(self) -> None:
+        extra = {"pool": self.alias, "state": "resumed"}
+        pool_logger.info("Redis pool %r is resumed.", self.alias, extra=extra)
 
     def _changed(self, state: HealthState, fault: Fault | None) -> None:
         self._listener.health_changed(self.history.add(str(state), fault))

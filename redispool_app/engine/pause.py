@@ -55,12 +55,16 @@ class _ThreadWaiter:
 class Pause:
     """Whether new commands are held back, and who waits. At most ``max_waiting`` callers wait.
 
-    ``on_change(is_on)`` is called at each beginning and end, under this object's lock.
+    ``on_change(is_on)`` is called at each beginning and end, under this object's lock; ``on_end()`` after each end,
+    however it came, by whoever ended it or found that its time was over.
     """
 
-    def __init__(self, max_waiting: int, on_change: Callable[[bool], None]) -> None:
+    def __init__(
+        self, max_waiting: int, on_change: Callable[[bool], None], on_end: Callable[[], None] = lambda: None
+    ) -> None:
         self.max_waiting = max_waiting
         self._on_change = on_change
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._until: float | None = None
         self._waiters: deque[tuple[Any, _Waiter]] = deque()
@@ -105,8 +109,8 @@ class Pause:
     def end(self) -> None:
         """Let everybody go, in the order in which they came."""
         with self._lock:
-            woken = self._ended()
-        _wake(woken)
+            was_on, woken = self._until is not None, self._ended()
+        self._let_go(was_on, woken)
 
     def release(self, owner: Any) -> None:
         """Let those go who wait for ``owner``, which is closing: each finds that for itself."""
@@ -175,8 +179,14 @@ class Pause:
 
     def _end_if_over(self) -> None:
         with self._lock:
-            woken = self._ended() if self._until is not None and monotonic() >= self._until else []
+            is_over = self._until is not None and monotonic() >= self._until
+            woken = self._ended() if is_over else []
+        self._let_go(is_over, woken)
+
+    def _let_go(self, has_ended: bool, woken: list[_Waiter]) -> None:
         _wake(woken)
+        if has_ended:
+            self._on_end()
 
     def _ended(self) -> list[_Waiter]:
         if self._until is not None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redispool_app.workers.roster import Roster
 
-__all__ = ["HEADINGS", "Screen", "lines"]
+__all__ = ["HEADINGS", "Screen", "fitted", "lines"]
 
 HEADINGS = (
-    "HOST", "PID", "ROLE", "VERSION", "STATE", "CONNS", "IN FLIGHT", "OPS/S", "P50", "P99", "TIMEOUTS", "RECONNECTS",
-    "SEEN", "LAST ERROR",
+    "HOST", "PID", "ROLE", "VERSION", "STATE", "LOOPS", "CONNS", "IN FLIGHT", "OPS/S", "P50", "P99", "TIMEOUTS",
+    "RECONNECTS", "SEEN", "LAST ERROR",
 )  # fmt: skip
 _STATE = HEADINGS.index("STATE")
-_TO_THE_RIGHT = frozenset(range(HEADINGS.index("CONNS"), HEADINGS.index("SEEN") + 1)) | {HEADINGS.index("PID")}
+_TO_THE_RIGHT = frozenset(range(HEADINGS.index("LOOPS"), HEADINGS.index("SEEN") + 1)) | {HEADINGS.index("PID")}
 _NOTHING = "-"
 _LONGEST_CELL = 60
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 Paint = Callable[[str], str]
 
@@ -29,28 +31,27 @@ def _plain(text: str) -> str:
 def lines(
     rosters: Iterable[tuple[str, Roster]],
     *,
-    width: int | None = None,
     heading: Paint = _plain,
     good: Paint = _plain,
     bad: Paint = _plain,
 ) -> list[str]:
     """Return the lines of the table: for each alias its workers, what is wrong with the roster, the differences.
 
-    ``width`` cuts each line to so many characters; the others colour a heading, a healthy state and what is wrong.
+    The others colour a heading, a healthy state and what is wrong.
     """
     pools = [(alias, roster, [_cells(worker) for worker in roster.workers]) for alias, roster in rosters]
     rows = [HEADINGS, *(row for _, _, cells in pools for row in cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     found: list[str] = []
     for alias, roster, cells in pools:
-        found.append(heading(_cut(f"{alias}: {_counted(len(cells))}", width)))
-        found.append(heading(_cut(_joined(HEADINGS, widths), width)))
+        found.append(heading(f"{alias}: {_counted(len(cells))}"))
+        found.append(heading(_joined(HEADINGS, widths)))
         for worker, row in zip(roster.workers, cells, strict=True):
             paint = good if worker["state"] == "healthy" and not worker["paused"] else bad
-            found.append(_painted(_cut(_joined(row, widths), width), widths, paint))
+            found.append(_painted(_joined(row, widths), widths, paint))
         if roster.problem is not None:
-            found.append(bad(_cut(f"  {roster.problem}", width)))
-        found += [bad(_cut(f"  {text}", width)) for text in roster.differences]
+            found.append(bad(f"  {roster.problem}"))
+        found += [bad(f"  {text}") for text in roster.differences]
     return found
 
 
@@ -64,6 +65,7 @@ def _cells(worker: dict[str, Any]) -> tuple[str, ...]:
         worker["role"],
         worker["version"],
         state,
+        str(worker["loops"]),
         f"{worker['connections_open']}" + (f" ({in_use} lent)" if in_use else ""),
         str(worker["commands_in_flight"]),
         _NOTHING if ops is None else f"{ops:,.0f}" if ops >= 10 else f"{ops:.1f}",
@@ -75,7 +77,7 @@ def _cells(worker: dict[str, Any]) -> tuple[str, ...]:
         error or _NOTHING,
     )
     # The last column is cut by the terminal's width alone.
-    return (*(_cut(cell, _LONGEST_CELL) for cell in cells[:-1]), cells[-1])
+    return (*(fitted(cell, _LONGEST_CELL) for cell in cells[:-1]), cells[-1])
 
 
 def _milliseconds(value: float | None) -> str:
@@ -94,15 +96,24 @@ def _joined(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _cut(line: str, width: int | None) -> str:
-    return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
-
-
 def _painted(line: str, widths: Sequence[int], paint: Paint) -> str:
-    """Colour the state, as far as it was not cut off."""
+    """Colour the state."""
     start = sum(widths[:_STATE]) + 2 * _STATE
-    state = line[start : start + widths[_STATE]]
-    return line[:start] + paint(state) + line[start + widths[_STATE] :] if state.strip() else line
+    end = start + widths[_STATE]
+    return line[:start] + paint(line[start:end]) + line[end:]
+
+
+def fitted(line: str, width: int) -> str:
+    """Cut a line to so many characters, of which those that only colour it are none."""
+    if len(_COLOUR.sub("", line)) <= width:
+        return line
+    kept, left = "", max(0, width - 1)
+    for piece in re.split(f"({_COLOUR.pattern})", line):
+        if _COLOUR.fullmatch(piece):
+            kept += piece
+        else:
+            kept, left = kept + piece[:left], max(0, left - len(piece))
+    return f"{kept}…"
 
 
 class Screen:
@@ -112,16 +123,13 @@ class Screen:
         self._write = write
         self._begun = False
 
-    @property
-    def width(self) -> int:
-        return shutil.get_terminal_size().columns
-
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines, as many as there is room for, in place of those before."""
-        room = max(1, shutil.get_terminal_size().lines - 1)
+        """Show these lines, cut to the terminal's width and as many as there is room for, in place of those before."""
+        size = shutil.get_terminal_size()
+        room = max(1, size.lines - 1)
         if len(lines) > room:
             lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more lines"]
         # Home; each line, and what was longer there before; whatever was below. The first time all is wiped.
         start = "\x1b[H" if self._begun else "\x1b[2J\x1b[H"
         self._begun = True
-        self._write(start + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+        self._write(start + "".join(f"{fitted(line, size.columns)}\x1b[K\n" for line in lines) + "\x1b[J")

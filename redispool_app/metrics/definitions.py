@@ -18,6 +18,8 @@ ALIAS = "redispool.alias"
 """Attribute of every metric: the alias in ``REDIS_POOL``, the same in all processes."""
 SYSTEM = "db.system.name"
 """Attribute of ``db.client.operation.duration``, which the conventions require."""
+NAMESPACE = "db.namespace"
+"""Attribute of ``db.client.operation.duration``: the number of the database."""
 
 STATES = ("unknown", "healthy", "unhealthy", "closed", "misconfigured")
 
@@ -61,7 +63,7 @@ class Metric:
     def attributes(self) -> list[str]:
         """The names of all attributes that its values carry."""
         more = [self.attribute] if self.attribute else []
-        return [POOL_NAME, ALIAS, *more, *([SYSTEM] if self.name == "db.client.operation.duration" else [])]
+        return [POOL_NAME, ALIAS, *more, *([SYSTEM, NAMESPACE] if self.name == "db.client.operation.duration" else [])]
 
 
 def prometheus_label(attribute: str) -> str:
@@ -121,7 +123,7 @@ METRICS: tuple[Metric, ...] = (
     _times("db.client.connection.use_time", "use", "How long borrowers kept a connection of their own."),
     _times(
         "db.client.operation.duration", "operation",
-        "How long callers waited for commands on the shared connections, a pipeline's as many as it has.",
+        "How long callers waited for replies on the shared connections, a pipeline's caller once.",
     ),
     Metric(
         name="redispool.state",
@@ -135,7 +137,10 @@ METRICS: tuple[Metric, ...] = (
     _now("redispool.in_flight", "{command}", "commands_in_flight", "Commands whose replies are still to come."),
     _now("redispool.shared_connections", "{connection}", "connections_shared", "Shared connections that are open."),
     _now("redispool.loops", "{loop}", "loops", "Event loops with a client of this pool."),
-    _counter("redispool.commands", "{command}", "commands_total", "Commands answered on the shared connections."),
+    _counter(
+        "redispool.commands", "{command}", "commands_total",
+        "Commands answered on the shared connections, a pipeline counted as one.",
+    ),
     _counter("redispool.batches", "{batch}", "batches_total", "Times that a batch of replies was handed out."),
     _metric(
         "redispool.batch.size", Kind.GAUGE, "{command}", "batch_size_mean",
@@ -155,7 +160,10 @@ METRICS: tuple[Metric, ...] = (
     _counter("redispool.connections_opened", "{connection}", "connections_opened_total", "Connections opened."),
     _counter("redispool.connections_closed", "{connection}", "connections_closed_total", "Connections closed."),
     _counter("redispool.errors", "{error}", "errors_total", "Failures of connections and of attempts to connect."),
-    _counter("redispool.timeouts", "{error}", "timeouts_total", "Those of them that were timeouts."),
+    _counter(
+        "redispool.timeouts", "{error}", "timeouts_total",
+        "Failures of connections and of attempts to connect that were timeouts.",
+    ),
     _counter("redispool.health_checks", "{check}", "health_checks_total", "Health checks carried out."),
     _metric(
         "redispool.health_check.latency", Kind.GAUGE, "s", "health_check_latency",

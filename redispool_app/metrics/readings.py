@@ -18,7 +18,7 @@ from redispool_app.engine.client_name import client_name
 from redispool_app.engine.durations import Distribution
 from redispool_app.redis_pool import RedisConnectionManager, get_managers
 
-from .definitions import ALIAS, METRICS, POOL_NAME, STATES, SYSTEM, Kind, Metric
+from .definitions import ALIAS, METRICS, NAMESPACE, POOL_NAME, STATES, SYSTEM, Kind, Metric
 
 _FINEST, _COARSEST = 1.9e-5, 11.0
 """Operations are counted in four ranges to each doubling; one to each, from 20 µs to 10 s, is exported."""
@@ -26,13 +26,17 @@ _FINEST, _COARSEST = 1.9e-5, 11.0
 
 @dataclass(frozen=True, kw_only=True)
 class PoolReading:
-    """One pool of one process: numbers by key, times by name in seconds, counted since a Unix time."""
+    """One pool of one process: numbers by key, times by name in seconds, counted since a Unix time.
+
+    ``namespace`` is the number of its database.
+    """
 
     name: str
     alias: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     times: Mapping[str, Distribution] = field(default_factory=dict)
     since: float = 0.0
+    namespace: str = ""
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -49,8 +53,8 @@ class PoolReading:
         """The same of a histogram."""
         for source in metric.sources.values():
             if source in self.times:
-                system = {SYSTEM: "redis"} if SYSTEM in metric.attributes else {}
-                yield {**self.attributes, **system}, self.times[source]
+                where = {SYSTEM: "redis", NAMESPACE: self.namespace} if SYSTEM in metric.attributes else {}
+                yield {**self.attributes, **where}, self.times[source]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the reading JSON-ready; the last bound of every distribution, infinity, is left out."""
@@ -58,7 +62,14 @@ class PoolReading:
             name: {"bounds": [bound for bound, _ in pairs[:-1]], "counts": [count for _, count in pairs], "sum": total}
             for name, (pairs, total) in self.times.items()
         }
-        return {"name": self.name, "alias": self.alias, "numbers": self.numbers, "times": times, "since": self.since}
+        return {
+            "name": self.name,
+            "alias": self.alias,
+            "numbers": self.numbers,
+            "times": times,
+            "since": self.since,
+            "namespace": self.namespace,
+        }
 
     @classmethod
     def from_dict(cls, document: Any) -> Self:
@@ -79,6 +90,7 @@ class PoolReading:
             numbers={str(key): float(number) for key, number in dict(document["numbers"]).items()},
             times=times,
             since=float(document["since"]),
+            namespace=str(document.get("namespace", "")),
         )
 
 
@@ -109,7 +121,14 @@ def read(manager: RedisConnectionManager) -> PoolReading:
     times = manager._built().monitor.times
     distributions = times.distributions()
     distributions["operation"] = coarsened(manager.latency_histogram())
-    return PoolReading(name=name, alias=manager.alias, numbers=numbers, times=distributions, since=times.since)
+    return PoolReading(
+        name=name,
+        alias=manager.alias,
+        numbers=numbers,
+        times=distributions,
+        since=times.since,
+        namespace=str(manager._config.database),
+    )
 
 
 def coarsened(distribution: Distribution) -> Distribution:

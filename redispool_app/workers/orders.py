@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from redis import exceptions as redis_exceptions
+
 from redispool_app.engine.carrier import carry
 from redispool_app.engine.pause import LONGEST as LONGEST_PAUSE
 
@@ -86,12 +88,12 @@ def has_obeyed(worker: dict[str, Any], order_id: str) -> bool:
 
 
 def read_time(reply: Any) -> float:
-    """Read the reply of TIME as Unix time. Raises ``ValueError`` if it is none."""
+    """Read the reply of TIME as Unix time. Raises redis-py's ``InvalidResponse`` if it is none."""
     try:
         seconds, microseconds = reply
         return int(seconds) + int(microseconds) / 1e6
     except (TypeError, ValueError) as error:
-        raise ValueError("TIME was not answered as a Redis server does") from error
+        raise redis_exceptions.InvalidResponse("TIME was not answered as a Redis server does") from error
 
 
 def load(stored: Any) -> Order | None:

@@ -5,6 +5,7 @@ Nothing here may harm the pool: what fails is logged once, tried again later, an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -35,7 +36,7 @@ _SETTLING = 0.1
 
 _REFUSED_INTERVALS = 12
 _REFUSED_LONGEST = 60.0
-"""A server that refused is asked again after so many intervals, or so many seconds if they are fewer."""
+"""What a server refused it is asked again after so many intervals, or so many seconds if they are fewer."""
 
 _SECONDS_KEPT = 600.0
 _MOST_KEPT = 1200
@@ -49,13 +50,15 @@ class Publication:
         self.next_at = monotonic() + _SETTLING
         self.published = False
         self.problem: str | None = None
-        """Why the last round published nothing, in one line."""
+        """Why this worker is not published, or hears of no orders, in one line."""
         self._wake = wake
         self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
-        self._retry_at = 0.0
+        self._write_at = self._read_at = 0.0
+        """When (monotonic seconds) a refused half of the round is tried again: saying what there is, reading orders."""
         self._logged: str | None = None
         self._seen: set[str] = set()
         self._orders: deque[tuple[orders.Order, float]] = deque()
+        """What is to be obeyed, each with how far the server's clock is ahead of this process's monotonic one."""
         self._obeying: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -80,8 +83,8 @@ class Publication:
         if interval is not None and (pool_set := self._usable()) is not None:
             try:
                 self._publish(pool_set, said, interval)
-            except (redis_exceptions.RedisError, OSError, ValueError) as error:
-                self._failed(error, interval, pool_set.settings.where)
+            except (redis_exceptions.RedisError, OSError) as error:
+                self._failed(error, pool_set.settings.where)
         return said
 
     def _keep(self, said: dict[str, Any]) -> None:
@@ -93,7 +96,7 @@ class Publication:
     def _usable(self) -> PoolSet | None:
         """Return what to publish on; None while the pool is closed, or in trouble, which it ends by its own means."""
         pool_set = self.manager._pool_set
-        if pool_set is None or self.manager.is_down or monotonic() < self._retry_at:
+        if pool_set is None or self.manager.is_down or monotonic() < min(self._write_at, self._read_at):
             return None
         return None if pool_set.health.state is HealthState.UNHEALTHY else pool_set
 
@@ -102,38 +105,52 @@ class Publication:
     def _publish(self, pool_set: PoolSet, said: dict[str, Any], interval: float) -> None:
         config, alias = self.manager._config, self.manager.alias
         prefix, worker_id = config.publish_prefix, said["id"]
-        index = keys.index(prefix, alias)
-        commands: list[Command] = [
+        index, now = keys.index(prefix, alias), monotonic()
+        write: list[Command] = [
             ("SET", keys.worker(prefix, alias, worker_id), snapshot.dump(said), "PX", keys.life_ms(interval)),
             ("SADD", index, worker_id),
             ("PEXPIRE", index, round(1000 * max(keys.INDEX_LIFE, keys.LIFE_IN_INTERVALS * interval))),
-            ("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1),
-            ("TIME",),
         ]
+        read: list[Command] = [("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1), ("TIME",)]
+        # One half that is refused keeps the other from nothing: who may not write obeys all the same.
+        if now < self._write_at:
+            write = []
+        if now < self._read_at:
+            read = []
+        again_at = now + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         # Of a server that nobody has turned to yet nothing is known: whoever does connects as it needs to.
         connect = pool_set.health.state is HealthState.HEALTHY or pool_set.monitor.counters.opened > 0
-        replies = carry(pool_set, commands, min(config.socket_timeout, _PATIENCE), connect=connect)
-        *written, ordered, time = replies
+        try:
+            replies = carry(pool_set, [*write, *read], min(config.socket_timeout, _PATIENCE), connect=connect)
+        except redis_exceptions.ResponseError:
+            self._write_at = self._read_at = again_at
+            raise
         # A unit counts as one command.
         snapshot.rates_of(self.manager).own_commands += 1
-        refusal = next((reply for reply in (*written, ordered, time) if isinstance(reply, Exception)), None)
-        if isinstance(ordered, list) and not isinstance(time, Exception):
+        written, found = replies[: len(write)], replies[len(write) :]
+        unwritten, unread = _refusal(written), _refusal(found)
+        # Who refuses will do so again, until somebody changes it.
+        if isinstance(unwritten, redis_exceptions.ResponseError):
+            self._write_at = again_at
+        if isinstance(unread, redis_exceptions.ResponseError):
+            self._read_at = again_at
+        if found and unread is None:
+            ordered, time = found
             self._read_orders(ordered, orders.read_time(time), interval)
-        if refusal is not None:
+        if (refusal := unwritten or unread) is not None:
             raise refusal
+        if not (written and found):
+            return  # the other half is still refused
         if self.problem is not None and self._logged is not None:
             logger.info("Redis pool %r: this worker is published again.", alias, extra={"pool": alias})
         self.problem = self._logged = None
         self.published = True
 
-    def _failed(self, error: Exception, interval: float, where: str) -> None:
+    def _failed(self, error: Exception, where: str) -> None:
         if isinstance(error, PoolClosed | PoolTimeout | NotConnectedError):
             return  # the pool's own doing: closed meanwhile, too busy for this, or not in use
         fault = classify(error, where)
         self.problem, news = fault.message, str(fault.kind)
-        if isinstance(error, redis_exceptions.ResponseError):
-            # It will refuse again, until somebody changes it.
-            self._retry_at = monotonic() + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         if self._logged != news and not isinstance(error, RedisUnavailable):
             self._logged = news
             extra = {"pool": self.manager.alias, "fault_kind": news, "where": where}
@@ -149,16 +166,16 @@ class Publication:
         self._seen.update(order.id for order in due)
         if len(self._seen) > 1000:  # ids sort by time
             self._seen = set(sorted(self._seen)[-orders.MOST * 10 :])
-        if not due:
-            return
+        ahead = now - monotonic()
         with self._lock:
-            self._orders.extend((order, now) for order in due)
-            if self._obeying is None:
+            self._orders.extend((order, ahead) for order in due)
+            if self._orders and self._obeying is None:
                 # Of its own, for a reset waits for what is in flight; in order, and one after another.
-                self._obeying = threading.Thread(
-                    target=self._obey_all, name=f"redispool-orders-{self.manager.alias}", daemon=True
-                )
-                self._obeying.start()
+                name = f"redispool-orders-{self.manager.alias}"
+                thread = threading.Thread(target=self._obey_all, name=name, daemon=True)
+                with contextlib.suppress(RuntimeError):  # no thread can be started now: the next round tries
+                    thread.start()
+                    self._obeying = thread
 
     def _obey_all(self) -> None:
         while True:
@@ -166,12 +183,12 @@ class Publication:
                 if not self._orders:
                     self._obeying = None
                     return
-                order, now = self._orders.popleft()
+                order, ahead = self._orders.popleft()
             alias, action = self.manager.alias, order.action
             extra = {"pool": alias, "order": action}
             logger.info("Redis pool %r: obeying the order to %s.", alias, action, extra=extra)
             try:
-                self._obey(order, now)
+                self._obey(order, ahead + monotonic())
             except redis_exceptions.RedisError as error:
                 # A reset is carried out even if Redis cannot be used afterwards; the pool has logged that.
                 logger.debug("Redis pool %r: after the order to %s: %s", alias, action, error, extra=extra)
@@ -179,6 +196,7 @@ class Publication:
                 kind = type(error).__name__
                 logger.warning("Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
+            self._write_at = 0.0  # whoever sent the order could write: perhaps this worker can again
             self.next_at = monotonic()
             self._wake()
 
@@ -189,3 +207,8 @@ class Publication:
             self.manager.resume()
         elif (left := orders.left_of(order, now)) > 0:
             self.manager.pause(left)
+
+
+def _refusal(replies: list[Any]) -> Exception | None:
+    """Return the first error among replies."""
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)

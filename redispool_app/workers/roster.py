@@ -9,12 +9,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
 from redispool_app.conf import RedisPoolConfig, get_aliases
-from redispool_app.engine.carrier import carry
+from redispool_app.engine.carrier import Command, carry
 from redispool_app.engine.faults import classify
 from redispool_app.engine.pool_set import PoolSet
+from redispool_app.sentences import Sentence
 
 from . import client_list, identity, keys, publisher, snapshot
 
@@ -29,8 +31,6 @@ _PATIENCE = 5.0
 _MOST = 1000
 """Workers that are shown."""
 
-_ALONE = "Only this process is shown."
-
 # When each worker's count of connections was first found to differ, by manager.
 _since: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
@@ -41,12 +41,18 @@ class Roster:
 
     ``workers`` are dicts as ``snapshot.take()`` returns them plus ``seen_seconds``: how long ago each was said, by the
     server's clock. ``problem`` says in one line why some are missing, None if none is. ``differences`` are lines that
-    say what CLIENT LIST shows and the workers do not, or the other way round.
+    say what CLIENT LIST shows and the workers do not, or the other way round. Both are English, and know themselves in
+    other languages (``redispool_app.sentences``).
     """
 
     workers: list[dict[str, Any]]
     problem: str | None = None
     differences: list[str] = field(default_factory=list)
+
+    @property
+    def unhealthy(self) -> list[str]:
+        """The ids of workers that say so of themselves."""
+        return [worker["id"] for worker in self.workers if worker["state"] == "unhealthy"]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
@@ -66,36 +72,61 @@ def read(manager: RedisConnectionManager) -> Roster:
     """
     interval = snapshot.interval_of(manager)
     if interval is None:
-        return local(manager, f"Publishing is switched off (PUBLISH_INTERVAL). {_ALONE}")
+        return local(manager, _alone(Sentence(gettext_noop("Publishing is switched off (PUBLISH_INTERVAL)."))))
     try:
         manager.get_sync_client()  # checks the server if a check is due, and says what is wrong
         return _read(manager, manager._open(), manager._config, interval)
     except ImproperlyConfigured as error:
-        return local(manager, f"{error} {_ALONE}")
+        return local(manager, _alone(str(error)))
     except (redis_exceptions.RedisError, OSError) as error:
         if not isinstance(error, redis_exceptions.ResponseError) and not manager.is_down:
             # Carried quietly, so nobody knows yet: a real check decides, and the next reader is answered at once.
             manager._health_check_sync()
-        return local(manager, f"{classify(error, manager._config.where).message} {_ALONE}")
+        return local(manager, _alone(classify(error, manager._config.where).message))
+
+
+def _alone(reason: str) -> str:
+    return Sentence(gettext_noop("%(reason)s Only this process is shown."), reason=reason)
 
 
 def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolConfig, interval: float) -> Roster:
     prefix, alias, timeout = config.publish_prefix, manager.alias, min(config.socket_timeout, _PATIENCE)
     index = keys.index(prefix, alias)
-    members, clients = carry(pool_set, [("SMEMBERS", index), ("CLIENT", "LIST")], timeout)
+    members, info = carry(pool_set, [("SMEMBERS", index), ("INFO", "clients")], timeout)
     if isinstance(members, Exception):
         raise members
     ids = sorted(each for each in members if isinstance(each, bytes))
+    unlisted = _unlisted(info, config.where)
     workers, gone = _fetch(pool_set, prefix, alias, ids[:_MOST], timeout)
+    last: list[Command] = []
     if gone:
-        carry(pool_set, [("SREM", index, *gone)], timeout)  # refused, the next reader tries
-    problem = f"Only {_MOST} of {len(ids)} workers are shown." if len(ids) > _MOST else None
+        last.append(("SREM", index, *gone))  # refused, the next reader tries
+    if unlisted is None:
+        last.append(("CLIENT", "LIST"))
+    replies = carry(pool_set, last, timeout) if last else []
+    problem = None
+    if len(ids) > _MOST:
+        problem = Sentence(gettext_noop("Only %(shown)s of %(total)s workers are shown."), shown=_MOST, total=len(ids))
     publication = publisher.publication_of(manager)
     if publication is not None and publication.problem is not None:
-        problem = f"This process cannot be published: {publication.problem}"
+        problem = Sentence(gettext_noop("This process cannot be published: %(fault)s"), fault=publication.problem)
         workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
     workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
-    return Roster(workers, problem, _differences(manager, workers, clients, config, interval))
+    if unlisted is not None:
+        return Roster(workers, problem, [unlisted])
+    return Roster(workers, problem, _differences(manager, workers, replies[-1], config, interval))
+
+
+def _unlisted(info: Any, where: str) -> str | None:
+    """Say in one line why the server is not asked for its clients; None if it is."""
+    if isinstance(info, Exception):
+        return _incomparable(info, where)
+    return client_list.too_many(client_list.connected(info) or 0)
+
+
+def _incomparable(error: Exception, where: str) -> str:
+    fault = classify(error, where).message
+    return Sentence(gettext_noop("The server's clients cannot be compared: %(fault)s"), fault=fault)
 
 
 def _fetch(
@@ -130,13 +161,14 @@ def _differences(
     interval: float,
 ) -> list[str]:
     if isinstance(clients, Exception):
-        return [f"The server's clients cannot be compared: {classify(clients, config.where).message}"]
+        return [_incomparable(clients, config.where)]
     return client_list.differences(
         workers,
         client_list.parse(clients),
         alias=manager.alias,
         database=config.database,
         own_id=identity.worker_id(),
+        own_app=snapshot.take(manager)["app"],
         aliases=[each for each in get_aliases() if each != manager.alias],
         interval=interval,
         since=_since.setdefault(manager, {}),

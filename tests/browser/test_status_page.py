@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import threading
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -92,7 +94,10 @@ def test_numbers_change_an_outage_shows_and_recovery_too_without_a_reload(serve,
     for _ in range(5):
         site.get("/")
     wait_for_number_above(page, "pool.commands_total", before + 4)
-    page.wait_for_selector(f"{CARD} [data-chart=ops] canvas")
+    charts = page.locator(f"{CARD} [data-chart]").evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert charts == ["ops", "latency", "flight", "trouble", "memory", "clients"]
+    for chart in charts:
+        page.wait_for_selector(f"{CARD} [data-chart={chart}] canvas")
     assert page.is_visible(f"{CARD} [data-server]")
 
     redis.kill()
@@ -135,8 +140,19 @@ def test_every_worker_is_in_the_table_and_its_charts_can_be_chosen(serve, visit)
     assert set(roles) == {"server: uvicorn"}
 
 
-def test_a_site_that_stops_is_told_and_found_again_when_it_is_back(serve, visit):
-    site = serve("uvicorn")
+LISTEN = """
+window.told = [];
+const place = document.querySelector("[data-announce]");
+new MutationObserver(() => window.told.push(place.textContent)).observe(place, {childList: true});
+window.counted = new Set();
+const shown = document.querySelector("[data-connection-text]");
+new MutationObserver(() => window.counted.add(shown.textContent)).observe(shown, {childList: true});
+"""
+
+
+def test_a_site_that_stops_is_told_once_and_so_is_that_it_is_back(serve, visit):
+    # In Chinese the seconds stand near the beginning of the sentence.
+    site = serve("uvicorn", LANGUAGE_CODE="zh-hans")
     visitor = visit(site)
     visitor.expected = (
         "net::ERR_CONNECTION_REFUSED",
@@ -144,11 +160,17 @@ def test_a_site_that_stops_is_told_and_found_again_when_it_is_back(serve, visit)
         "net::ERR_EMPTY_RESPONSE",
     )
     page = visitor.open()
+    strings = json.loads(page.get_attribute(".redispool", "data-strings"))
+    lost = re.escape(strings["reconnecting"]).replace(r"%\(n\)s", r"\d+")
+    page.evaluate(LISTEN)
     site.stop()
     page.wait_for_selector("[data-connection=reconnecting]", timeout=15_000)
-    assert "trying again in" in page.text_content("[data-connection-text]")
+    assert re.fullmatch(lost, page.text_content("[data-connection-text]"))
+    wait_until(page, "window.counted.size > 1", timeout=20_000)
+    assert [bool(re.fullmatch(lost, text)) for text in page.evaluate("window.told")] == [True]
     site.start()
     page.wait_for_selector("[data-connection=live]", timeout=40_000)
+    assert page.evaluate("window.told")[1] == strings["back"]
 
 
 def test_a_session_that_ended_is_told(serve, visit):
@@ -158,6 +180,18 @@ def test_a_session_that_ended_is_told(serve, visit):
     visitor.context.clear_cookies()
     page.wait_for_selector("[data-connection=signed_out]", timeout=15_000)
     assert "log in again" in page.text_content("[data-connection-text]")
+
+
+def test_a_permission_that_was_withdrawn_is_told_as_such(serve, visit, tmp_path):
+    site = serve("gunicorn")
+    visitor = visit(site)
+    visitor.expected = ("403 (Forbidden)",)
+    page = visitor.open("viewer")
+    with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database, database:
+        database.execute("DELETE FROM auth_user_user_permissions")
+    page.wait_for_selector("[data-connection=forbidden]", timeout=15_000)
+    assert "permission was withdrawn" in page.text_content("[data-connection-text]")
+    assert "permission was withdrawn" in page.text_content("[data-announce]")
 
 
 def test_a_hidden_tab_asks_for_nothing(site, visit):

@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
+MISSING = f"atheris is not {'installed' if sys.version_info < (3, 12) else 'made for this Python'}"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason=MISSING)
 @pytest.mark.parametrize(("harness", "runs"), [("url", 3000), ("settings", 3000), ("replies", 100)])
 def test_a_few_runs_of(harness, runs, tmp_path):
     command = [sys.executable, "-m", f"tests.faults.fuzz.{harness}", f"-runs={runs}", "-seed=1"]

@@ -77,8 +77,7 @@ class Report:
     @property
     def unhealthy_workers(self) -> list[str]:
         """The ids of workers that say so of themselves."""
-        workers = self.roster.workers if self.roster is not None else []
-        return [worker["id"] for worker in workers if worker["state"] == "unhealthy"]
+        return self.roster.unhealthy if self.roster is not None else []
 
     def columns(self) -> list[str]:
         server = self.server
@@ -164,7 +163,6 @@ class Command(BaseCommand):
             "",
             *worker_table.lines(
                 rosters,
-                width=self._screen.width if self._screen is not None else None,
                 heading=self.style.MIGRATE_LABEL,
                 good=self.style.SUCCESS,
                 bad=self.style.ERROR,

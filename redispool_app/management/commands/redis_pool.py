@@ -165,6 +165,8 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
         if problem is None and not workers:
             problem = "No worker publishes this pool: start the site, or wait a moment."
         if action == "info":
+            if problem is None and before.unhealthy:
+                problem = f"Workers that are not healthy: {', '.join(before.unhealthy)}"
             return Outcome(alias=alias, roster=before, problem=problem, code=UNHEALTHY if problem else 0)
         if problem is not None:
             return Outcome(alias=alias, problem=problem, missing=workers, code=UNHEALTHY)

@@ -19,17 +19,24 @@
     root.querySelector("[data-noscript]").hidden = true;
     connection.hidden = false;
 
+    // Worth interrupting somebody for when they begin; the countdown to the next try is not.
+    const LOUD = ["reconnecting", "signed_out", "forbidden"];
     let shown = "";
+    let isLost = false;
     function state(name, values) {
         const text = format.say(name, values);
+        const isNew = connection.dataset.connection !== name;
         connection.dataset.connection = name;
         if (text !== shown) {
-            // A countdown is not worth interrupting anybody for; that it has begun is.
-            if (name === "signed_out" || (name === "reconnecting" && !shown.startsWith(text.slice(0, 8)))) {
-                announcer.textContent = text;
-            }
             shown = text;
             connection.querySelector("[data-connection-text]").textContent = text;
+        }
+        if (isNew && LOUD.includes(name)) {
+            announcer.textContent = text;
+            isLost = true;
+        } else if (isLost && (name === "live" || name === "polling")) {
+            announcer.textContent = format.say("back");
+            isLost = false;
         }
     }
 

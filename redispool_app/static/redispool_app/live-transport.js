@@ -107,7 +107,8 @@ window.redispool = window.redispool || {};
                 }
                 if (response.type === "opaqueredirect" || response.status === 403) {
                     this.stop();
-                    this.on.state("signed_out");
+                    // The admin leads whoever is not logged in to its login, and refuses whoever is and may not look.
+                    this.on.state(response.status === 403 ? "forbidden" : "signed_out");
                     return;
                 }
                 if (!response.ok) {
