@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from html.parser import HTMLParser
 
+import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.signals import request_finished
 from django.test import Client
 
 PAGE = "/admin/redispool_app/redispool/"
@@ -62,3 +65,13 @@ class Page(HTMLParser):
 
     def find(self, tag, **wanted):
         return [attrs for name, attrs in self.tags if name == tag and wanted.items() <= attrs.items()]
+
+
+@pytest.fixture(autouse=True)
+def no_receiver_that_waits():
+    """django-valkey, once imported, has a coroutine called as requests end; Django's test client cannot await it."""
+    theirs = getattr(sys.modules.get("django_valkey.base"), "close_async_caches", None)
+    request_finished.disconnect(theirs)
+    yield
+    if theirs is not None:
+        request_finished.connect(theirs)

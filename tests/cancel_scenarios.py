@@ -11,6 +11,7 @@ import dataclasses
 import threading
 from dataclasses import dataclass
 
+import redis
 from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -59,6 +60,24 @@ def scenario(**settings):
 
 @scenario()
 async def the_first_command(world):
+    world.arm()
+    client = await world.client()
+    await client.get("k")
+
+
+class Thinking(redis.CredentialProvider):
+    """Takes a moment to say what it knows."""
+
+    def get_credentials(self):
+        return "default", "whatever: this user needs no password"
+
+    async def get_credentials_async(self):
+        await asyncio.sleep(0)
+        return self.get_credentials()
+
+
+@scenario(CREDENTIAL_PROVIDER=Thinking())
+async def a_first_command_with_credentials_to_wait_for(world):
     world.arm()
     client = await world.client()
     await client.get("k")

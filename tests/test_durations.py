@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -132,8 +133,10 @@ def test_a_blocking_caller_that_waits_in_vain_is_counted(server, pool_settings):
 async def test_who_finds_no_room_on_the_shared_connection_in_time_is_counted(manager):
     client = await manager.get_client()
     await client.ping()
+    sharing = sharing_of(client.connection_pool)
+    sharing.limits = replace(sharing.limits, max_in_flight=0)
     with pytest.raises(PoolTimeout, match="No room"):
-        await sharing_of(client.connection_pool)._wait_for_room(time.monotonic() + 0.01)
+        await sharing._wait_for_room(time.monotonic() + 0.01)
     assert manager.get_pool_info()["acquire_timeouts_total"] == 1
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 import time
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
-from django.core.signals import request_finished
 from django.test import AsyncClient, Client
 
 from redispool_app import live_stream
 
+from . import admin_pages
 from .admin_pages import PAGE, Page, client_of
 
 LIVE = f"{PAGE}live/"
@@ -23,15 +22,7 @@ STREAM = f"{PAGE}stream/"
 
 pytestmark = pytest.mark.django_db
 
-
-@pytest.fixture(autouse=True)
-def no_receiver_that_waits():
-    """django-valkey, once imported, has a coroutine called as requests end; Django's test client cannot await it."""
-    theirs = getattr(sys.modules.get("django_valkey.base"), "close_async_caches", None)
-    request_finished.disconnect(theirs)
-    yield
-    if theirs is not None:
-        request_finished.connect(theirs)
+no_receiver_that_waits = admin_pages.no_receiver_that_waits
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from django.utils import translation
 from redispool_app import live_stream
 from redispool_app.workers import client_list
 
+from . import admin_pages
 from .admin_pages import PAGE, Page, client_of
 from .servers import eventually
 from .workers import ids
@@ -23,6 +24,8 @@ from .workers import ids
 GERMAN_ALONE = "Das Veröffentlichen ist abgeschaltet (PUBLISH_INTERVAL). Nur dieser Prozess wird gezeigt."
 
 pytestmark = pytest.mark.django_db
+
+no_receiver_that_waits = admin_pages.no_receiver_that_waits
 
 
 @pytest.fixture

@@ -42,6 +42,12 @@ others = strategies.lists(strategies.tuples(names, strategies.text(max_size=12))
 
 
 @pytest.fixture
+def manager(server, pool_settings):
+    """A pool whose workers can be given orders; this one looks for them after the test only."""
+    return pool_settings(server.url, PUBLISH_INTERVAL=300)
+
+
+@pytest.fixture
 def administrator(manager):
     yield client_of(is_superuser=True)
     manager.resume()
