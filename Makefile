@@ -10,13 +10,14 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # The comparison by itself: its clients share a machine with nobody but each other.
 faults: $(VENV)/.dev
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "lab or not lab" --ignore tests/faults/test_peers.py \
-		tests/faults tests/test_thread_sharing_*.py tests/test_metrics_processes.py || status=$$?; \
+		tests/faults tests/test_thread_sharing_*.py tests/test_cancel_every_await.py \
+		tests/test_cache_stampede_interrupts.py tests/test_metrics_processes.py || status=$$?; \
 	$(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults/test_peers.py || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status
 

@@ -173,12 +173,13 @@ def cancel_at_every_suspension(name, late, server, proxy, pool_settings):
     assert reached, "the scenario never suspends inside the engine"
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["at once", "as it goes on"])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.lab)], ids=["at once", "as it goes on"])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_cancelling_at_every_suspension_leaves_a_working_client(name, late, server, proxy, pool_settings):
     cancel_at_every_suspension(name, late, server, proxy, pool_settings)
 
 
+@pytest.mark.lab
 def test_every_await_of_the_engine_was_cancelled(server, proxy, pool_settings):
     points = [point for of_module in POINTS.values() for point in of_module]
     names = {point.name for point in points}
