@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from redis import exceptions as redis_exceptions
 
@@ -95,6 +97,23 @@ def test_so_it_is_with_a_write_between_watch_and_multi(run, proxy, at_redis, los
 
     run(body)
     assert state(at_redis) == (0, 21)
+
+
+@either_loss
+def test_to_watch_in_vain_is_no_unknown_outcome(run, proxy, at_redis, loss):
+    async def body(client):
+        connection = await awaited(client.connection_pool.get_connection())
+        await awaited(client.connection_pool.release(connection))
+        lose(proxy, loss)
+        pipe = client.pipeline()
+        # With repetitions of redis-py's own it may succeed at last.
+        with contextlib.suppress(redis_exceptions.ConnectionError, redis_exceptions.TimeoutError):
+            await awaited(pipe.watch("from"))
+        assert client.sharing.statistics.unknown == 0
+        await awaited(pipe.reset())
+
+    run(body)
+    assert state(at_redis) == (0, 20)
 
 
 def test_what_was_never_written_is_no_unknown_outcome(run, proxy, at_redis):

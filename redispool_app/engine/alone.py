@@ -1,7 +1,7 @@
 """What redis-py carries out on a connection of its own: who loses the reply to a write is told so there, too.
 
-redis-py would send it again, or say only that the connection was lost; either may be wrong. What only reads is left to
-redis-py's own policy.
+redis-py would send it again, or say only that the connection was lost; either may be wrong. What only reads, or changes
+nothing but its connection (WATCH), is left to redis-py's own policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import OutcomeUnknown
 
 from .pipeline_unit import PipelineUnit
-from .routing import only_reads
+from .routing import leaves_nothing
 
 _LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
 _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
@@ -38,7 +38,7 @@ def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
 
 def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
     """Whether pipelined commands only read. Of a unit on the shared connection that takes care."""
-    return isinstance(connection, PipelineUnit) or all(only_reads(args[0]) for args, _ in commands)
+    return isinstance(connection, PipelineUnit) or all(leaves_nothing(args[0]) for args, _ in commands)
 
 
 class AloneSync:
@@ -48,7 +48,7 @@ class AloneSync:
 
     def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
-        if only_reads(args[0]):
+        if leaves_nothing(args[0]):
             return send(conn, command_name, *args, **options)
         conn.connect()
         with may_be_written(self.connection_pool):
@@ -84,7 +84,7 @@ class AloneAsync:
 
     async def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
-        if only_reads(args[0]):
+        if leaves_nothing(args[0]):
             return await send(conn, command_name, *args, **options)
         await conn.connect()
         with may_be_written(self.connection_pool):

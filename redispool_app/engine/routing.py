@@ -107,6 +107,18 @@ def only_reads(name: Any) -> bool:
     return route_of(name).reads
 
 
+_FORGOTTEN = (STATEFUL - {"CLIENT", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
+"""Commands that leave nothing behind when the connection they travel on ends."""
+
+
+def leaves_nothing(name: Any) -> bool:
+    """Whether a command whose connection is lost has changed nothing that outlives it."""
+    if only_reads(name):
+        return True
+    text = bytes(name).decode("latin-1") if isinstance(name, bytes | bytearray | memoryview) else str(name)
+    return text.upper() in _FORGOTTEN
+
+
 def _is_word(value: Any, word: str) -> bool:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).upper() == word.encode()
