@@ -21,7 +21,7 @@ from .interrupts import KINDS, Interruption, alarm, at_every_point, interrupt, s
 from .proxy import Proxy
 from .servers import eventually
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, socket_left_behind]
 
 PATIENT = 2 * HANGS
 """A timeout that no test reaches: who is stranded hangs, in seconds."""

@@ -199,7 +199,8 @@ def test_the_managers_counters_close_after_interrupts_and_cuts(server, pool_sett
             storm.interrupt_some(most=4)
             proxy.cut(reset=storm.rng.random() < 0.5)
         storm.end()
-        eventually(lambda: manager._is_healthy)
+        # A check that was interrupted is given up only after the longest that it could have taken.
+        eventually(lambda: manager._is_healthy, HANGS)
         client = manager.get_sync_client()
         assert client.echo("after") == b"after"
         storm.check(client)

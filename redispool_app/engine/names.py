@@ -42,9 +42,10 @@ class _Question:
         self._held.acquire()
 
     def end(self) -> None:
-        """Let everybody know."""
+        """Let everybody know; may be called again, as when a thread has started although ``start()`` was interrupted."""
         self.answered = True
-        self._held.release()
+        with suppress(RuntimeError):
+            self._held.release()
         for listener in list(self._listeners):
             listener()
 
