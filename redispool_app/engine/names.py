@@ -42,7 +42,7 @@ class _Question:
         self._held.acquire()
 
     def end(self) -> None:
-        """Let everybody know; may be called again, as when a thread has started although ``start()`` was interrupted."""
+        """Let everybody know; may be called again, as when a thread runs although ``start()`` was interrupted."""
         self.answered = True
         with suppress(RuntimeError):
             self._held.release()

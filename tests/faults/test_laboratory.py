@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.parametrize("subject", ENGINES, ids=l
 
 
 def test_a_write_that_is_done_twice_is_noticed(subject, survives, unrecorded):
-    with pytest.raises(AssertionError, match="the rest twice or denied|wrong reply: INCR"):
+    with pytest.raises(AssertionError, match=r"the rest twice or denied|wrong reply: INCR"):
         survives(Truncated, subject, load=True, RETRY_WRITES=True)
 
 
