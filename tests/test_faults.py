@@ -193,10 +193,17 @@ def test_a_certificate_that_is_not_trusted_is_named():
     assert "self-signed certificate" in found.message
 
 
-def test_a_tls_error_without_a_reason_is_classified_too():
-    assert classify(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "here").kind is FaultKind.TLS
+@pytest.mark.parametrize(
+    "end",
+    [
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"),
+    ],
+)
+def test_an_end_within_tls_is_classified_too(end):
+    assert classify(end, "here").kind is FaultKind.TLS
     ended = redis_exceptions.ConnectionError("Error 8 while writing to socket.")
-    ended.__cause__ = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+    ended.__cause__ = end
     assert classify(ended, "here").kind is FaultKind.TLS, "perhaps this port does not speak it"
     assert classify(ended, "here", speaks_tls=True).kind is FaultKind.CLOSED
 

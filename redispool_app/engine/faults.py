@@ -111,7 +111,7 @@ def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> F
             FaultKind.MEMORY,
             f"This process has no memory for a reply of Redis at {where}: ask for less at once, or allow it more.",
         )
-    if speaks_tls and isinstance(_system_error(error), ssl.SSLEOFError):
+    if speaks_tls and isinstance(_system_error(error), (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         error = ConnectionResetError()
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
 
