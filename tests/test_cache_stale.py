@@ -95,6 +95,15 @@ async def test_what_is_changed_on_purpose_leaves_no_stale_copy(face, at_redis, c
         await cache.clear()
 
 
+async def computed(face, at_redis, *, is_there):
+    """A cache that has computed ``k``: its stale copy is there, and perhaps the value."""
+    cache = face(STALE_TIMEOUT=50)
+    await cache.get_or_set("k", lambda: "v")
+    if not is_there:
+        at_redis.delete(":1:k")
+    return cache
+
+
 @pytest.mark.parametrize(
     ("is_there", "change"),
     [
@@ -106,10 +115,7 @@ async def test_what_is_changed_on_purpose_leaves_no_stale_copy(face, at_redis, c
     ids=["add", "nx", "xx", "xx for ever"],
 )
 async def test_what_was_not_written_leaves_the_stale_copy(face, at_redis, is_there, change):
-    cache = face(STALE_TIMEOUT=50)
-    await cache.get_or_set("k", lambda: "v")
-    if not is_there:
-        at_redis.delete(":1:k")
+    cache = await computed(face, at_redis, is_there=is_there)
     assert await change(cache) is False
     assert at_redis.get(f":1:k{STALE}") == pickled("v")
 
@@ -125,10 +131,7 @@ async def test_what_was_not_written_leaves_the_stale_copy(face, at_redis, is_the
     ids=["add", "nx", "xx", "xx for ever"],
 )
 async def test_what_was_written_on_a_condition_leaves_none(face, at_redis, is_there, change):
-    cache = face(STALE_TIMEOUT=50)
-    await cache.get_or_set("k", lambda: "v")
-    if not is_there:
-        at_redis.delete(":1:k")
+    cache = await computed(face, at_redis, is_there=is_there)
     assert await change(cache) is True
     assert at_redis.keys() == [b":1:k"]
     assert await cache.get("k") == "w"

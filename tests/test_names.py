@@ -125,6 +125,18 @@ def test_where_no_thread_can_be_started_the_caller_asks_itself(resolver, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_thread_that_runs_although_its_start_failed_does_no_harm(resolver, monkeypatch):
+    start = threading.Thread.start
+
+    def started_all_the_same(thread):
+        start(thread)
+        raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr(threading.Thread, "start", started_all_the_same)
+    assert resolve_sync(HOST, 6379, 1) == ["127.0.0.1"]
+    eventually(lambda: len(resolver.asked) == 2 and not asking())
+
+
 def test_a_forked_child_asks_for_itself(silent):
     took(lambda: resolve_sync(HOST, 6379, 0.01))
     with names._lock:  # as a thread of the parent may hold it

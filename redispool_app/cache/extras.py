@@ -231,17 +231,9 @@ class CacheExtras:
         for it may do so across a reset of the pool. Locks are never pretended: this raises during an outage,
         ``IGNORE_EXCEPTIONS`` or not.
         """
-        return SyncLock(
-            self._setup.manager,
-            {
-                "name": self._full_key(key, version),
-                "timeout": timeout,
-                "sleep": sleep,
-                "blocking": blocking,
-                "blocking_timeout": blocking_timeout,
-                "thread_local": thread_local,
-            },
-        )
+        name = self._full_key(key, version)
+        arguments = _lock_arguments(name, timeout, sleep, blocking, blocking_timeout, thread_local)
+        return SyncLock(self._setup.manager, arguments)
 
     def alock(
         self,
@@ -254,14 +246,8 @@ class CacheExtras:
         thread_local: bool = True,
     ) -> AsyncCacheLock:
         """The twin of ``lock``, for ``async with``."""
-        arguments = {
-            "name": self._full_key(key, version),
-            "timeout": timeout,
-            "sleep": sleep,
-            "blocking": blocking,
-            "blocking_timeout": blocking_timeout,
-            "thread_local": thread_local,
-        }
+        name = self._full_key(key, version)
+        arguments = _lock_arguments(name, timeout, sleep, blocking, blocking_timeout, thread_local)
         return AsyncCacheLock(self._setup.manager, arguments)
 
     def get_client(self) -> SyncRedis:
@@ -285,3 +271,22 @@ def _deletions(page: list[bytes] | None) -> Iterator[tuple[list[bytes], int]]:
     for beside, found in enumerate(keys):
         if found:
             yield found, 1 - beside
+
+
+def _lock_arguments(
+    name: str,
+    timeout: float | None,
+    sleep: float,
+    blocking: bool,
+    blocking_timeout: float | None,
+    thread_local: bool,
+) -> dict[str, Any]:
+    """Return those of redis-py's locks."""
+    return {
+        "name": name,
+        "timeout": timeout,
+        "sleep": sleep,
+        "blocking": blocking,
+        "blocking_timeout": blocking_timeout,
+        "thread_local": thread_local,
+    }

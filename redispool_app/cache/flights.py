@@ -101,8 +101,7 @@ class Flights(Generic[AnyFlight]):
         return flight
 
     def leave(self, name: Name, own: AnyFlight) -> None:
-        """Let those who wait for ``own`` go on; may be called again, and if it never was under way."""
-        own.left = True
+        """Let those who wait for ``own``, which is marked as left, go on; also if it never was under way."""
         if self._under_way.get(name) is own:
             self._under_way.pop(name, None)
         own.land(None)

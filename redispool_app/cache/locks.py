@@ -78,7 +78,6 @@ class AsyncCacheLock:
         return await (await self._current()).owned()
 
     async def _current(self) -> AsyncLock:
-        client = await self._manager.get_client()
         if self._lock is None:
-            self._lock = AsyncLock(self._manager, client, self._arguments)
+            self._lock = AsyncLock(self._manager, await self._manager.get_client(), self._arguments)
         return self._lock

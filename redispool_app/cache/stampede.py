@@ -196,7 +196,7 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
     except StopIteration as end:
         return end.value
     finally:
-        steps.close()  # an interrupt in here has not met them
+        steps.close()  # they have not met an interrupt that came between two of them
 
 
 async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:

@@ -37,7 +37,7 @@ def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
 
 
 def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
-    """Whether pipelined commands only read. Of a unit on the shared connection that takes care."""
+    """Whether losing these pipelined commands needs no verdict here: a unit that shares has had its own."""
     return isinstance(connection, PipelineUnit) or all(leaves_nothing(args[0]) for args, _ in commands)
 
 

@@ -136,7 +136,7 @@ class Monitor:
         self.health.saw_reply(at)
 
     def error_reply(self, error: BaseException) -> None:
-        """That was an error, which the status page may name."""
+        """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said."""
         if threading.get_ident() in self._quiet:
             return
         fault = self._fault_in(error)
