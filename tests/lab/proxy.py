@@ -127,7 +127,7 @@ class Proxy:
 
     def refuse(self) -> None:
         """Let nothing listen here; open connections stay."""
-        self._call(self._listener.close)
+        self._await(self._stop_listening())
 
     def block(self) -> None:
         """Answer no connection attempt, neither yes nor no, as a firewall that drops packets; open ones stay."""
@@ -178,15 +178,23 @@ class Proxy:
             raise
         started.set_result(None)
         await self._stopped.wait()
-        self._listener.close()
+        await self._stop_listening()
         while self._blocked:
             self._blocked.pop().close()
-        self._cut(reset=True)
-        while self._links:
+        # Also who was accepted just now, and is a task but no link yet.
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            self._cut(reset=True)
             await asyncio.sleep(0.001)
 
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(self._serve, self.host, self.port, backlog=4096)
+
+    async def _stop_listening(self) -> None:
+        # A server that closes before it has attached whom it accepted leaks them (asyncio.base_events.Server._attach).
+        for listening in self._listener.sockets:
+            self._loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)
+        self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
