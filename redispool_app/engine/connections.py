@@ -258,8 +258,15 @@ def given_back(connection: Any) -> None:
 
 
 def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
-    """Whether a connection has lived its time: up to a tenth less than ``max_lifetime`` seconds, each another."""
-    if max_lifetime is None or not connection._counted:
+    """Whether a connection has seen an outage, or lived its time: ``max_lifetime`` seconds, or up to a tenth less.
+
+    The packets that ended it may have been lost, too, and then only its next user would find out.
+    """
+    if not connection._counted:
+        return False
+    if connection._opened_at <= connection.monitor.health.last_outage:
+        return True
+    if max_lifetime is None:
         return False
     # The same for as long as the connection lives, and no two alike, so that they do not end together.
     share = 0.9 + (hash((id(connection), connection._opened_at)) % 1000) / 10_000

@@ -66,6 +66,8 @@ class Health:
         """Told each change of the state or its cause, under the lock, so that changes are told in their order."""
         self.fault: Fault | None = None
         self.last_reply = -math.inf
+        self.last_outage = -math.inf
+        """When callers began to fail at once. What was connected by then may have died without a word."""
         self.last_check: float | None = None
         self.latency: float | None = None
         self.checks = 0
@@ -161,6 +163,8 @@ class Health:
         news = not self.confirmed or self.fault is None or self.fault.kind is not fault.kind
         if self.state is not HealthState.UNHEALTHY:
             self._become(HealthState.UNHEALTHY)
+        if not self.confirmed:
+            self.last_outage = self._clock()
         self.confirmed = self.barred = True
         self.fault = fault
         self.fresh_until = -math.inf

@@ -8,6 +8,7 @@ without that is found closed by ``sweep``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
@@ -84,6 +85,16 @@ class LoopClients:
             self.by_loop.clear()
             self._retired.extend(entries)
         return entries
+
+    def call_each(self, function: Callable[[LoopClient], None]) -> None:
+        """Let every loop that runs call ``function`` with its client, soon."""
+        with self._lock:
+            entries = list(self.by_loop.values())
+        for entry in entries:
+            loop = entry.loop_ref()
+            if loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended
+                    loop.call_soon_threadsafe(function, entry)
 
     def sweep(self) -> None:
         """Close what closed loops left behind."""

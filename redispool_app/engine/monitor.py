@@ -109,6 +109,8 @@ class Monitor:
         self._flight: Flight | None = None
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a connection has been opened: the pool is in use."""
+        self.on_outage: Callable[[float], None] = lambda since: None
+        """Called before each probe in an outage, by the thread that probes, with when that was confirmed."""
         self._quiet: set[int] = set()
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
 
@@ -294,6 +296,8 @@ class Monitor:
             with contextlib.suppress(TimeoutError):
                 flight.result(self.health.backoff_cap)
             return
+        if self.health.confirmed:
+            self.on_outage(self.health.last_outage)
         try:
             latency = self._probe()
         except Exception as error:

@@ -89,6 +89,7 @@ class PoolSet:
             client_name=None if settings.app is None else partial(client_name, settings.app, settings.alias),
             listener=listener,
         )
+        self.monitor.on_outage = self._leave_silent
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
@@ -216,6 +217,12 @@ class PoolSet:
         starting = _EMBEDDED_START if self.settings.embedded is not None else 0.0
         return self.settings.check_timeout + starting + _GRACE
 
+    def _leave_silent(self, since: float) -> None:
+        """In an outage, close what was shared before it and lies idle: it may have died without a word."""
+        self.loops.call_each(lambda entry: _leave_silent(entry.pool, since))
+        if (pair := self._sync) is not None:
+            _leave_silent(pair[1], since)
+
     # Ending.
 
     async def drain(self, timeout: float) -> None:
@@ -314,6 +321,11 @@ class PoolSet:
         self.monitor.forget_inherited()
         if self.settings.embedded is not None:
             self.settings.embedded.forget_inherited()
+
+
+def _leave_silent(pool: AsyncPool | SyncPool, since: float) -> None:
+    if pool._sharing is not None:
+        pool._sharing.leave_silent(since)
 
 
 def _tell_built() -> None:

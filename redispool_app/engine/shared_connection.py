@@ -71,7 +71,8 @@ class SharedConnection(asyncio.Protocol):
         """Whether the end of the running tick is going to flush."""
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._last_received = monotonic()
+        self.last_received = monotonic()
+        """When the last reply came, or it was made (monotonic seconds)."""
         self._reader = _make_reader(connection)
         self._feed, self._gets = self._reader.feed, self._reader.gets
         self._pushes = int(connection.get_protocol()) == 3
@@ -229,7 +230,7 @@ class SharedConnection(asyncio.Protocol):
         if self._pushes:
             replies = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         due, at, total = self._due, 0, len(replies)
-        self._last_received = now = monotonic()
+        self.last_received = now = monotonic()
         if due and now - due[0].started >= self._slow_from:
             self._note_slow(total, now)
         while at < total and due:
@@ -273,7 +274,7 @@ class SharedConnection(asyncio.Protocol):
         now = monotonic()
         upcoming = [*self._time_out_until(now - timeout, self._due, written=True)]
         if self._due and (oldest := self._due[0].started) <= now - timeout:
-            stuck_at = stuck_from(oldest, self._last_received, timeout)
+            stuck_at = stuck_from(oldest, self.last_received, timeout)
             if now >= stuck_at:
                 self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
                 return
@@ -318,7 +319,7 @@ class SharedConnection(asyncio.Protocol):
         oldest = self._due[0].started if self._due else None
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if stuck and oldest is not None:
-            oldest = silent_since(oldest, self._last_received, self.timeout)
+            oldest = silent_since(oldest, self.last_received, self.timeout)
         due, self._due = self._due, deque()
         unsent, self._unsent, self._gathering = self._unsent, [], None
         self._written.clear()

@@ -88,7 +88,7 @@ class SharedSocket:
         self._round_trip = 0.0
         self._wants_distance = True
         """Whether the next batch is to tell how far the server is."""
-        self._last_received = monotonic()
+        self.last_received = monotonic()
         self._reported = 0.0
         self._unreported = 0
         self.eager = False
@@ -138,7 +138,7 @@ class SharedSocket:
                     self._leader = leader = exchange
                     queue.append(exchange)
                     # Alone, on a connection that needs no look: what it would do as the leader, in fewer steps.
-                    if len(queue) == 1 and not self._outgoing and started - self._last_received <= _FRESH:
+                    if len(queue) == 1 and not self._outgoing and started - self.last_received <= _FRESH:
                         self._prepare(exchange, packed, exchange, 1)
                 else:
                     queue.append(exchange)
@@ -215,7 +215,7 @@ class SharedSocket:
 
     def _lead(self, exchange: Exchange) -> None:
         calls = self._calls
-        if exchange.started - self._last_received > _FRESH and calls.poll(0):
+        if exchange.started - self.last_received > _FRESH and calls.poll(0):
             self._read(calls.receive_now)  # a push, or the end of the connection: nobody has been listening
         if self._incoming.unfinished:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
@@ -346,7 +346,7 @@ class SharedSocket:
         if not size:
             self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
             return
-        self._last_received = now = monotonic()
+        self.last_received = now = monotonic()
         self._statistics.bytes_received += size
         self._parse_and_hand_out(now)
 
@@ -452,7 +452,7 @@ class SharedSocket:
         self._note_slow([exchange], now)
         # Left before the connection is lost: its caller has waited long enough, whatever comes.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
-        if written and timeout is not None and now >= stuck_from(oldest, self._last_received, timeout):
+        if written and timeout is not None and now >= stuck_from(oldest, self.last_received, timeout):
             self._lose(redis_exceptions.TimeoutError(text))
         raise error
 
@@ -471,7 +471,7 @@ class SharedSocket:
                 written = max(0, written - self._batch_size)  # its very first byte was refused
         oldest = queue[0].started if queue and written else None
         if oldest is not None and isinstance(error, redis_exceptions.TimeoutError):
-            oldest = silent_since(oldest, self._last_received, self.timeout)
+            oldest = silent_since(oldest, self.last_received, self.timeout)
         try:
             if first and report:
                 self._on_lost(self, error, oldest)

@@ -22,7 +22,7 @@ from .connections import abandon
 from .monitor import Monitor
 from .outcomes import LOST, LostCommandError
 from .shared_connection import SharedConnection
-from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
+from .sharing_rules import SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
 
 class Sharing(SharingRules):
@@ -116,8 +116,9 @@ class Sharing(SharingRules):
             self.note_slow(sent, asked, sent_at)
 
     async def probe(self, packed: bytes) -> Any:
-        """Send a command that only reads past every gate and limit; twice if the connection is cut."""
-        for last in (False, True):
+        """Send a command that only reads past every gate and limit; again if the connection is cut."""
+        began, cuts = monotonic(), 0
+        while True:
             try:
                 while self.connection is None:
                     if self.closed:
@@ -126,9 +127,9 @@ class Sharing(SharingRules):
                     await self._connect(math.inf)
                 return await self.connection.send(packed, True)
             except redis_exceptions.ConnectionError as error:
-                if last or not self.was_cut(error):
+                cuts += 1
+                if not self.may_probe_again(error, cuts, began):
                     raise
-        raise AssertionError("unreachable")
 
     # Waiting: for the connection, for room on it, and while new commands are held back.
 
@@ -278,6 +279,13 @@ class Sharing(SharingRules):
         for turn in self._waiting:
             if not turn.done():
                 turn.set_result(None)
+
+    def leave_silent(self, since: float) -> None:
+        """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
+        connection = self.connection
+        if connection is not None and is_silent(connection, since):
+            self.connection = None
+            connection.close()
 
     # The end.
 

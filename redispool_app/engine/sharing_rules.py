@@ -161,6 +161,11 @@ class SharingRules:
         lost = isinstance(error, ConnectionLostError)
         return not self.closed and (lost or self._says_closed(error))
 
+    def may_probe_again(self, error: redis_exceptions.ConnectionError, cuts: int, began: float) -> bool:
+        """Whether a check that was cut goes on: the second time only if the server has answered others meanwhile."""
+        lives = self.monitor is not None and self.monitor.health.last_reply > began
+        return self.was_cut(error) and cuts <= 1 + lives
+
     def _says_closed(self, error: redis_exceptions.ConnectionError) -> bool:
         opened = self.statistics.commands if self.monitor is None else self.monitor.counters.opened
         return classify(error, "", speaks_tls=opened > 0).kind is FaultKind.CLOSED
@@ -228,6 +233,11 @@ class SharingRules:
         """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited."""
         if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
             self.monitor.failure(error, oldest if oldest is not None else monotonic())
+
+
+def is_silent(connection: Any, since: float) -> bool:
+    """Whether nobody waits on a connection, on which nothing has come after ``since`` (monotonic seconds)."""
+    return bool(connection.in_flight == 0 and connection.last_received <= since)
 
 
 def copy_of(error: BaseException) -> BaseException:

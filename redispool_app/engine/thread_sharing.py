@@ -26,7 +26,7 @@ from .monitor import Monitor
 from .outcomes import LOST
 from .patching import refuse_late_patching
 from .shared_socket import SharedSocket
-from .sharing_rules import SharingLimits, SharingRules, copy_of, limits_of
+from .sharing_rules import SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
@@ -139,8 +139,9 @@ class ThreadSharing(SharingRules):
         return len(connection.queue) >= limits.max_in_flight or connection.bytes_in_flight >= limits.max_in_flight_bytes
 
     def probe(self, packed: bytes, deadline: float) -> Any:
-        """Send a command that only reads past every gate and limit; twice if the connection is cut."""
-        for last in (False, True):
+        """Send a command that only reads past every gate and limit; again if the connection is cut."""
+        began, cuts = monotonic(), 0
+        while True:
             try:
                 while (connection := self.connection) is None or connection.closed:
                     if self.closed:
@@ -150,13 +151,13 @@ class ThreadSharing(SharingRules):
                 started = monotonic()
                 reply = connection.exchange(packed, 0, started, deadline, first_wait(deadline - started), math.inf)
             except redis_exceptions.ConnectionError as error:
-                if last or not self.was_cut(error):
+                cuts += 1
+                if not self.may_probe_again(error, cuts, began):
                     raise
             else:
                 if isinstance(reply, Exception):
                     raise reply
                 return reply
-        raise AssertionError("unreachable")
 
     # Waiting: for the connection, for room on it, and while new commands are held back.
 
@@ -308,6 +309,14 @@ class ThreadSharing(SharingRules):
         # In an outage each that waits finds for itself that there is nothing to wait for.
         for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.barred else 1):
             self._admit()
+
+    def leave_silent(self, since: float) -> None:
+        """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
+        connection = self.connection
+        if connection is not None and is_silent(connection, since):
+            connection.close()
+            if self.connection is connection:
+                self.connection = None
 
     # The end.
 
