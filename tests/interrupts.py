@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from .crowd import at_once, value_of
+from .crowd import HANGS, at_once, value_of
 
 TESTS = str(Path(__file__).parent)
 _WEAK_REFERENCES = (weakref.__file__, _weakrefset.__file__)
@@ -44,6 +44,15 @@ KINDS = (KeyboardInterrupt, SystemExit, Interruption)
 def interrupt(thread: threading.Thread, kind: type[BaseException] = Interruption) -> None:
     """Let ``kind`` be raised in a thread as soon as it runs Python code again."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+
+
+def interrupt_until_it_ends(thread: threading.Thread) -> None:
+    """Interrupt a thread that has been interrupted already each second: what is raised in a finaliser is swallowed."""
+    for _ in range(int(HANGS)):
+        thread.join(1.0)
+        if not thread.is_alive():
+            return
+        interrupt(thread)
 
 
 class Alarm:

@@ -109,4 +109,5 @@ async def test_who_listens_on_a_connection_of_its_own_keeps_it(own_server, pool_
         await asyncio.to_thread(eventually, lambda: manager._is_healthy)
         assert await client.publish("news", "all is well") == 1
         message = await pubsub.get_message(timeout=1)
-    assert message is not None and message["data"] == b"all is well"
+    assert message is not None
+    assert message["data"] == b"all is well"

@@ -17,7 +17,7 @@ from redispool_app.exceptions import OutcomeUnknown
 
 from .awaited import Awaited, run
 from .crowd import Caller, at_once, joined, value_of
-from .interrupts import interrupt, socket_left_behind
+from .interrupts import interrupt, interrupt_until_it_ends, socket_left_behind
 from .servers import eventually
 from .test_sharing_cuts import LOST
 from .test_sharing_model import KEYS, Model, proxy, rounds, send, set_fault  # noqa: F401
@@ -76,6 +76,9 @@ def play_round(client, proxy, model, fault, calls):  # noqa: F811
         time.sleep(sender.leaves_after - waited)
         waited = sender.leaves_after
         interrupt(sender.thread)
+    for sender in senders:
+        if sender.leaves_after is not None:
+            interrupt_until_it_ends(sender.thread)
     joined([*timers.running, *(sender.thread for sender in senders)])
     proxy.heal()
     for sender in senders:

@@ -1,6 +1,7 @@
-"""A process that may not have the memory that a reply takes: ``python -m tests.lab.memory_limit URL async|sync``.
+"""A process that may not have the memory that a reply takes.
 
-It asks for the key ``big`` with little memory to spare, then goes on working, and prints what came of both as JSON.
+``python -m tests.lab.memory_limit URL async|sync busy|idle`` asks for the key ``big`` with little memory to spare,
+beside others or alone, then goes on working, and prints what came of it all as JSON.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def _shown(result: Any, expected: str) -> Any:
     return _named(result) if isinstance(result, BaseException) else result == expected.encode()
 
 
-async def run_async(manager: Any) -> dict[str, Any]:
+async def run_async(manager: Any, load: bool) -> dict[str, Any]:
     client = await manager.get_client()
     await client.ping()
     limit_memory()
-    echoes = [asyncio.ensure_future(client.echo(str(number))) for number in range(20)]
+    echoes = [asyncio.ensure_future(client.echo(str(number))) for number in range(20 if load else 0)]
     started = monotonic()
     try:
         big, kind = f"{len(await client.get('big'))} bytes", ""
@@ -57,7 +58,7 @@ async def run_async(manager: Any) -> dict[str, Any]:
     return {"big": big, "kind": kind, "took": took, "beside": beside, "after": after}
 
 
-def run_sync(manager: Any) -> dict[str, Any]:
+def run_sync(manager: Any, load: bool) -> dict[str, Any]:
     client, beside, ended = manager.get_sync_client(), [], threading.Event()
 
     def echo() -> None:
@@ -68,7 +69,7 @@ def run_sync(manager: Any) -> dict[str, Any]:
                 beside.append(_named(error))
 
     # A thread reserves address space for itself when it first works.
-    threads = [threading.Thread(target=echo) for _ in range(4)]
+    threads = [threading.Thread(target=echo) for _ in range(4 if load else 0)]
     for thread in threads:
         thread.start()
     sleep(0.2)
@@ -92,7 +93,7 @@ def run_sync(manager: Any) -> dict[str, Any]:
     return {"big": big, "kind": kind, "took": took, "beside": sorted(set(beside), key=str), "after": after}
 
 
-def main(url: str, face: str) -> None:
+def main(url: str, face: str, when: str) -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.lab.site_settings"
     os.environ["REDIS_POOL"] = json.dumps({"CONNECTION_URL": url, "SOCKET_TIMEOUT": 10.0})
     import django
@@ -100,7 +101,8 @@ def main(url: str, face: str) -> None:
     django.setup()
     from redispool_app.redis_pool import redis_connection_manager as manager
 
-    print(json.dumps(asyncio.run(run_async(manager)) if face == "async" else run_sync(manager)))
+    load = when == "busy"
+    print(json.dumps(asyncio.run(run_async(manager, load)) if face == "async" else run_sync(manager, load)))
 
 
 if __name__ == "__main__":

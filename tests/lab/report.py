@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -49,9 +50,12 @@ def add(rows: dict[str, list[dict[str, Any]]]) -> None:
     comparison.rows.extend(rows["comparison"])
 
 
-def forget_last() -> None:
-    """Drop the last row: its scenario was meant to fail."""
-    _rows.pop()
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Drop the rows of what is played in the block: it is meant to fail."""
+    kept = len(_rows)
+    yield
+    del _rows[kept:]
 
 
 def table() -> Iterator[str]:
