@@ -6,6 +6,7 @@ import _weakrefset
 import contextlib
 import ctypes
 import dis
+import gc
 import itertools
 import os
 import signal
@@ -37,6 +38,14 @@ socket_left_behind = pytest.mark.filterwarnings(
     "ignore:unclosed:ResourceWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def left_sockets_collected() -> Iterator[None]:
+    """Collect such sockets before the tests of another module begin, which allow none. Active where it is imported."""
+    yield
+    gc.collect()
+
 
 KINDS = (KeyboardInterrupt, SystemExit, Interruption)
 

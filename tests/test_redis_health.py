@@ -442,7 +442,7 @@ def test_watching_all_is_appended_where_nobody_redraws(process, server):
 
 
 def test_every_line_of_a_redrawn_screen_fits_its_width(pool_settings, monkeypatch):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((60, 24)))
     pool_settings(f"redis://127.0.0.1:{free_port()}/0")
     written = []
     command = redis_health.Command(stdout=io.StringIO(), force_color=True)

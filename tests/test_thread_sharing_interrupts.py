@@ -18,6 +18,7 @@ from redispool_app.exceptions import OutcomeUnknown
 
 from .crowd import HANGS, Caller, at_once, joined, started
 from .interrupts import KINDS, Interruption, alarm, at_every_point, interrupt, socket_left_behind
+from .interrupts import left_sockets_collected as left_sockets_collected
 from .proxy import Proxy
 from .servers import eventually
 

@@ -18,6 +18,7 @@ from redispool_app.exceptions import OutcomeUnknown
 from .awaited import Awaited, run
 from .crowd import Caller, at_once, joined, value_of
 from .interrupts import interrupt, interrupt_until_it_ends, socket_left_behind
+from .interrupts import left_sockets_collected as left_sockets_collected
 from .servers import eventually
 from .test_sharing_cuts import LOST
 from .test_sharing_model import KEYS, Model, proxy, rounds, send, set_fault  # noqa: F401

@@ -16,6 +16,7 @@ from redispool_app.exceptions import OutcomeUnknown
 from . import test_sharing_soak as soak
 from .crowd import HANGS, Caller, at_once, joined
 from .interrupts import KINDS, Interruption, alarm, interrupt, socket_left_behind
+from .interrupts import left_sockets_collected as left_sockets_collected
 from .proxy import Proxy
 from .servers import eventually
 from .test_sharing_soak import LOST, descriptors

@@ -109,7 +109,7 @@ def red(text):
 
 @pytest.mark.parametrize("width", [1, 10, 40, 80, 200])
 def test_no_line_is_wider_than_the_terminal_whatever_its_colours(monkeypatch, width):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 50)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((width, 50)))
     found = lines([("default", Roster([worker()], "p" * 300))], heading=red, good=red, bad=red)
     written = []
     Screen(written.append).draw(found)
@@ -148,7 +148,7 @@ def test_a_screen_is_wiped_once_and_then_redrawn_in_place():
 
 
 def test_a_screen_shows_no_more_lines_than_it_has(monkeypatch):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 5)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((80, 5)))
     written = []
     Screen(written.append).draw([f"line {number}" for number in range(10)])
     assert written[0].count("\n") == 4

@@ -51,7 +51,8 @@ def obeyed(manager, order_id, *workers):
         lambda: (
             all(orders.has_obeyed(each, order_id) for each in roster.read(manager).workers)
             and {worker.id for worker in workers} <= ids(manager)
-        )
+        ),
+        15,
     )
 
 

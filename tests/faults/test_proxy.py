@@ -16,7 +16,7 @@ from tests.lab.proxy import Proxy
 def test_who_connects_while_a_proxy_ends_is_not_left_open(server, end, monkeypatch):
     left = []
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: left.append(str(raised.exc_value)))
-    for _ in range(10):
+    for _ in range(3):
         ended = threading.Event()
         with Proxy(server.port) as proxy:
             newcomers = threading.Thread(target=_connect_until, args=(proxy.port, ended))
