@@ -89,8 +89,8 @@ async def is_closed(manager):
 # Our part.
 
 
-async def test_all_pools_open_with_the_server_and_close_with_it(server, settings):
-    settings.REDIS_POOL = {"default": {"CONNECTION_URL": server.url}, "sessions": {"CONNECTION_URL": server.url}}
+async def test_all_pools_open_with_the_server_and_close_with_it(server, pools):
+    pools(default={"CONNECTION_URL": server.url}, sessions={"CONNECTION_URL": server.url})
     before = server.connections()
     host = Host(lifespan(no_lifespan))
     assert await host.start() == COMPLETE
