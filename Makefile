@@ -15,9 +15,10 @@ test: lint
 # The comparison by itself: its clients share a machine with nobody but each other.
 faults: $(VENV)/.dev
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "lab or not lab" --ignore tests/faults/test_peers.py \
-		tests/faults tests/test_thread_sharing_*.py tests/test_cancel_every_await.py \
-		tests/test_cache_stampede_interrupts.py tests/test_metrics_processes.py || status=$$?; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "lab or not lab" --hypothesis-profile thorough \
+		tests/faults --ignore tests/faults/test_peers.py tests/test_thread_sharing_*.py tests/test_sharing_model.py \
+		tests/test_cancel_every_await.py tests/test_cache_stampede_interrupts.py tests/test_metrics_processes.py \
+		|| status=$$?; \
 	$(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults/test_peers.py || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status
 

@@ -6,11 +6,17 @@ import asyncio
 import inspect
 import os
 
+import hypothesis
 import pytest
 
 from redispool_app.redis_pool import RedisConnectionManager, redis_connection_manager
 
 from .servers import RedisServer
+
+# `make test` takes the first; `make faults` has the time for the second.
+hypothesis.settings.register_profile("brief", max_examples=25)
+hypothesis.settings.register_profile("thorough", max_examples=80)
+hypothesis.settings.load_profile("brief")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -261,7 +261,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON, writer=st.sampled_from(["zlib", "zstd", None]), reader=st.sampled_from(["zlib", "zstd", None]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @pytest.mark.parametrize("serializer", ["pickle", "json", "msgpack"])
 def test_any_value_is_read_as_it_was_written(serializer, value, writer, reader):
     found = codec(serializer, reader).loads(codec(serializer, writer).dumps(value))
@@ -287,7 +287,7 @@ HEADS = st.sampled_from([b"", b"x\x9c", b"x\x01", b"\x28\xb5\x2f\xfd", b"\x1f\x8
     compressor=st.sampled_from(["zlib", "zstd", None]),
     size=st.integers(0, 50),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_bytes_of_an_own_serializer_are_never_taken_for_what_they_look_like(data, compressor, size):
     if data.strip().lstrip(b"+-").replace(b"_", b"").isdigit():
         return  # digits are numbers, whoever writes them

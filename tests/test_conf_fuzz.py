@@ -85,7 +85,7 @@ plausible = strategies.fixed_dictionaries(
     },
 )
 # Loose: a hang, or a parser whose time explodes, is a fault; a slow machine is not.
-fuzz = hypothesis_settings(max_examples=300, deadline=timedelta(seconds=5), database=None)
+fuzz = hypothesis_settings(max_examples=150, deadline=timedelta(seconds=5), database=None)
 
 
 def use(pool):

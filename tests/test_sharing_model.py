@@ -256,7 +256,7 @@ def proxy(shared_server):
         yield proxy
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=st.lists(rounds, min_size=1, max_size=6), protocol=st.sampled_from([2, 3]))
 def test_every_reply_is_explained_by_a_possible_state(shared_server, proxy, plan, protocol):
     proxy.heal()

@@ -104,7 +104,7 @@ def settled(client, model, key):
 
 
 @socket_left_behind
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=st.lists(rounds, min_size=1, max_size=5), protocol=st.sampled_from([2, 3]))
 def test_every_reply_is_explained_by_a_possible_state(shared_server, proxy, plan, protocol):  # noqa: F811
     proxy.heal()

@@ -16,7 +16,6 @@ from tests.admin_pages import PAGE, Page, client_of
 pytestmark = pytest.mark.django_db
 
 fuzz = hypothesis_settings(
-    max_examples=30,
     deadline=timedelta(seconds=30),
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -17,7 +17,7 @@ MISSING = f"atheris is not {'installed' if sys.version_info < (3, 12) else 'made
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason=MISSING)
-@pytest.mark.parametrize(("harness", "runs"), [("url", 3000), ("settings", 3000), ("replies", 100)])
+@pytest.mark.parametrize(("harness", "runs"), [("url", 3000), ("settings", 1000), ("replies", 100)])
 def test_a_few_runs_of(harness, runs, tmp_path):
     command = [sys.executable, "-m", f"tests.faults.fuzz.{harness}", f"-runs={runs}", "-seed=1"]
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT)}

@@ -13,7 +13,6 @@ from hypothesis import settings as hypothesis_settings
 from redispool_app.engine import AsyncRedis, SyncRedis
 
 fuzz = hypothesis_settings(
-    max_examples=80,
     deadline=timedelta(seconds=30),
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

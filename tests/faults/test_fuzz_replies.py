@@ -12,7 +12,6 @@ from .fuzz.replies import Witness
 from .fuzz.scripted_server import ScriptedServer
 
 fuzz = hypothesis_settings(
-    max_examples=80,
     # The same examples each time: on others hiredis 3.5 has crashed the interpreter twice, under redis-py itself.
     derandomize=True,
     deadline=timedelta(seconds=30),

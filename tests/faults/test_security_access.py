@@ -105,7 +105,6 @@ def test_a_post_from_another_site_resets_nothing_even_with_the_token(manager):
 # Query strings, form data and aliases of any characters.
 
 fuzz = hypothesis_settings(
-    max_examples=25,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
