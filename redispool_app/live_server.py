@@ -94,9 +94,9 @@ def details(manager: RedisConnectionManager) -> Details:
     try:
         info, entries = _carried(manager, [("INFO",), ("SLOWLOG", "GET", SLOWLOG_ROWS)])
         sections = {} if isinstance(info, Exception) else info_sections(_text(info))
-        connected = client_list.connected(info) or 0
+        connected = client_list.connected(info)
         if (problem := client_list.too_many(connected)) is not None:
-            clients = Rows(total=connected, problem=problem)
+            clients = Rows(total=connected or 0, problem=problem)
         else:
             (listed,) = _carried(manager, [("CLIENT", "LIST")])
             clients = _read(manager, "CLIENT LIST", listed, client_rows)

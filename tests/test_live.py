@@ -101,6 +101,16 @@ def test_with_too_many_clients_the_server_is_not_asked_for_a_list(own_server, po
     assert own_server.calls("client|list") == 0
 
 
+def test_a_server_that_does_not_say_how_many_clients_it_has_is_not_asked_for_a_list(own_server, pool_settings):
+    manager = pool_settings(own_server.url, PUBLISH_INTERVAL=5)
+    with own_server.client() as client:
+        client.acl_setuser("default", enabled=True, commands=["-info"])
+        document = document_of(manager)
+        client.acl_setuser("default", enabled=True, commands=["+info"])
+    assert "+info" in document["clients"]["problem"]
+    assert own_server.calls("client|list") == 0
+
+
 @pytest.mark.parametrize(
     ("lacking", "part"), [("slowlog", "slowlog"), ("client|list", "clients")], ids=["slow log", "clients"]
 )

@@ -133,4 +133,5 @@ def test_the_number_of_clients_is_read_from_what_info_says(reply, count):
 
 def test_a_list_of_very_many_clients_is_not_worth_what_it_costs_everybody():
     assert too_many(LISTED_AT_MOST) is None
+    assert too_many(None).startswith("INFO does not say")
     assert "too many to ask" in too_many(LISTED_AT_MOST + 1)

@@ -30,7 +30,7 @@ def test_the_permissions_it_names_suffice_for_everything(own_server, pool_settin
         assert client.smembers("{redispool:default}:workers") == {ME.encode()}
     order = orders.send(manager, "resume")
     eventually(lambda: publisher.recent("default")[-1]["obeyed"] == order)
-    assert publisher.publication_of(manager).problem is None
+    assert publisher.publication_of(manager).saying.problem is None
 
 
 def test_its_keys_are_those_that_exist(server, pool_settings):

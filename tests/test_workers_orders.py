@@ -95,7 +95,7 @@ def test_a_worker_that_may_not_write_reads_orders_in_each_round_and_holds_its_wr
     with own_server.client() as client:
         client.config_set(*refusal)
         manager.get_sync_client().ping()
-        eventually(lambda: publisher.publication_of(manager).problem)
+        eventually(lambda: publisher.publication_of(manager).saying.problem)
         written, read = own_server.calls("set"), own_server.calls("lrange")
         for _ in range(3):
             next_round(manager)
@@ -110,25 +110,29 @@ def test_a_worker_that_was_refused_obeys_at_once_and_says_so(own_server, pool_se
     with own_server.client() as client:
         client.config_set("maxmemory", "1")
         manager.get_sync_client().ping()
-        eventually(lambda: publisher.publication_of(manager).problem)
+        eventually(lambda: publisher.publication_of(manager).saying.problem)
         client.config_set("maxmemory", "0")
     order = orders.send(manager, "pause", 30)
     eventually(lambda: manager.get_pool_info()["paused"])
     eventually(lambda: [each["obeyed"] for each in roster.read(manager).workers] == [order])
-    eventually(lambda: publisher.publication_of(manager).problem is None)
+    eventually(lambda: publisher.publication_of(manager).saying.problem is None)
     manager.resume()
 
 
-def test_a_worker_that_may_not_read_orders_is_published_all_the_same(own_server, pool_settings, monkeypatch):
+def test_a_worker_that_may_not_read_orders_is_published_all_the_same(own_server, pool_settings, monkeypatch, caplog):
     monkeypatch.setattr(publication, "_REFUSED_INTERVALS", 600)
     with own_server.client() as client:
         client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "~*", "+@all", "-lrange")
         manager = pool_settings(own_server.url, PUBLISH_INTERVAL=INTERVAL, USERNAME="bob", PASSWORD="secret")
         manager.get_sync_client().ping()
-        eventually(lambda: publisher.publication_of(manager).problem)
+        eventually(lambda: publisher.publication_of(manager).hearing.problem)
         key = keys.worker("redispool", "default", identity.worker_id())
         first = client.get(key)
         eventually(lambda: client.get(key) not in (None, first))
+    assert roster.read(manager).problem.startswith("This process hears of no orders: ")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "redispool_app.workers"]
+    assert "this worker hears of no orders: " in said
+    assert "'lrange'" in said
 
 
 def test_all_workers_pause_for_the_time_that_is_left_and_resume(publishing, process):
@@ -149,7 +153,7 @@ def test_a_paused_worker_goes_on_publishing(publishing):
     eventually(lambda: (publisher.recent("default") or [{"paused": False}])[-1]["paused"])
     for _ in range(4):
         next_round(publishing)
-    assert publisher.publication_of(publishing).problem is None
+    assert publisher.publication_of(publishing).saying.problem is None
     publishing.resume()
 
 
@@ -360,8 +364,9 @@ def test_a_list_that_somebody_else_filled_harms_nobody(server, publishing, caplo
         client.delete(key)
         client.set(key, "not a list")
         next_round(publishing)
-        eventually(lambda: [record for record in caplog.records if "cannot be published" in record.getMessage()])
+        eventually(lambda: [record for record in caplog.records if "hears of no orders" in record.getMessage()])
         client.delete(key)
     assert publishing.get_pool_info()["state"] == "healthy"
     assert not [record for record in caplog.records if record.exc_info]
-    eventually(lambda: publisher.publication_of(publishing).problem is None)
+    eventually(lambda: publisher.publication_of(publishing).hearing.problem is None)
+    assert publisher.publication_of(publishing).saying.problem is None

@@ -171,7 +171,7 @@ def test_it_is_the_same_in_every_protocol_and_for_clients_that_decode(server, po
         await asyncio.to_thread(eventually, lambda: published(server, ME))
 
     asyncio.run(use())
-    assert publisher.publication_of(manager).problem is None
+    assert publisher.publication_of(manager).saying.problem is None
 
 
 # When it must not.
@@ -239,7 +239,7 @@ def test_a_user_without_permission_is_told_once_and_the_pool_stays_as_it_is(own_
         assert (info["state"], info["last_error"], info["errors_total"]) == ("healthy", None, 0)
         client.execute_command("ACL", "SETUSER", "bob", "+@all")
     eventually(lambda: published(own_server, ME))
-    assert publisher.publication_of(manager).problem is None
+    assert publisher.publication_of(manager).saying.problem is None
 
 
 @pytest.mark.parametrize("face", ["threads", "loop"])

@@ -191,7 +191,7 @@ def test_a_process_that_cannot_publish_sees_the_others_and_says_so(own_server, p
     try:
         manager = pool_settings(own_server.url, PUBLISH_INTERVAL=INTERVAL, USERNAME="bob", PASSWORD="secret")
         manager.get_sync_client().ping()
-        eventually(lambda: publisher.publication_of(manager).problem)
+        eventually(lambda: publisher.publication_of(manager).saying.problem)
         eventually(lambda: ids(manager) == {ME, other.id}, 15)
         assert roster.read(manager).problem.startswith("This process cannot be published: ")
     finally:

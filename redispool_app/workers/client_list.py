@@ -67,8 +67,10 @@ def connected(reply: Any) -> int | None:
     return int(found[1]) if found is not None else None
 
 
-def too_many(clients: int) -> str | None:
+def too_many(clients: int | None) -> str | None:
     """Say in one line why the server is not asked for a list of so many clients; None if it may be."""
+    if clients is None:
+        return Sentence(gettext_noop("INFO does not say how many clients there are: too many, perhaps, for a list."))
     if clients <= LISTED_AT_MOST:
         return None
     return Sentence(gettext_noop("%(n)s clients: too many to ask the server for a list."), n=clients)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.carrier import Command, NotConnectedError, carry
-from redispool_app.engine.faults import classify
+from redispool_app.engine.faults import Fault, classify
 from redispool_app.engine.health import HealthState
 from redispool_app.exceptions import PoolClosed, PoolTimeout, RedisUnavailable
 
@@ -42,6 +42,34 @@ _SECONDS_KEPT = 600.0
 _MOST_KEPT = 1200
 
 
+class Half:
+    """Half of a round, which a server may refuse by itself: saying what there is, or hearing orders."""
+
+    def __init__(self, failing: str, working: str) -> None:
+        self.failing = failing
+        self.working = working
+        """How the log puts it."""
+        self.again_at = 0.0
+        """When (monotonic seconds) it is tried again after it was refused."""
+        self.problem: str | None = None
+        """Why it does not work, in one line."""
+        self._logged: str | None = None
+
+    def failed(self, alias: str, fault: Fault, where: str, *, log: bool = True) -> None:
+        """Keep why it does not work, and ``log`` that once for each kind of fault."""
+        self.problem, news = fault.message, str(fault.kind)
+        if log and self._logged != news:
+            self._logged = news
+            extra = {"pool": alias, "fault_kind": news, "where": where}
+            logger.warning("Redis pool %r: %s: %s", alias, self.failing, fault.message, extra=extra)
+
+    def succeeded(self, alias: str) -> None:
+        """Say so if the contrary was said."""
+        if self._logged is not None:
+            logger.info("Redis pool %r: %s.", alias, self.working, extra={"pool": alias})
+        self.problem = self._logged = None
+
+
 class Publication:
     """What one process publishes of one pool. All methods but ``recent`` are for the publisher's thread."""
 
@@ -49,13 +77,10 @@ class Publication:
         self.manager = manager
         self.next_at = monotonic() + _SETTLING
         self.published = False
-        self.problem: str | None = None
-        """Why this worker is not published, or hears of no orders, in one line."""
+        self.saying = Half("this worker cannot be published", "this worker is published again")
+        self.hearing = Half("this worker hears of no orders", "this worker hears of orders again")
         self._wake = wake
         self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
-        self._write_at = self._read_at = 0.0
-        """When (monotonic seconds) a refused half of the round is tried again: saying what there is, reading orders."""
-        self._logged: str | None = None
         self._seen: set[str] = set()
         self._orders: deque[tuple[orders.Order, float]] = deque()
         """What is to be obeyed, each with how far the server's clock is ahead of this process's monotonic one."""
@@ -84,7 +109,7 @@ class Publication:
             try:
                 self._publish(pool_set, said, interval)
             except (redis_exceptions.RedisError, OSError) as error:
-                self._failed(error, pool_set.settings.where)
+                self._failed(self.saying, error, pool_set.settings.where)
         return said
 
     def _keep(self, said: dict[str, Any]) -> None:
@@ -96,7 +121,7 @@ class Publication:
     def _usable(self) -> PoolSet | None:
         """Return what to publish on; None while the pool is closed, or in trouble, which it ends by its own means."""
         pool_set = self.manager._pool_set
-        if pool_set is None or self.manager.is_down or monotonic() < min(self._write_at, self._read_at):
+        if pool_set is None or self.manager.is_down or monotonic() < min(self.saying.again_at, self.hearing.again_at):
             return None
         return None if pool_set.health.state is HealthState.UNHEALTHY else pool_set
 
@@ -113,9 +138,9 @@ class Publication:
         ]
         read: list[Command] = [("LRANGE", keys.orders(prefix, alias), 0, orders.MOST - 1), ("TIME",)]
         # One half that is refused keeps the other from nothing: who may not write obeys all the same.
-        if now < self._write_at:
+        if now < self.saying.again_at:
             write = []
-        if now < self._read_at:
+        if now < self.hearing.again_at:
             read = []
         again_at = now + min(_REFUSED_LONGEST, _REFUSED_INTERVALS * interval)
         # Of a server that nobody has turned to yet nothing is known: whoever does connects as it needs to.
@@ -123,40 +148,34 @@ class Publication:
         try:
             replies = carry(pool_set, [*write, *read], min(config.socket_timeout, _PATIENCE), connect=connect)
         except redis_exceptions.ResponseError:
-            self._write_at = self._read_at = again_at
+            self.saying.again_at = self.hearing.again_at = again_at
             raise
         # A unit counts as one command.
         snapshot.rates_of(self.manager).own_commands += 1
         written, found = replies[: len(write)], replies[len(write) :]
-        unwritten, unread = _refusal(written), _refusal(found)
-        # Who refuses will do so again, until somebody changes it.
-        if isinstance(unwritten, redis_exceptions.ResponseError):
-            self._write_at = again_at
-        if isinstance(unread, redis_exceptions.ResponseError):
-            self._read_at = again_at
-        if found and unread is None:
+        if written and self._works(self.saying, written, again_at, pool_set):
+            self.published = True
+        if found and self._works(self.hearing, found, again_at, pool_set):
             ordered, time = found
             self._read_orders(ordered, orders.read_time(time), interval)
-        if (refusal := unwritten or unread) is not None:
-            raise refusal
-        if not (written and found):
-            return  # the other half is still refused
-        if self.problem is not None and self._logged is not None:
-            logger.info("Redis pool %r: this worker is published again.", alias, extra={"pool": alias})
-        self.problem = self._logged = None
-        self.published = True
 
-    def _failed(self, error: Exception, where: str) -> None:
+    def _works(self, half: Half, replies: list[Any], again_at: float, pool_set: PoolSet) -> bool:
+        """Whether no reply to this half of the round is an error; the first that is one is noted."""
+        refusal = _refusal(replies)
+        if refusal is None:
+            half.succeeded(self.manager.alias)
+            return True
+        if isinstance(refusal, redis_exceptions.ResponseError):
+            half.again_at = again_at  # who refuses will do so again, until somebody changes it
+        self._failed(half, refusal, pool_set.settings.where)
+        return False
+
+    def _failed(self, half: Half, error: Exception, where: str) -> None:
         if isinstance(error, PoolClosed | PoolTimeout | NotConnectedError):
             return  # the pool's own doing: closed meanwhile, too busy for this, or not in use
-        fault = classify(error, where)
-        self.problem, news = fault.message, str(fault.kind)
-        if self._logged != news and not isinstance(error, RedisUnavailable):
-            self._logged = news
-            extra = {"pool": self.manager.alias, "fault_kind": news, "where": where}
-            logger.warning(
-                "Redis pool %r: this worker cannot be published: %s", self.manager.alias, fault.message, extra=extra
-            )
+        # Of an outage the pool itself has said enough, and of a user who may do neither the first half.
+        log = not isinstance(error, RedisUnavailable) and (half is self.saying or self.saying.problem is None)
+        half.failed(self.manager.alias, classify(error, where), where, log=log)
 
     # Obeying.
 
@@ -196,7 +215,7 @@ class Publication:
                 kind = type(error).__name__
                 logger.warning("Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
-            self._write_at = 0.0  # whoever sent the order could write: perhaps this worker can again
+            self.saying.again_at = 0.0  # whoever sent the order could write: perhaps this worker can again
             self.next_at = monotonic()
             self._wake()
 

@@ -108,8 +108,10 @@ def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolC
     if len(ids) > _MOST:
         problem = Sentence(gettext_noop("Only %(shown)s of %(total)s workers are shown."), shown=_MOST, total=len(ids))
     publication = publisher.publication_of(manager)
-    if publication is not None and publication.problem is not None:
-        problem = Sentence(gettext_noop("This process cannot be published: %(fault)s"), fault=publication.problem)
+    if publication is not None and (fault := publication.hearing.problem) is not None:
+        problem = Sentence(gettext_noop("This process hears of no orders: %(fault)s"), fault=fault)
+    if publication is not None and (fault := publication.saying.problem) is not None:
+        problem = Sentence(gettext_noop("This process cannot be published: %(fault)s"), fault=fault)
         workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
     workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
     if unlisted is not None:
@@ -121,7 +123,7 @@ def _unlisted(info: Any, where: str) -> str | None:
     """Say in one line why the server is not asked for its clients; None if it is."""
     if isinstance(info, Exception):
         return _incomparable(info, where)
-    return client_list.too_many(client_list.connected(info) or 0)
+    return client_list.too_many(client_list.connected(info))
 
 
 def _incomparable(error: Exception, where: str) -> str:
