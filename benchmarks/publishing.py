@@ -153,7 +153,7 @@ def _publishing(interval: float | None) -> Iterator[None]:
     scraper.start()
     try:
         yield
-        if publisher.publication_of(manager).problem:  # type: ignore[union-attr]
+        if publisher.publication_of(manager).saying.problem:  # type: ignore[union-attr]
             raise AssertionError("nothing was published")
     finally:
         ended.set()
