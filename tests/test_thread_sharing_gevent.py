@@ -229,8 +229,8 @@ TOO_LATE = (
 
 
 @pytest.fixture
-def site(server, tmp_path):
-    site = Site(tmp_path, {"CONNECTION_URL": server.url})
+def site(own_server, tmp_path):
+    site = Site(tmp_path, {"CONNECTION_URL": own_server.url})
     yield site
     site.kill()
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +41,12 @@ class Site:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *STRICT, "-m", *arguments], cwd=PROJECT, env=env, stdout=log, stderr=log
+                [sys.executable, *STRICT, "-m", *arguments],
+                cwd=PROJECT,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return self
 
@@ -70,8 +76,9 @@ class Site:
         return self.process.wait(30)
 
     def kill(self):
+        """End it with all its workers, which would go on for seconds without the process that started them."""
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
 
     @property
