@@ -122,6 +122,7 @@ def test_a_killed_process_vanishes_with_the_next_scrape(shared, manager, started
 def test_a_process_that_hangs_delays_the_scrape_no_longer_than_stated(shared, manager, started):
     other = started()
     other.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)  # its threads stop one after the other
     began = time.monotonic()
     assert len(processes.gather(0.3)) == 1
     assert 0.3 <= time.monotonic() - began < 3

@@ -105,7 +105,11 @@ def test_only_the_settings_can_give_that_up(ask, keys, tls, trusted, pool_settin
 def test_a_cache_with_a_url_of_its_own_refuses_an_unknown_issuer_too(ask, tls, pool_settings, settings):
     pool_settings("redis://unused")
     settings.CACHES = {
-        "default": {"BACKEND": "redispool_app.cache.RedisPoolCache", "LOCATION": f"rediss://{HOST}:{tls.port}/3"}
+        "default": {
+            "BACKEND": "redispool_app.cache.RedisPoolCache",
+            "LOCATION": f"rediss://{HOST}:{tls.port}/3",
+            "OPTIONS": {"SOCKET_TIMEOUT": 5, "HEALTH_CHECK_TIMEOUT": 5},
+        }
     }
     manager = caches.create_connection("default").manager
     try:
