@@ -67,7 +67,7 @@ def survives(pool_settings, settings, log, db):
             subject = subject_class(manager)
             viewer = Viewer(manager) if fault.shown and subject.managed else None
             fault.driver = driver_of(subject, callers, pace)
-            # To look through all that the suite has left behind would hold up the callers for a quarter of a second or more.
+            # To look through all that the suite has left would hold up the callers for a quarter of a second or more.
             gc.disable()
             try:
                 run = play(fault, stage, fault.driver, load=load, log=log, look=viewer and viewer.look)
