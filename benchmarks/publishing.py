@@ -153,7 +153,8 @@ def _publishing(interval: float | None) -> Iterator[None]:
     scraper.start()
     try:
         yield
-        if publisher.publication_of(manager).saying.problem:  # type: ignore[union-attr]
+        publication = publisher.publication_of(manager)
+        if publication is None or publication.saying.problem:
             raise AssertionError("nothing was published")
     finally:
         ended.set()

@@ -191,38 +191,32 @@ async def test_one_slow_command_on_a_busy_server_is_no_outage(server, pool_setti
 
 
 @pytest.fixture
-def cut_at_each_ping(own_server, pool_settings, monkeypatch):
-    """A proxy that answers all but a PING, for which it cuts the connection; nobody probes by himself."""
+def proxied_without_recovery(own_server, pool_settings, monkeypatch):
+    """A manager behind a proxy; nobody probes but who is told to."""
     with Proxy(own_server.port) as proxy:
         manager = pool_settings(proxy.url)
         monkeypatch.setattr("redispool_app.engine.recovery.Recovery.start", lambda recovery: None)
         yield manager, proxy
 
 
-async def test_a_check_that_is_cut_while_others_are_answered_is_made_once_more(cut_at_each_ping):
-    manager, proxy = cut_at_each_ping
+async def test_a_check_that_is_cut_while_others_are_answered_is_made_once_more(proxied_without_recovery):
+    manager, proxy = proxied_without_recovery
     assert await manager._health_check()
     proxy.cut_always = b"PING"
     assert not await manager._health_check()
     assert proxy.cuts == 3, "each handshake was an answer"
 
 
-def test_a_threads_check_is_made_once_more_too(cut_at_each_ping):
-    manager, proxy = cut_at_each_ping
+@pytest.mark.parametrize(
+    ("cut_at", "cuts"), [(b"PING", 3), (b"\r\n", 2)], ids=["others are answered", "nobody is answered"]
+)
+def test_a_threads_check_is_made_once_more_only_if_others_are_answered(proxied_without_recovery, cut_at, cuts):
+    manager, proxy = proxied_without_recovery
     client = manager.get_sync_client()
-    proxy.cut_always = b"PING"
+    proxy.cut_always = cut_at
     with pytest.raises(redis_exceptions.ConnectionError):
         client.sharing.probe(b"*1\r\n$4\r\nPING\r\n", time.monotonic() + 5)
-    assert proxy.cuts == 3
-
-
-def test_a_check_of_a_server_that_only_closes_connections_is_made_twice(cut_at_each_ping):
-    manager, proxy = cut_at_each_ping
-    client = manager.get_sync_client()
-    proxy.cut_always = b"\r\n"
-    with pytest.raises(redis_exceptions.ConnectionError):
-        client.sharing.probe(b"*1\r\n$4\r\nPING\r\n", time.monotonic() + 5)
-    assert proxy.cuts == 2
+    assert proxy.cuts == cuts
 
 
 def test_probes_follow_a_backoff_while_the_server_is_down(pool_settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 from redis import exceptions as redis_exceptions
@@ -38,14 +37,6 @@ def partition(own_server, pool_settings):
         yield manager, vanish
 
 
-def in_a_loop_of_its_own(coroutine):
-    """Run a coroutine function in a thread and a loop of its own."""
-    thread = threading.Thread(target=lambda: asyncio.run(coroutine()))
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-
-
 async def test_a_loop_hears_of_what_a_thread_saw(partition):
     manager, vanish = partition
     client = await manager.get_client()
@@ -55,24 +46,22 @@ async def test_a_loop_hears_of_what_a_thread_saw(partition):
     assert await client.get("key") == b"value", "nobody waits on the connection that died"
 
 
-def test_threads_hear_of_what_a_loop_saw(partition):
-    manager, vanish = partition
-    client = manager.get_sync_client()
-    client.set("key", "value")
+def test_the_probe_uses_no_connection_that_lay_idle_meanwhile(own_server, pool_settings):
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=30)
+        client = manager.get_sync_client()
+        client.set("key", "value")
 
-    async def notice():
-        other = await manager.get_client()
-        await other.ping()
-        await asyncio.to_thread(vanish, lambda: asyncio.run_coroutine_threadsafe(other.get("key"), loop).result(10))
+        async def notice():
+            other = await manager.get_client()
+            await other.ping()
+            assert proxy.half_open() > 0
+            with pytest.raises(redis_exceptions.TimeoutError):
+                await other.get("key")
 
-    async def main():
-        nonlocal loop
-        loop = asyncio.get_running_loop()
-        await notice()
-
-    loop = None
-    in_a_loop_of_its_own(main)
-    assert client.get("key") == b"value"
+        asyncio.run(notice())
+        eventually(lambda: manager._is_healthy)
+        assert client.get("key") == b"value"
 
 
 async def test_connections_of_ones_own_that_lay_idle_are_made_anew(partition):

@@ -8,7 +8,7 @@ from pathlib import Path
 from redispool_app.workers import identity, orders, publisher, roster, snapshot
 
 from .servers import eventually
-from .workers import INTERVAL, ids
+from .workers import INTERVAL, ids, problems
 
 MANUAL = (Path(__file__).resolve().parent.parent / "docs" / "workers.md").read_text()
 ME = identity.worker_id()
@@ -30,7 +30,7 @@ def test_the_permissions_it_names_suffice_for_everything(own_server, pool_settin
         assert client.smembers("{redispool:default}:workers") == {ME.encode()}
     order = orders.send(manager, "resume")
     eventually(lambda: publisher.recent("default")[-1]["obeyed"] == order)
-    assert publisher.publication_of(manager).saying.problem is None
+    assert problems(manager) == []
 
 
 def test_its_keys_are_those_that_exist(server, pool_settings):

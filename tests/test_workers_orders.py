@@ -16,7 +16,7 @@ from redispool_app.workers import identity, keys, orders, publication, publisher
 
 from .servers import eventually
 from .worker_process import WorkerProcess
-from .workers import INTERVAL, ids, next_round, of
+from .workers import INTERVAL, ids, next_round, of, problems
 
 NOW = 1_750_000_000.25
 
@@ -115,7 +115,7 @@ def test_a_worker_that_was_refused_obeys_at_once_and_says_so(own_server, pool_se
     order = orders.send(manager, "pause", 30)
     eventually(lambda: manager.get_pool_info()["paused"])
     eventually(lambda: [each["obeyed"] for each in roster.read(manager).workers] == [order])
-    eventually(lambda: publisher.publication_of(manager).saying.problem is None)
+    eventually(lambda: problems(manager) == [])
     manager.resume()
 
 
@@ -153,7 +153,7 @@ def test_a_paused_worker_goes_on_publishing(publishing):
     eventually(lambda: (publisher.recent("default") or [{"paused": False}])[-1]["paused"])
     for _ in range(4):
         next_round(publishing)
-    assert publisher.publication_of(publishing).saying.problem is None
+    assert problems(publishing) == []
     publishing.resume()
 
 
@@ -368,5 +368,4 @@ def test_a_list_that_somebody_else_filled_harms_nobody(server, publishing, caplo
         client.delete(key)
     assert publishing.get_pool_info()["state"] == "healthy"
     assert not [record for record in caplog.records if record.exc_info]
-    eventually(lambda: publisher.publication_of(publishing).hearing.problem is None)
-    assert publisher.publication_of(publishing).saying.problem is None
+    eventually(lambda: problems(publishing) == [])

@@ -31,6 +31,12 @@ def of(manager, worker_id):
     return next((each for each in roster.read(manager).workers if each["id"] == worker_id), None)
 
 
+def problems(manager):
+    """Why this process is not published, or hears of no orders; empty when it is, and does."""
+    publication = publisher.publication_of(manager)
+    return [half.problem for half in (publication.saying, publication.hearing) if half.problem is not None]
+
+
 def next_round(manager):
     """Wait until this process has been through one whole round more."""
     publication = publisher.publication_of(manager)

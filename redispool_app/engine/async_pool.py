@@ -122,7 +122,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 await connection.disconnect(nowait=True)
 
     async def ready(self, connection: Any) -> None:
-        """Connect if need be; what the server closed, holds unread data or has lived its time is replaced."""
+        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
         if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
             try:
                 if not await connection.can_read():

@@ -136,7 +136,7 @@ class SyncPool(redis.ConnectionPool):
         return self.connection_class(**self.connection_kwargs)
 
     def ready(self, connection: Any) -> None:
-        """Connect if need be; a connection that the server closed, or that holds unread data, is replaced."""
+        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
         if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
             try:
                 if not connection.can_read(timeout=0):

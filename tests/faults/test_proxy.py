@@ -6,6 +6,7 @@ import gc
 import socket
 import sys
 import threading
+import time
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_who_connects_while_a_proxy_ends_is_not_left_open(server, end, monkeypat
         with Proxy(server.port) as proxy:
             newcomers = threading.Thread(target=_connect_until, args=(proxy.port, ended))
             newcomers.start()
-            threading.Event().wait(0.01)
+            time.sleep(0.01)
             getattr(proxy, end)()
             ended.set()
             newcomers.join(10)
