@@ -18,10 +18,9 @@ class RedisPoolAppConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 (registers them)
-        from .redis_pool import RedisConnectionManager, set_fork_hook
+        from .redis_pool import RedisConnectionManager
 
         RedisConnectionManager()
-        set_fork_hook()
         self._export_metrics()
         setting_changed.connect(_on_setting_changed, dispatch_uid="redispool_app")
 

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from django.utils.translation import get_language, gettext_noop
 
 from . import live_server
+from .engine.runtime import fork
 from .live_server import Details
 from .redis_pool import RedisConnectionManager, get_managers
 from .sentences import Sentence, translated
@@ -116,7 +117,6 @@ class Watch:
 
     def __init__(self, manager: RedisConnectionManager) -> None:
         self.manager = manager
-        self.pid = os.getpid()
         self.config = manager._known_config
         self._asked: Shared[_Asked] = Shared(self._ask, f"redispool-live-{manager.alias}")
         self._details: Shared[Details] = Shared(self._ask_details, f"redispool-details-{manager.alias}")
@@ -189,7 +189,7 @@ class Watch:
         document = {
             "alias": manager.alias,
             "at": round(now, 3),
-            "worker": {"id": identity.worker_id(), "pid": self.pid, "role": identity.role()},
+            "worker": {"id": identity.worker_id(), "pid": os.getpid(), "role": identity.role()},
             "pool": info,
             "server": asdict(asked.server) if asked and asked.server and not server_problem else None,
             "server_problem": server_problem,
@@ -259,12 +259,14 @@ class Watch:
 
 _watches: dict[str, Watch] = {}
 
+fork.register(_watches.clear)
+
 
 def watch(manager: RedisConnectionManager) -> Watch:
     """Return the one watch of this process over a pool; a new one after a fork, or when its settings changed."""
     manager.get_pool_info()  # builds the pool set, so that its configuration is known
     found = _watches.get(manager.alias)
-    if found is None or found.pid != os.getpid() or found.config is not manager._known_config:
+    if found is None or found.config is not manager._known_config:
         found = _watches[manager.alias] = Watch(manager)
     return found
 

@@ -18,13 +18,14 @@ from redis import exceptions as redis_exceptions
 
 from . import signals
 from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config
-from .engine import AsyncRedis, SyncRedis, connections
+from .engine import AsyncRedis, SyncRedis
 from .engine.client_name import client_name
 from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
 from .engine.patching import refuse_late_patching
 from .engine.pool_set import PoolSet, PoolSettings
+from .engine.runtime import fork
 from .engine.statistics import Statistics
 from .exceptions import PoolClosed
 from .pool_settings import pool_settings
@@ -74,6 +75,7 @@ class RedisConnectionManager:
         self._announcer = signals.Announcer(self)
         self._settings_for: Callable[[str, RedisPoolConfig], PoolSettings] = pool_settings
         self._forget_pool_set()
+        fork.register(self._after_fork_in_child)
 
     def _forget_pool_set(self) -> None:
         self._pool_set: PoolSet | None = None
@@ -468,12 +470,9 @@ class RedisConnectionManager:
         self.reload_settings()
         return before
 
-    def _forget_inherited(self) -> None:
+    def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._lock_without_loop = Lock()
-        if self._pool_set is not None:
-            self._pool_set.forget_inherited()
-            self._by_loop = self._pool_set.loops.by_loop
 
 
 def get_managers() -> list[RedisConnectionManager]:
@@ -487,23 +486,11 @@ def reload_all_settings() -> None:
         manager.reload_settings()
 
 
-_fork_hook_is_set = False
-
-
-def set_fork_hook() -> None:
-    """Make forked children forget what they inherited; asked for once per process."""
-    global _fork_hook_is_set
-    if not _fork_hook_is_set:
-        _fork_hook_is_set = True
-        os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 def _after_fork_in_child() -> None:
-    connections.forget_inherited()
-    signals.dispatcher.forget_inherited()
     RedisConnectionManager._instances_lock = threading.Lock()
-    for manager in RedisConnectionManager._instances.values():
-        manager._forget_inherited()
+
+
+fork.register(_after_fork_in_child)
 
 
 def _unix_time(moment: float) -> float:

@@ -19,6 +19,7 @@ from django.dispatch import Signal
 from .engine.history import Change
 from .engine.log_limit import LogLimit
 from .engine.monitor import Listener
+from .engine.runtime import fork
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 
@@ -58,6 +59,7 @@ class Dispatcher:
         self.most = most
         self.dropped = 0
         self._start_anew()
+        fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
         # Its put never waits, not even for a put that a signal handler or a finaliser has interrupted.
@@ -80,7 +82,7 @@ class Dispatcher:
             return
         self._queue.put((alias, lambda: signal.send_robust(sender, **arguments)))
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: the thread is not here, and the events are the parent's."""
         self._start_anew()
 

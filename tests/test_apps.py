@@ -62,11 +62,13 @@ def test_starting_builds_the_singleton_and_sets_every_hook_once():
         from django.core.checks.registry import registry
         from django.core.signals import setting_changed
         from redispool_app import redis_pool
+        from redispool_app.engine.runtime import fork
         receivers = len(setting_changed.receivers)
         apps.get_app_config("redispool_app").ready()
         assert len(setting_changed.receivers) == receivers
-        ours = [hook for hook in hooks if hook.get("after_in_child") is redis_pool._after_fork_in_child]
+        ours = [hook for hook in hooks if hook.get("after_in_child") is fork._after_fork_in_child]
         assert len(ours) == 1
+        assert not any("redispool_app" in repr(hook) for hook in hooks if hook not in ours)
         assert list(redis_pool.RedisConnectionManager._instances.values()) == [redis_pool.redis_connection_manager]
         print(sorted({check.__name__ for check in registry.get_checks() if "redispool" in check.__module__}))
     """

@@ -7,11 +7,12 @@ it, whoever comes takes the place of one that was left, and whoever waits looks 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from contextlib import suppress
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
+
+from redispool_app.engine.runtime import fork
 
 LOOK_AGAIN = 0.5
 """Who waits for a flight looks every so many seconds whether it was left."""
@@ -125,10 +126,10 @@ def of_this_loop() -> Flights[LoopFlight]:
     return flights
 
 
-def _forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     # Nobody in a forked child makes its parent's flights.
     global _of_threads
     _of_threads = Flights(ThreadFlight)
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+fork.register(_after_fork_in_child)

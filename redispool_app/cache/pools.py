@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from redispool_app.conf import DEFAULT_ALIAS, RedisPoolConfig, get_config, own_aliases
 from redispool_app.connection_url import ConnectionURL
+from redispool_app.engine.runtime import fork
 
 from .options import find_problems, is_url, pool_keys, single_location
 
@@ -26,6 +27,14 @@ _BACKENDS = frozenset(("redispool_app.cache.RedisPoolCache", "redispool_app.cach
 _known: dict[str, dict[str, Any]] = {}
 """What ``REDIS_POOL`` would say about each pool, by alias. Never shrinks: an alias means one pool for good."""
 _lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+fork.register(_after_fork_in_child)
 
 
 def entries() -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -13,6 +13,7 @@ from django.core.signals import setting_changed
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.faults import ANSWERED, classify
+from redispool_app.engine.runtime import fork
 from redispool_app.redis_pool import RedisConnectionManager
 
 from . import compression, serializers
@@ -37,10 +38,12 @@ class Setup:
     key and the cure: so Django can make the cache, and its system checks can tell about all faults.
     """
 
+    _lock: threading.Lock
+
     def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
         # Also keeps OPTIONS, whose id is in a key of ``_setups``.
         self._entry = {**params, "LOCATION": location}
-        self._lock = threading.Lock()
+        fork.renew_lock(self)
         self._last_warning = -_QUIET
 
     @cached_property
@@ -131,6 +134,14 @@ def _line(error: BaseException) -> str:
 
 _setups: dict[tuple[Any, ...], Setup] = {}
 _setups_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _setups_lock
+    _setups_lock = threading.Lock()
+
+
+fork.register(_after_fork_in_child)
 
 
 def setup_for(location: Any, params: Mapping[str, Any]) -> Setup:

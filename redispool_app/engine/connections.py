@@ -27,6 +27,7 @@ from .last_words import LastWords
 from .monitor import Monitor
 from .outcomes import ReplyTooLargeError
 from .replies import is_out_of_memory
+from .runtime import fork
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every connected connection of this process, async and sync."""
@@ -337,7 +338,7 @@ BOUNDED: dict[type[Any], type[Any]] = {redis.Connection: AddressedSync, redis.SS
 """What to use in place of redis-py's own blocking classes, which leave the name server out of their time-outs."""
 
 
-def forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
 
     Each inherited descriptor is pointed at /dev/null. The number stays taken, so
@@ -361,6 +362,8 @@ def forget_inherited() -> None:
     finally:
         os.close(null)
 
+
+fork.register(_after_fork_in_child, first=True)
 
 _graveyard: list[Any] = []
 """Connections inherited through a fork; kept so that no finaliser warns about, or closes, what is the parent's."""

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from redispool_app.exceptions import RedisUnavailable
 
+from .runtime import fork
+
 _SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
 _POLL = 0.02
 
@@ -40,6 +42,7 @@ class EmbeddedServer:
         self.socket_path = str(self.directory / "valkey.sock")
         self._lock = threading.Lock()
         self._lease: int | None = None
+        fork.register(self.after_fork_in_child)
 
     @staticmethod
     def is_installed() -> bool:
@@ -77,7 +80,7 @@ class EmbeddedServer:
             finally:
                 os.close(lease)
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child the lock may be held for ever; the lease is inherited on purpose."""
         self._lock = threading.Lock()
 

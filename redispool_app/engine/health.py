@@ -16,6 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from .faults import Fault
+from .runtime import fork
 
 
 class HealthState(StrEnum):
@@ -74,6 +75,7 @@ class Health:
         self.failures = 0
         self.next_probe = -math.inf
         self.since = clock()
+        fork.register(self.after_fork_in_child)
 
     @property
     def is_healthy(self) -> bool:
@@ -200,9 +202,12 @@ class Health:
             if self.state is HealthState.HEALTHY:
                 self.fresh_until = last_check + self.interval
 
-    def renew_lock(self) -> None:
-        """In a forked child the lock may be held by a thread that does not exist here."""
+    def after_fork_in_child(self) -> None:
+        """In a forked child nothing is known; no listener is told, for nothing has happened to this process yet."""
         self._lock = threading.Lock()
+        self.held = False
+        self._become(HealthState.UNKNOWN)
+        self._confirm_nothing()
 
     def _confirm_nothing(self) -> None:
         self.confirmed = False

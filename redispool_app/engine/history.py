@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .faults import Fault
+from .runtime import fork
 
 LONGEST = 200
 """So many changes are remembered; the oldest makes way."""
@@ -34,6 +35,7 @@ class History:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._start_anew()
+        fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
@@ -54,6 +56,6 @@ class History:
             changes = list(self._changes)
         return [change.as_dict() for change in changes]
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: what the parent saw is the parent's, and its lock may be held for ever."""
         self._start_anew()

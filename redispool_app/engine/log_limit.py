@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .runtime import fork
+
 INTERVAL = 10.0
 """Seconds of silence after a message."""
 
@@ -22,6 +24,10 @@ class LogLimit:
     def __init__(self, interval: float = INTERVAL, clock: Callable[[], float] = time.monotonic) -> None:
         self.interval = interval
         self._clock = clock
+        self._after_fork_in_child()
+        fork.register(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._silent_until = -float("inf")
         self._left_out = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from .async_client import AsyncRedis
 from .async_pool import AsyncPool
+from .runtime import fork
 from .statistics import Statistics
 
 
@@ -48,6 +49,7 @@ class LoopClients:
         self.by_loop: dict[int, LoopClient] = {}
         self._retired: list[LoopClient] = []
         self._past = Statistics()
+        fork.register(self.after_fork_in_child)
 
     def current(self) -> LoopClient | None:
         """Return the running loop's client if it has one."""
@@ -121,11 +123,11 @@ class LoopClients:
                     total.add(entry.pool._sharing.statistics)
         return total
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: the parent's loops do not run here, and their clients must not be closed."""
         _graveyard.extend([*self.by_loop.values(), *self._retired])
         self._lock = threading.Lock()
-        self.by_loop = {}
+        self.by_loop.clear()  # the manager reads this very dict
         self._retired = []
         self._past = Statistics()
 

@@ -27,6 +27,7 @@ from .history import Change, History
 from .log_limit import LogLimit
 from .pause import Pause
 from .recovery import Recovery
+from .runtime import fork
 from .slow_commands import SlowCommands
 
 logger = logging.getLogger("redispool_app.health")
@@ -113,6 +114,7 @@ class Monitor:
         """Called before each probe in an outage, by the thread that probes, with when that was confirmed."""
         self._quiet: set[int] = set()
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
+        fork.register(self.after_fork_in_child)
 
     def _fault_in(self, error: BaseException) -> Fault:
         """Classify an exception, knowing whether a connection to this server has been made before."""
@@ -318,21 +320,11 @@ class Monitor:
         self.pause.end()
         self._recovery.stop()
 
-    def forget_inherited(self) -> None:
-        """In a forked child: no check is in flight, no thread runs, nothing is open."""
+    def after_fork_in_child(self) -> None:
+        """In a forked child: no check is in flight, nothing is open."""
         self._lock = threading.Lock()
         self._flight = None
         self._quiet = set()
         self.counters = Counters()
         self.times = ConnectionTimes()
-        self.health.renew_lock()
-        self._exhausted_limit = LogLimit()
-        self.history.forget_inherited()
-        self.slow_commands.forget_inherited()
-        self.pause.forget_inherited()
-        self._recovery.forget_inherited()
-        if not self.closed:
-            # Nobody is told: nothing has happened to this process yet.
-            told, self.health.on_change = self.health.on_change, None
-            self.health.forget()
-            self.health.on_change = told
+        self._next_exhausted = 0.0

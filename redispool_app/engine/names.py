@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from .faults import UnansweredNameError
+from .runtime import fork
 
 _AGAIN_AFTER = 2.0
 """A question this many seconds old may have been lost on a network that is back by now: ask anew ..."""
@@ -178,11 +178,11 @@ def _text(address: tuple[Any, ...]) -> str:
     return f"{address[0]}%{scope}" if scope and "%" not in address[0] else str(address[0])
 
 
-def _forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child nobody is asking, and the lock may be held by a thread that is not here."""
     global _lock
     _lock = threading.Lock()
     _asked.clear()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+fork.register(_after_fork_in_child)

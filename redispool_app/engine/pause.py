@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from redispool_app.exceptions import PoolQueueFull
 
+from .runtime import fork
+
 LONGEST = 300.0
 """No pause is longer, in seconds: whoever forgets to end it has not stopped a site for good."""
 
@@ -70,6 +72,7 @@ class Pause:
         self._waiters: deque[tuple[Any, _Waiter]] = deque()
         self.ended_at = 0.0
         """When the last one ended, in monotonic seconds."""
+        fork.register(self.after_fork_in_child)
 
     @property
     def is_on(self) -> bool:
@@ -151,7 +154,7 @@ class Pause:
             again = True
         return monotonic() - started
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: the pause was the parent's, and so are those who wait."""
         _graveyard.append(self._waiters)
         self._lock = threading.Lock()

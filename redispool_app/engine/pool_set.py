@@ -29,6 +29,7 @@ from .health import Health
 from .loops import LoopClient, LoopClients, pool_numbers
 from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
+from .runtime import fork
 from .sharing_rules import SharingLimits
 from .statistics import Statistics
 from .sync_client import SyncRedis
@@ -95,6 +96,7 @@ class PoolSet:
         self._sync: tuple[SyncRedis, SyncPool] | None = None
         self._past = Statistics()
         self._tasks: set[asyncio.Task[None]] = set()
+        fork.register(self.after_fork_in_child)
 
     # Clients. Building one does no I/O.
 
@@ -310,17 +312,13 @@ class PoolSet:
             total.add(pair[1]._sharing.statistics)
         return total
 
-    def forget_inherited(self) -> None:
-        """In a forked child: nothing of this is ours; start anew on first use."""
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the clients and tasks are the parent's; the first use makes others."""
         _graveyard.append((self._sync, self._tasks))
         self._lock = threading.Lock()
         self._sync = None
         self._past = Statistics()
         self._tasks = set()
-        self.loops.forget_inherited()
-        self.monitor.forget_inherited()
-        if self.settings.embedded is not None:
-            self.settings.embedded.forget_inherited()
 
 
 def _leave_silent(pool: AsyncPool | SyncPool, since: float) -> None:

@@ -10,6 +10,8 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from .runtime import fork
+
 
 class Recovery:
     """Run ``probe`` whenever ``delay()`` seconds have passed, until ``delay`` returns None."""
@@ -20,6 +22,7 @@ class Recovery:
         self._probe = probe
         self._lock = threading.Lock()
         self._wake: threading.Event | None = None
+        fork.register(self.after_fork_in_child)
 
     def start(self) -> None:
         """Start the thread, or let it look again. A shutting-down interpreter has nothing to recover for."""
@@ -40,7 +43,7 @@ class Recovery:
         if wake is not None:
             wake.set()
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child the parent's thread does not run and its lock may be held for ever."""
         self._lock = threading.Lock()
         self._wake = None

@@ -492,7 +492,7 @@ class SharedSocket:
         with self._mutex:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: the socket is the parent's, and its threads are not here."""
         self.closed = True
         self._mutex = threading.Lock()

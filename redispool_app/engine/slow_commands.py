@@ -20,6 +20,7 @@ from typing import Any
 
 from .log_limit import LogLimit
 from .routing import may_block
+from .runtime import fork
 
 logger = logging.getLogger("redispool_app.commands")
 
@@ -58,6 +59,7 @@ class SlowCommands:
         """Seconds from which on a wait is remembered."""
         self._clock = clock
         self._start_anew()
+        fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
@@ -97,7 +99,7 @@ class SlowCommands:
             kept = list(self._kept)
         return [each.as_dict() for each in kept if each.at >= horizon]
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: those were the parent's callers."""
         self._start_anew()
 

@@ -180,7 +180,7 @@ class SyncPool(redis.ConnectionPool):
         self._in_use_connections = self.state.in_use
 
     def _checkpid(self) -> None:
-        """Nothing to do: a forked child drops the whole pool (see ``forget_inherited``)."""
+        """Nothing to do: a forked child drops the whole pool (see ``PoolSet.after_fork_in_child``)."""
 
     def shrink(self) -> None:
         """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""

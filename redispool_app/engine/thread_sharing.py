@@ -6,9 +6,7 @@ The twin of ``sharing``, with the same rules; a caller here waits by blocking it
 from __future__ import annotations
 
 import math
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +23,7 @@ from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
 from .patching import refuse_late_patching
+from .runtime import fork
 from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
@@ -73,7 +72,7 @@ class ThreadSharing(SharingRules):
         self._first_wait = first_wait(self._patience)
         self._health: Any = monitor.health if monitor is not None else _Unbarred
         self._start_anew()
-        _all.add(self)
+        fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
         self._counting = threading.Lock()
@@ -341,18 +340,17 @@ class ThreadSharing(SharingRules):
             self._leaving = None
             leaving.close()
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
         connection = self.connection or self._leaving
         self._start_anew()
         if connection is not None:
-            connection.forget_inherited()
+            connection.after_fork_in_child()
             if self.monitor is None:
                 connection.connection.disconnect()  # redis-py closes an inherited socket without shutting it down
             _graveyard.append(connection)
 
 
-_all: weakref.WeakSet[ThreadSharing] = weakref.WeakSet()
 _graveyard: list[SharedSocket] = []
 """What a forked child must neither use nor finalise."""
 
@@ -383,11 +381,9 @@ def close_thread_sharing(pool: Any) -> None:
         sharing.drain(0)
 
 
-def _forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     global _making
     _making = threading.Lock()
-    for sharing in list(_all):
-        sharing.forget_inherited()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+fork.register(_after_fork_in_child)

@@ -5,14 +5,15 @@ Needs the extra ``opentelemetry``. Nothing is registered unless ``instrument()``
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
 
 from redispool_app import __version__
+from redispool_app.engine.runtime import fork
 
 from .definitions import METRICS, Kind, Metric
 from .readings import PoolReading, take
@@ -57,8 +58,10 @@ def with_histograms(exporter: MetricExporter) -> MetricExporter:
 class _Recent:
     """The last reading, taken anew when it is too old."""
 
+    _lock: threading.Lock
+
     def __init__(self) -> None:
-        self._lock = Lock()
+        fork.renew_lock(self)
         self._taken_at = -_AGE
         self._readings: list[PoolReading] = []
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from time import monotonic
 
 from redispool_app.engine.log_limit import LogLimit
+from redispool_app.engine.runtime import fork
 
 from .readings import PoolReading, take
 
@@ -115,7 +116,7 @@ class _Responder:
             path.unlink(missing_ok=True)
         self.pid = None
 
-    def forget_inherited(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: the socket is the parent's, who must not seem to live on here."""
         self._lock = threading.Lock()
         inherited, self._socket = self._socket, None
@@ -196,4 +197,4 @@ def _address(path: Path) -> Iterator[str]:
 
 _responder = _Responder()
 atexit.register(_responder.stop)
-os.register_at_fork(after_in_child=_responder.forget_inherited)
+fork.register(_responder.after_fork_in_child)

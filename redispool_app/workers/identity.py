@@ -11,6 +11,7 @@ from functools import cache
 from time import monotonic
 
 from redispool_app.engine.client_name import host_name
+from redispool_app.engine.runtime import fork
 
 __all__ = ["age", "host", "role", "started", "worker_id"]
 
@@ -97,9 +98,9 @@ def _program(path: str) -> str:
     return name if name.strip("-") and name != "-c" else "python"
 
 
-def _forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     global _born
     _born = time.time(), monotonic()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+fork.register(_after_fork_in_child)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from redispool_app.engine.runtime import fork
 
 from . import identity, snapshot
 from .publication import Publication
@@ -165,7 +166,7 @@ def _is_fake(manager: RedisConnectionManager) -> bool:
     return pool_set is not None and pool_set.settings.sync_class is not None
 
 
-def _forget_inherited() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child the parent's thread does not run, and its locks may be held for ever."""
     global _publisher
     _graveyard.append(_publisher)
@@ -176,4 +177,4 @@ def _forget_inherited() -> None:
 _graveyard: list[_Publisher] = []
 """What a forked child must not finalise: threads that do not run here."""
 
-os.register_at_fork(after_in_child=_forget_inherited)
+fork.register(_after_fork_in_child)

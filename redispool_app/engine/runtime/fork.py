@@ -1,0 +1,125 @@
+"""The one place that hears of a fork: every piece of state that a forked child must renew registers its hook here.
+
+Python runs ``os.register_at_fork`` hooks only when Python itself forks. uWSGI, C extensions and ``ctypes`` fork without
+it. So each process also has a mark that a fork takes away: a page of memory that the kernel wipes in the child
+(``MADV_WIPEONFORK``, Linux 4.14 and later). Code that is about to use something inherited looks at the mark first,
+once per batch or exchange::
+
+    if not mark[0]:
+        renew()
+
+A process id would not do: it can be reused, and asking for it takes six times as long. Where the kernel has no such
+page, the mark compares process ids.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from types import MethodType
+from typing import Any
+
+__all__ = ["mark", "register", "renew", "renew_lock"]
+
+_WIPE_ON_FORK = 18
+"""``MADV_WIPEONFORK``, which the ``mmap`` module does not name."""
+
+Hook = Callable[[], None]
+
+
+class _ProcessIdMark:
+    """The mark where no page can be wiped: true in the process that set it, by its process id."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+
+    def __getitem__(self, index: int) -> bool:
+        return self._pid == os.getpid()
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid() if value else None
+
+
+def _make_mark() -> mmap.mmap | _ProcessIdMark:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_WIPE_ON_FORK)
+    except (AttributeError, OSError, ValueError):
+        return _ProcessIdMark()
+    return page
+
+
+mark = _make_mark()
+"""``mark[0]`` is false in a forked child whose hooks have not all run yet. One look takes 20 ns."""
+
+mark[0] = 1
+
+_first: dict[int, Callable[[], Hook | None]] = {}
+_others: dict[int, Callable[[], Hook | None]] = {}
+"""The hooks, by the order of their registration. Each value returns its hook, or None once the hook's owner is gone."""
+
+_numbers = count()
+_renewals: dict[int, Any] = {}
+"""The lock of the renewal under way, by process id. An inherited lock could be held by a thread that is not here."""
+
+
+def register(hook: Hook, *, first: bool = False) -> None:
+    """Run ``hook`` in each forked child, before anything inherited is used there.
+
+    Hooks run in the order of their registration, those with ``first`` before all others. A bound method does not keep
+    its object alive. A hook must not log, wait or do I/O on a socket, and must do no harm when it runs twice: it runs
+    again if the renewal was interrupted.
+    """
+    hooks, number = _first if first else _others, next(_numbers)
+    if isinstance(hook, MethodType):
+        # ``dict.pop(number, reference)``: a call from C, which nothing can interrupt.
+        hooks[number] = weakref.WeakMethod(hook, partial(hooks.pop, number))
+    else:
+        hooks[number] = lambda: hook
+
+
+def renew_lock(owner: Any, name: str = "_lock") -> None:
+    """Give ``owner`` a new lock as its attribute ``name``, now and in each forked child.
+
+    An inherited lock may be held by a thread that does not run in the child.
+    """
+    reference = weakref.ref(owner, partial(_others.pop, number := next(_numbers)))
+
+    def hook() -> None:
+        if (found := reference()) is not None:
+            setattr(found, name, threading.Lock())
+
+    hook()
+    _others[number] = lambda: hook
+
+
+def renew() -> None:
+    """Run all hooks, unless that has been done in this process. Other threads wait until it is done.
+
+    Raises what a hook raises; the next look begins again. A signal handler or finalizer that interrupts the renewal
+    and looks, too, completes it, and the interrupted one stops.
+    """
+    with _renewals.setdefault(os.getpid(), threading.RLock()):
+        for hooks in (_first, _others):
+            for find in list(hooks.values()):
+                if mark[0]:
+                    return
+                if (hook := find()) is not None:
+                    hook()
+        mark[0] = 1
+        # No other lock is needed from here on, and a later process may have this one's number.
+        _renewals.clear()
+
+
+def _after_fork_in_child() -> None:
+    # Whatever the page says: an emulator may take the advice and not follow it.
+    mark[0] = 0
+    renew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
