@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from redis import exceptions as redis_exceptions
 
-from redispool_app.cache import flights
 from redispool_app.cache import setup as cache_setup
 from redispool_app.cache.keys import LOCK
 from redispool_app.cache.scripts import CLAIM, RELEASE
@@ -285,7 +284,7 @@ def test_so_it_is_among_threads(down):
 def waiting_in_flights():
     frames = sys._current_frames().values()
     return sum(
-        (frame.f_code.co_name, Path(frame.f_code.co_filename).name) == ("wait", "flights.py") for frame in frames
+        (frame.f_code.co_name, Path(frame.f_code.co_filename).name) == ("wait", "single_flight.py") for frame in frames
     )
 
 
@@ -307,7 +306,7 @@ async def test_a_value_that_the_server_refuses_leaves_no_lock_for_others_to_wait
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_lock_whose_grant_was_lost_on_the_way_is_given_back(down, ignored):
     wanted = Wanted(new_cache(IGNORE_EXCEPTIONS=ignored)._setup, ":1:k", 50)
-    steps = wanted.steps(flights.of_threads())
+    steps = wanted.steps()
     claim = next(steps)
     assert claim.script is CLAIM
     assert steps.throw(OutcomeUnknown("cut")) == Run(RELEASE, (f":1:k{LOCK}",), claim.arguments[:1])

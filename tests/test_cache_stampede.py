@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redispool_app.cache import flights
 from redispool_app.cache.keys import LOCK
+from redispool_app.cache.stampede import under_way
 
 from . import cache_faces
 from .cache_faces import new_cache, pickled
@@ -339,7 +339,7 @@ async def test_nothing_is_remembered_afterwards():
     cache = new_cache()
     await asyncio.gather(*(cache.aget_or_set(str(number), lambda: 1) for number in range(10)))
     await asyncio.to_thread(cache.get_or_set, "k", lambda: 1)
-    assert flights.of_threads()._under_way == flights.of_this_loop()._under_way == {}
+    assert len(under_way) == 0
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_computation(at_redis):

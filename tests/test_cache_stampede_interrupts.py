@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from redispool_app.cache import flights
+from redispool_app.cache.stampede import under_way
 
 from . import cache_faces
 from .cache_faces import new_cache, pickled
@@ -40,7 +40,7 @@ def test_who_computes_alone_may_be_interrupted_anywhere(cache, at_redis):
         at_redis.delete(":1:k")
         assert at_once([ask] * 2, within=HANGS) == ["v"] * 2, running.where
         assert at_redis.get(":1:k") == pickled("v"), running.where
-        assert flights.of_threads()._under_way == {}, running.where
+        assert len(under_way) == 0, running.where
 
 
 def test_who_waits_for_a_computation_that_is_interrupted_anywhere_makes_its_own(cache, at_redis):
@@ -65,7 +65,7 @@ def test_who_waits_for_a_computation_that_is_interrupted_anywhere_makes_its_own(
 
 def waits(thread: Caller) -> bool:
     """Whether a thread stands in a flight's wait."""
-    return any(code == "wait" and "flights" in file for code, file in frames_of(thread))
+    return any(code == "wait" and "single_flight" in file for code, file in frames_of(thread))
 
 
 def frames_of(thread: threading.Thread) -> list[tuple[str, str]]:

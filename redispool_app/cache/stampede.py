@@ -1,9 +1,8 @@
 """``get_or_set``: one caller in the whole fleet computes what is missing, the others wait for it or take a stale copy.
 
-Who computes is settled by a lock beside the key, which expires if that caller dies. Of an event loop, and of all
-threads of a process, only one caller per key asks the server; the others wait for what it finds. A computation that
-fails is its caller's own: whoever waits next tries for itself. All decisions are in ``steps``, a generator that sync
-and async code drive alike.
+Who computes is settled by a lock beside the key, which expires if that caller dies. In a process only one caller per
+key, thread or task, asks the server; the others wait for what it finds. If a computation fails, only its caller gets
+the error, and the next one computes. All decisions are in ``steps``, a generator that sync and async code drive alike.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from uuid import uuid4
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from redis import exceptions as redis_exceptions
 
-from .flights import LOOK_AGAIN, AnyFlight, Flight, Flights, of_this_loop, of_threads
+from redispool_app.engine.runtime.single_flight import Flight, Flights
+
 from .keys import LOCK, STALE
 from .scripts import CLAIM, FULFIL, RELEASE, Script
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25
 _MISSING = object()
+
+under_way: Flights[tuple[str, str], bytes] = Flights()
+"""What callers of this process compute now, by pool and key; a flight lands with the serialized value."""
 
 
 # What the driver of ``steps`` is asked to do.
@@ -51,7 +54,7 @@ class Pause(NamedTuple):
 class Await(NamedTuple):
     """Wait for a flight to land."""
 
-    flight: Flight
+    flight: Flight[bytes]
     seconds: float
 
 
@@ -71,26 +74,28 @@ class Wanted:
     key: str
     timeout: int | None
 
-    def steps(self, flights: Flights[AnyFlight]) -> Steps:
-        """Return the value, computed once."""
+    def steps(self, task: asyncio.Task[Any] | None = None) -> Steps:
+        """Return the value, computed once; ``task`` is the caller's, None if it blocks its thread."""
         deadline = monotonic() + self.setup.options.stampede_wait
         name = (self.setup.manager.alias, self.key)
         while (left := deadline - monotonic()) > 0:
-            own = flights.make()
+            own: Flight[bytes] = Flight(task)
             try:
-                flight = flights.join(name, own)
+                flight = under_way.join(name, own)
                 if flight is own:
                     return (yield from self._find(own, deadline))
             finally:
                 # Before any call, which may be interrupted: from here on others take its place.
-                own.left = True
-                flights.leave(name, own)
-            yield Await(flight, min(left, LOOK_AGAIN))
-            if flight.data is not None:
-                return self.setup.codec.loads(flight.data)
-        return (yield from self._compute(flights.make(), uuid4().hex, has_lock=False))
+                own.ended = True
+                under_way.leave(name, own)
+            if own.is_nested_in(flight):
+                break  # this very caller computes the value, and was interrupted by itself
+            yield Await(flight, left)
+            if flight.has_landed:
+                return self.setup.codec.loads(flight.result())
+        return (yield from self._compute(Flight(task), uuid4().hex, has_lock=False))
 
-    def _find(self, flight: Flight, deadline: float) -> Steps:
+    def _find(self, flight: Flight[bytes], deadline: float) -> Steps:
         """Wait for the value, a stale copy or the lock, whichever comes first."""
         token = uuid4().hex
         milliseconds = max(1, round(self.setup.options.stampede_lock_timeout * 1000))
@@ -116,7 +121,7 @@ class Wanted:
             yield Pause(pause)
         return (yield from self._compute(flight, token, has_lock=False))
 
-    def _compute(self, flight: Flight, token: str, *, has_lock: bool) -> Steps:
+    def _compute(self, flight: Flight[bytes], token: str, *, has_lock: bool) -> Steps:
         try:
             value = yield Compute()
             data = self.setup.codec.dumps(value)
@@ -131,7 +136,7 @@ class Wanted:
         flight.land(stored)
         return self.setup.codec.loads(stored)
 
-    def _compute_unstored(self, flight: Flight) -> Steps:
+    def _compute_unstored(self, flight: Flight[bytes]) -> Steps:
         """Do it without the server: the value is for its caller and those of this process who wait for it."""
         data = self.setup.codec.dumps((yield Compute()))
         flight.land(data)
@@ -181,7 +186,7 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
         if isinstance(step, Compute):
             return function()
         if isinstance(step, Await):
-            return step.flight.wait(step.seconds)  # type: ignore[attr-defined]
+            return step.flight.wait(step.seconds)
         return time.sleep(step.seconds)
 
     try:
@@ -211,7 +216,7 @@ async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> A
             value = function()
             return await value if isawaitable(value) else value
         if isinstance(step, Await):
-            return await step.flight.wait(step.seconds)  # type: ignore[attr-defined]
+            return await step.flight.wait_async(step.seconds)
         return await asyncio.sleep(step.seconds)
 
     try:
@@ -252,7 +257,7 @@ class CacheStampede:
             return value
         wanted = self._wanted(key, default, timeout, version)
         if wanted is not None:
-            return drive(wanted.steps(of_threads()), wanted, default)
+            return drive(wanted.steps(), wanted, default)
         value = default() if callable(default) else default
         self.add(key, value, timeout=timeout, version=version)
         # Somebody else may have been faster.
@@ -265,7 +270,7 @@ class CacheStampede:
             return value
         wanted = self._wanted(key, default, timeout, version)
         if wanted is not None:
-            return await adrive(wanted.steps(of_this_loop()), wanted, default)
+            return await adrive(wanted.steps(asyncio.current_task()), wanted, default)
         value = default() if callable(default) else default
         if callable(default) and isawaitable(value):
             value = await value

@@ -1,0 +1,235 @@
+"""Single flight: of all callers that want the same thing at once, one does the work, the others get its result.
+
+Threads and tasks of any event loop may wait for the same flight, each with its own time-out and its own waker. The
+leader is settled by one call of ``dict.setdefault``; nothing here takes a lock that another caller could wait for.
+
+User code (a signal handler, a finalizer, an exception thrown into a thread) can run between any two calls. So a leader
+marks its flight as ended by a plain store, before it does anything else to leave it, and the next caller takes over.
+The pattern, in which no interrupt leaves a flight behind:
+
+    own = Flight()
+    try:
+        flight = flights.join(own)
+        if flight is own:
+            own.land(work())
+    finally:
+        own.ended = True
+        own.leave()
+
+A caller whose own thread or task leads the flight (``own.is_nested_in(flight)``) must not wait: it works for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from redis import exceptions as redis_exceptions
+
+from . import fork
+from .fork import mark
+
+LOOK_AGAIN = 0.5
+"""A waiter looks every so many seconds whether the leader has left: its waker may have been lost in an interrupt."""
+
+_NEXT = 0
+_process = object()
+"""Stands for this process: a forked child has another."""
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """One piece of work, made by the caller that may lead it; ``task`` is its task where it does not block its thread.
+
+    ``began`` is in monotonic seconds. ``ended`` is set by the leader when it has finished, failed or was interrupted.
+    """
+
+    __slots__ = ("_landed", "_process", "_successor", "_wakers", "began", "ended", "task", "thread")
+
+    def __init__(self, task: asyncio.Task[Any] | None = None) -> None:
+        if not mark[0]:
+            fork.renew()
+        self._process = _process
+        self.began = monotonic()
+        self.thread = threading.get_ident()
+        self.task = task
+        self.ended = False
+        # Dicts of one entry: the first to store it is settled in one step.
+        self._landed: dict[int, tuple[T | None, BaseException | None]] = {}
+        self._successor: dict[int, Flight[T]] = {}
+        self._wakers: deque[Callable[[], object]] = deque()
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether there is a result or an error."""
+        return bool(self._landed)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another caller may take over: the leader has ended, or was a thread of the process that forked."""
+        return self.ended or self._process is not _process
+
+    def is_nested_in(self, other: Flight[Any]) -> bool:
+        """Whether the maker of this flight would wait for itself if it waited for ``other``."""
+        if self.thread != other.thread or other.is_over:
+            return False
+        if self.task is None or other.task is None:
+            return True  # one of them blocks the thread
+        return self.task is other.task or self.task.get_loop() is not other.task.get_loop()
+
+    # What the leader does.
+
+    def land(self, value: T) -> None:
+        """Give ``value`` to the waiters; the first outcome stays."""
+        self._landed.setdefault(0, (value, None))
+        self.leave()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise a copy of ``error`` for each waiter; the first outcome stays."""
+        self._landed.setdefault(0, (None, error))
+        self.leave()
+
+    def leave(self) -> None:
+        """Wake the waiters; may be called again."""
+        wakers = self._wakers
+        while wakers:
+            with suppress(IndexError, RuntimeError):  # another call was faster; an event loop has ended
+                wakers.popleft()()
+
+    # What the others do.
+
+    def wait(self, timeout: float) -> bool:
+        """Block this thread until the flight has landed or ended, at most ``timeout`` seconds; return if it has."""
+        if self._landed or self.ended:
+            return True
+        until = monotonic() + timeout
+        # A plain lock, not an event: an interrupt in the Python code of an event can leave its lock held.
+        woken = threading.Lock()
+        woken.acquire()
+        self._wakers.append(woken.release)
+        try:
+            while not (self._landed or self.ended):
+                left = until - monotonic()
+                if left <= 0:
+                    return False
+                woken.acquire(timeout=min(left, LOOK_AGAIN))
+            return True
+        finally:
+            self._forget(woken.release)
+
+    async def wait_async(self, timeout: float) -> bool:
+        """Do the same in a task. Cancelling it does not affect the flight."""
+        if self._landed or self.ended:
+            return True
+        until, loop = monotonic() + timeout, asyncio.get_running_loop()
+        while not (self._landed or self.ended):
+            left = until - monotonic()
+            if left <= 0:
+                return False
+            woken: asyncio.Future[None] = loop.create_future()
+
+            def wake(woken: asyncio.Future[None] = woken) -> None:
+                loop.call_soon_threadsafe(_set, woken)
+
+            self._wakers.append(wake)
+            try:
+                if not (self._landed or self.ended):
+                    await asyncio.wait([woken], timeout=min(left, LOOK_AGAIN))
+            finally:
+                self._forget(wake)
+        return True
+
+    def result(self) -> T:
+        """Return the value of a flight that has landed, or raise a copy of its error."""
+        value, error = self._landed[0]
+        if error is not None:
+            raise copy_of(error) from error
+        return value  # type: ignore[return-value]
+
+    def _forget(self, waker: Callable[[], object]) -> None:
+        with suppress(ValueError, IndexError):  # it was called
+            self._wakers.remove(waker)
+
+
+class SingleFlight(Generic[T]):
+    """The flight for one thing. Flights form a chain, in which each has one successor: only one can lead."""
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest: Flight[T] = Flight()
+        """The last flight; one that is over while nobody leads."""
+        self.latest.ended = True
+
+    def join(self, own: Flight[T], longest: float = float("inf")) -> Flight[T]:
+        """Return the flight under way; if there is none, ``own``, which its maker now leads.
+
+        A flight that takes more than ``longest`` seconds is taken over.
+        """
+        flight = self.latest
+        while flight is not own and (flight.is_over or monotonic() - flight.began > longest):
+            flight = flight._successor.setdefault(_NEXT, own)
+        # Another thread may store an earlier one at the same time: its chain leads here.
+        self.latest = flight
+        return flight
+
+
+class Flights(Generic[K, T]):
+    """The flights for many things, by key. A key is forgotten when its flight ends.
+
+    In a race between two callers that meet the end of one flight, both may lead: the work is then done twice.
+    """
+
+    __slots__ = ("_under_way",)
+
+    def __init__(self) -> None:
+        self._under_way: dict[K, Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def join(self, key: K, own: Flight[T], is_stale: Callable[[Flight[T]], bool] = lambda _: False) -> Flight[T]:
+        """Return the flight for ``key``; if there is none, it is over or ``is_stale``, ``own``, led by its maker."""
+        while (flight := self._under_way.setdefault(key, own)) is not own and (flight.is_over or is_stale(flight)):
+            self._remove(key, flight)
+        return flight
+
+    def leave(self, key: K, own: Flight[T]) -> None:
+        """Forget ``own``, which has ended, and wake its waiters; also if it was never under way."""
+        self._remove(key, own)
+        own.leave()
+
+    def _remove(self, key: K, flight: Flight[T]) -> None:
+        if self._under_way.get(key) is flight:
+            self._under_way.pop(key, None)
+
+
+def copy_of(error: BaseException) -> BaseException:
+    """Return an equal exception: many callers share a flight, and a traceback must not be shared."""
+    try:
+        copy = type(error)(*error.args)
+    except Exception:
+        return redis_exceptions.ConnectionError(str(error))
+    copy.__dict__.update(error.__dict__)
+    return copy
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def _after_fork_in_child() -> None:
+    # The leaders of the parent's flights do not run here.
+    global _process
+    _process = object()
+
+
+fork.register(_after_fork_in_child, first=True)
