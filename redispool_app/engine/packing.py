@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,28 +18,23 @@ SHORT = 1000
 def pack(args: Sequence[Any], encoder: Any) -> bytes:
     """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
     name = args[0]
-    if isinstance(name, str):
-        if " " in name:
-            args = (*name.encode().split(), *args[1:])
-    elif b" " in name:  # what is no name at all fails here, as in redis-py
-        args = (*name.split(), *args[1:])
+    if name.__class__ is not str or not name.isalnum():
+        args = _with_name_split(args)
     if not PLAIN.issuperset(map(type, args)) or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
-        first = args[0].encode() if isinstance(args[0], str) else args[0]
-        args = tuple(bytes(encoder.encode(arg)) for arg in (first, *args[1:]))
+        if isinstance(name, str) and args and args[0] is name:
+            args = (name.encode(), *args[1:])  # a name is sent in UTF-8, whatever the encoding
+        args = tuple(bytes(encoder.encode(arg)) for arg in args)
     return cast(bytes, hiredis.pack_command(tuple(args)))
 
 
 def pack_utf8(args: Sequence[Any]) -> bytes:
-    """Return one command as redis-py's blocking client sends it: text in UTF-8, whatever the client's encoding.
+    """Return one command as redis-py's blocking client sends it: for a client whose encoding is UTF-8.
 
     Raises redis-py's ``DataError`` for what cannot be sent.
     """
     name = args[0]
-    if isinstance(name, str):
-        if " " in name:
-            args = (*name.encode().split(), *args[1:])
-    elif b" " in name:
-        args = (*name.split(), *args[1:])
+    if name.__class__ is not str or not name.isalnum():
+        args = _with_name_split(args)
     try:
         return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
     except TypeError:
@@ -47,3 +43,31 @@ def pack_utf8(args: Sequence[Any]) -> bytes:
             return cast(bytes, hiredis.pack_command(plain))
         except TypeError as error:
             raise DataError(error) from error
+
+
+def _with_name_split(args: Sequence[Any]) -> Sequence[Any]:
+    """Split a name into the words that redis-py makes of it, as bytes in UTF-8; most names are one word already."""
+    name = args[0]
+    if isinstance(name, str):
+        if name.__class__ is str and name.isprintable() and " " not in name:
+            return args if name else args[1:]
+        return (*name.encode().split(), *args[1:])
+    if b" " in name:  # what is no name at all fails here, as in redis-py
+        return (*name.split(), *args[1:])
+    return args
+
+
+class EncodingPacker:
+    """Packs what a blocking connection sends in the client's own encoding; redis-py's packer for hiredis uses UTF-8."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def pack(self, *args: Any) -> list[bytes]:
+        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+        return [pack(args, self._encoder)]
+
+
+def is_utf8(encoder: Any) -> bool:
+    """Whether text is sent as hiredis would send it: in UTF-8, with an error for what cannot be encoded."""
+    return encoder.encoding_errors == "strict" and codecs.lookup(encoder.encoding).name == "utf-8"

@@ -52,9 +52,20 @@ class Route:
     """What it begins with on the wire before the length of its only argument; empty for what is not one ASCII word."""
 
 
+def words_of(name: Any) -> list[bytes]:
+    """Return the words that a command's name becomes on the wire, as redis-py splits and encodes it.
+
+    A ``str`` is sent as its own ``encode()`` gives it, which for an ``Enum`` with text differs from ``str(name)``.
+    """
+    if isinstance(name, str):
+        return name.encode(errors="surrogatepass").split() if name.__class__ is str else bytes(name.encode()).split()
+    if isinstance(name, bytes | bytearray | memoryview):
+        return bytes(name).split()
+    return str(name).encode(errors="replace").split()
+
+
 def _classify(name: Any) -> Route:
-    text = bytes(name).decode("latin-1") if isinstance(name, bytes | bytearray | memoryview) else str(name)
-    words = text.upper().split()
+    words = [word.upper().decode("latin-1") for word in words_of(name)]
     first = words[0] if words else ""
     exclusive = (
         # An empty command is answered by nothing; nobody else may wait for that.
@@ -66,9 +77,13 @@ def _classify(name: Any) -> Route:
     )
     upper = isinstance(name, str) and name.isupper()
     depends = first in BLOCKING_BY_OPTION or words == ["SCRIPT"]
-    word = isinstance(name, str | bytes) and words == [text.upper()]
-    head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if word and text.isascii() else ""
+    text = _text_of(name) if isinstance(name, str | bytes) else ""
+    head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if words == [text.upper()] and text.isascii() else ""
     return Route(exclusive, depends, first in READING, upper, not (exclusive or depends), head)
+
+
+def _text_of(name: str | bytes) -> str:
+    return (name.encode(errors="surrogatepass") if isinstance(name, str) else bytes(name)).decode("latin-1")
 
 
 ROUTES: dict[Any, Route] = {}
@@ -77,10 +92,12 @@ _MOST_ROUTES = 2000  # names can come from users; real ones are a few hundred
 
 def route_of(name: Any) -> Route:
     """Return the route of a command's name, in any spelling that redis-py takes."""
-    route = ROUTES.get(name) if isinstance(name, str | bytes) else None
+    # A subclass may equal the plain name and be sent as something else: it gets no entry, and none of theirs.
+    known = name.__class__ is str or name.__class__ is bytes
+    route = ROUTES.get(name) if known else None
     if route is None:
         route = _classify(name)
-        if isinstance(name, str | bytes) and len(ROUTES) < _MOST_ROUTES:
+        if known and len(ROUTES) < _MOST_ROUTES:
             ROUTES[name] = route
     return route
 
@@ -97,9 +114,13 @@ def is_exclusive(args: Sequence[Any]) -> bool:
 
 def may_block(args: Sequence[Any]) -> bool:
     """Whether a command, name first, may wait for somebody else rather than for the server."""
-    words = str(args[0], "latin-1") if isinstance(args[0], bytes | bytearray) else str(args[0])
-    first = words.upper().split()[:1]
-    return first == [] or first[0] in BLOCKING or (first[0] in BLOCKING_BY_OPTION and is_exclusive(args))
+    first = _first_word(args[0])
+    return first == "" or first in BLOCKING or (first in BLOCKING_BY_OPTION and is_exclusive(args))
+
+
+def _first_word(name: Any) -> str:
+    words = words_of(name)
+    return words[0].upper().decode("latin-1") if words else ""
 
 
 def only_reads(name: Any) -> bool:
@@ -115,8 +136,7 @@ def leaves_nothing(name: Any) -> bool:
     """Whether a command whose connection is lost has changed nothing that outlives it."""
     if only_reads(name):
         return True
-    text = bytes(name).decode("latin-1") if isinstance(name, bytes | bytearray | memoryview) else str(name)
-    return text.upper() in _FORGOTTEN
+    return b" ".join(words_of(name)).upper().decode("latin-1") in _FORGOTTEN
 
 
 def _is_word(value: Any, word: str) -> bool:
