@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.connection import PythonRespSerializer
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 
@@ -30,8 +31,19 @@ MODES = [
 ]
 """How a project may configure its client, as far as it changes what bytes mean."""
 
+
+class EncodingRedis(redis.Redis):
+    """Redis-py's blocking client with its own packer in Python, the one that sends text in the client's encoding."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if options.get("encoding", "utf-8") != "utf-8":
+            packer = PythonRespSerializer(6000, self.get_encoder().encode)
+            self.connection_pool.connection_kwargs["command_packer"] = packer
+
+
 ASYNC = (redis.asyncio.Redis, AsyncRedis)
-SYNC = (awaited(redis.Redis), awaited(SyncRedis))
+SYNC = (awaited(EncodingRedis), awaited(SyncRedis))
 """Redis-py's client and ours; the sync ones are called and awaited as the others are."""
 
 

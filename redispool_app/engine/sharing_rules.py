@@ -28,6 +28,7 @@ from .outcomes import (
     Verdict,
     decide,
 )
+from .packing import is_utf8
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
@@ -86,7 +87,7 @@ class SharingRules:
         self._counting = threading.Lock()
         self.closed = False
         self.encoder = pool.get_encoder()
-        self.plain_encoding = self.encoder.encoding == "utf-8" and self.encoder.encoding_errors == "strict"
+        self.plain_encoding = is_utf8(self.encoder)
         self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._failures = 0
         self._not_before = 0.0

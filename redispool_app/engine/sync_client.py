@@ -5,6 +5,7 @@ A program written for ``redis.Redis`` runs unchanged on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .alone import AloneSync, is_harmless, may_be_written
-from .packing import SHORT, pack_utf8
+from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, route_of
@@ -135,7 +136,7 @@ class _Unit(PipelineUnit):
     """A unit on the shared connection of all threads."""
 
     def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool) -> None:
-        super().__init__(pack_utf8, stack, transaction)
+        super().__init__(_packer(sharing), stack, transaction)
         self._sharing = sharing
         self._position = 0
 
@@ -148,7 +149,16 @@ class _Unit(PipelineUnit):
         return decoded(reply, *self._sharing.decoding) if decode and self._sharing.decoding else reply
 
 
-def _packed(route: Route, args: tuple[Any, ...]) -> bytes:
+def _packer(sharing: ThreadSharing) -> Callable[[Any], bytes]:
+    encoder = sharing.encoder
+    if sharing.plain_encoding:
+        return pack_utf8
+    return lambda args: pack(args, encoder)
+
+
+def _packed(route: Route, args: tuple[Any, ...], sharing: ThreadSharing) -> bytes:
+    if not sharing.plain_encoding:
+        return pack(args, sharing.encoder)
     if len(args) == 2 and route.head and (argument := args[1]).__class__ is str and argument.isascii():
         # At a third of what hiredis takes for it.
         return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
@@ -163,6 +173,16 @@ class SyncRedis(AloneSync, redis.Redis):
     """
 
     _shared: ThreadSharing | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        encoder = self.get_encoder()
+        if not is_utf8(encoder):
+            # Connections of redis-py that use hiredis send text in UTF-8 whatever their encoding is.
+            packer = EncodingPacker(encoder)
+            self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
+            if self.connection is not None:
+                self.connection._command_packer = packer
 
     @property
     def sharing(self) -> ThreadSharing | None:
@@ -193,7 +213,7 @@ class SyncRedis(AloneSync, redis.Redis):
             and sharing.telemetry is None
             and current_tally.get() is None
         ):
-            packed = _packed(route, args)
+            packed = _packed(route, args, sharing)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
         # Response callbacks go by names that are text.
@@ -206,6 +226,7 @@ class SyncRedis(AloneSync, redis.Redis):
         if (
             sharing is not None
             and sharing.telemetry is None
+            and sharing.plain_encoding
             and current_tally.get() is None
             and len(key) <= SHORT
             and key.isascii()
@@ -221,7 +242,7 @@ class SyncRedis(AloneSync, redis.Redis):
             sharing = self._shared = None if self._single_connection_client else thread_sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
             return self._alone(args, options)
-        packed = _packed(route, args)
+        packed = _packed(route, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
             return self._alone(args, options)
         try:
