@@ -156,6 +156,8 @@ def _checks(manager: RedisConnectionManager, passed: bool) -> list[tuple[str, li
         answer["output"] = info.get("fault") or "The pool is closed."
     elif info.get("paused"):
         answer.update(status="warn", output="The pool is paused: callers wait.")
+    elif info.get("warning"):
+        answer.update(status="warn", output=info["warning"])
     connections = {
         "componentType": "component",
         "status": "pass",

@@ -308,9 +308,10 @@ class RedisConnectionManager:
         except ImproperlyConfigured as error:
             return {**info, "state": "misconfigured", "is_healthy": False, "fault": str(error), "config": {}}
         health, monitor = pool_set.health, pool_set.monitor
-        counters, fault, last_error, paused_for = (
+        counters, fault, warning, last_error, paused_for = (
             monitor.counters,
             health.fault,
+            monitor.warning,
             monitor.last_error,
             monitor.pause.left(),
         )
@@ -321,6 +322,8 @@ class RedisConnectionManager:
             "url": config.masked_url,
             "fault": fault.message if fault else None,
             "fault_kind": str(fault.kind) if fault else None,
+            "warning": warning.message if warning else None,
+            "warning_kind": str(warning.kind) if warning else None,
             "last_error": last_error.message if last_error else None,
             "last_error_kind": str(last_error.kind) if last_error else None,
             "retry_after": round(health.retry_after(), 3),

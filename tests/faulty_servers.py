@@ -56,6 +56,25 @@ def running(password=None, **config):
 
 
 @contextlib.contextmanager
+def cluster_node(first=0, last=-1, **config):
+    """A server in cluster mode that serves the slots from ``first`` to ``last``, none by default."""
+    # The usual number of its second port, 10,000 higher, may be beyond the last one.
+    with running(cluster_enabled="yes", cluster_port=free_port(), **config) as server:
+        if first <= last:
+            with server.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+                if (first, last) == (0, 16383):
+                    eventually(lambda: b"cluster_state:ok" in cluster_info(client))
+        yield server
+
+
+def cluster_info(client):
+    """What CLUSTER INFO says, as text."""
+    client.set_response_callback("CLUSTER INFO", lambda reply, **_: reply)
+    return client.execute_command("CLUSTER INFO")
+
+
+@contextlib.contextmanager
 def listening(answer):
     """A TCP server that is no Redis: ``answer(connection)`` for each client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -143,8 +162,9 @@ def a_needless_password():
 @fault("auth", "correct its ACL")
 def a_user_without_permission():
     with running() as server, server.client() as client:
-        client.execute_command("ACL", "SETUSER", "bob", "on", f">{PASSWORD}", "-@all", "+client")
-        yield server.url, {"USERNAME": "bob", "PASSWORD": PASSWORD}
+        # Without SELECT no connection can be made to this database; other commands concern their callers.
+        client.execute_command("ACL", "SETUSER", "bob", "on", f">{PASSWORD}", "-@all", "+client", "+ping")
+        yield server.url.removesuffix("/0") + "/1", {"USERNAME": "bob", "PASSWORD": PASSWORD}
 
 
 @fault("auth", "protected mode")
@@ -158,6 +178,53 @@ def protected_mode():
 def a_database_out_of_range():
     with running() as server:
         yield server.url.removesuffix("/0") + "/99", {}
+
+
+@fault("cluster", "use a server without cluster mode")
+def a_node_of_a_cluster():
+    with cluster_node(0, 8191) as server:
+        yield server.url, {}
+
+
+@fault("cluster", "use a server without cluster mode")
+def a_node_of_a_cluster_without_slots():
+    with cluster_node() as server:
+        yield server.url, {}
+
+
+@fault("sentinel", "address of the primary")
+def a_sentinel():
+    with running_sentinel() as url:
+        yield url, {}
+
+
+@fault("database", "remove the number of the database")
+def a_database_of_a_sentinel():
+    with running_sentinel() as url:
+        yield f"{url}/1", {}
+
+
+@contextlib.contextmanager
+def running_sentinel():
+    """The URL of a Sentinel that watches nothing."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / "sentinel.conf"
+        config.write_text(f"port {port}\nbind 127.0.0.1\n")
+        command = [str(get_binary_path()), str(config), "--sentinel"]
+        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+        try:
+            eventually(lambda: _listens(port))
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 @fault("not_redis", "not in the Redis protocol")

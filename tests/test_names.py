@@ -15,6 +15,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine import SyncRedis, names
 from redispool_app.engine.faults import FaultKind, UnansweredNameError, classify
 from redispool_app.engine.names import resolve, resolve_sync, shares
+from redispool_app.engine.server_mode import PING
 from redispool_app.exceptions import RedisUnavailable
 
 from .crowd import Caller, at_once
@@ -187,13 +188,13 @@ async def test_a_check_names_an_attempt_that_ended_at_the_same_moment(silent, se
     manager = pool_settings(f"redis://{HOST}:{server.port}/0", SOCKET_CONNECT_TIMEOUT=0.1)
     sharing = (await manager._built().open()).client.sharing
     with pytest.raises(redis_exceptions.TimeoutError):
-        await sharing.probe(b"*1\r\n$4\r\nPING\r\n")
+        await sharing.probe(PING, 1)
     assert sharing._connecting is None
     late = redis_exceptions.TimeoutError("PING was not answered")
     late.__cause__ = await sharing.give_up_connecting()
     assert classify(late, HOST).kind is FaultKind.DNS
     silent.answer()
-    assert await sharing.probe(b"*1\r\n$4\r\nPING\r\n") == b"PONG"
+    assert await sharing.probe(PING, 1) == [b"PONG"]
     assert await sharing.give_up_connecting() is None
 
 

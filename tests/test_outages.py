@@ -215,7 +215,7 @@ def test_a_threads_check_is_made_once_more_only_if_others_are_answered(proxied_w
     client = manager.get_sync_client()
     proxy.cut_always = cut_at
     with pytest.raises(redis_exceptions.ConnectionError):
-        client.sharing.probe(b"*1\r\n$4\r\nPING\r\n", time.monotonic() + 5)
+        client.sharing.probe(b"*1\r\n$4\r\nPING\r\n", 1, time.monotonic() + 5)
     assert proxy.cuts == cuts
 
 

@@ -119,6 +119,8 @@ def test_json_is_one_document_with_a_fault_for_each_unhealthy_pool(two_pools, se
         "server": {"product": "Valkey", "version": server.info()["valkey_version"], "process_id": server.pid},
         "fault": None,
         "fault_kind": None,
+        "warning": None,
+        "warning_kind": None,
     }
     assert healthy["latency_ms"] > 0
     assert (unhealthy["state"], unhealthy["fault_kind"], unhealthy["server"]) == ("unhealthy", "refused", None)

@@ -208,7 +208,9 @@ def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError
             error = redis_exceptions.ResponseError(shown)
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.reply()
-        connection.monitor.error_reply(error)
+        # During the handshake servers before version 7 deny CLIENT as a whole: they give the connection no name.
+        if connection._last_words is None or "'client' command" not in str(error):
+            connection.monitor.error_reply(error)
     else:
         hurried = getattr(connection, "is_hurried", False)
         connection.monitor.failure(error, connection._started, hurried=hurried)

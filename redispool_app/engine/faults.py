@@ -2,7 +2,8 @@
 
 Error prefixes are those of the Redis protocol (``LOADING``, ``READONLY``, ``OOM``, ``NOAUTH``, ``WRONGPASS``,
 ``NOPERM``, ``MISCONF``, ``MASTERDOWN``, ``NOREPLICAS``, ``BUSY``):
-https://redis.io/docs/latest/develop/reference/protocol-spec/
+https://redis.io/docs/latest/develop/reference/protocol-spec/. Those of a cluster (``MOVED``, ``ASK``, ``CROSSSLOT``,
+``CLUSTERDOWN``, ``TRYAGAIN``): https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class FaultKind(StrEnum):
     AUTH = "auth"
     BUSY = "busy"
     CLOSED = "closed"
+    CLUSTER = "cluster"
     DATABASE = "database"
     DESCRIPTORS = "descriptors"
     DNS = "dns"
@@ -43,6 +45,7 @@ class FaultKind(StrEnum):
     OOM = "oom"
     READONLY = "readonly"
     REFUSED = "refused"
+    SENTINEL = "sentinel"
     TIMEOUT = "timeout"
     TLS = "tls"
     UNKNOWN = "unknown"
@@ -53,6 +56,7 @@ class FaultKind(StrEnum):
 ANSWERED = frozenset(
     {
         FaultKind.BUSY,
+        FaultKind.CLUSTER,
         FaultKind.MASTERDOWN,
         FaultKind.MISCONF,
         FaultKind.NOREPLICAS,
@@ -75,6 +79,14 @@ class UnansweredNameError(TimeoutError):
 
 class CredentialProviderError(redis_exceptions.AuthenticationError):
     """The project's credential provider has failed; the message names the type of its exception and nothing else."""
+
+
+class ClusterNodeError(redis_exceptions.ResponseError):
+    """The server is in cluster mode and does not serve every hash slot: most commands would be answered with MOVED."""
+
+
+class SentinelAnswersError(redis_exceptions.ResponseError):
+    """A Sentinel answers where a server was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +190,14 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
             FaultKind.MASTERDOWN,
             f"Redis at {where} is a replica that has lost its primary: restore the link.",
         )
+    if isinstance(error, SentinelAnswersError):
+        return Fault(
+            FaultKind.SENTINEL,
+            f"A Sentinel answers at {where}: set CONNECTION_URL to the address of the primary that it watches.",
+        )
     if isinstance(error, redis_exceptions.ResponseError):
+        if (fault := _from_cluster(error, said, where)) is not None:
+            return fault
         if said.startswith("MISCONF"):
             return Fault(FaultKind.MISCONF, f"Redis at {where} cannot save and refuses writes: check its disk and log.")
         if said.startswith("NOREPLICAS"):
@@ -194,7 +213,67 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
                 FaultKind.DATABASE,
                 f"Redis at {where} has no database of that number: correct DB or the number in CONNECTION_URL.",
             )
+        if (missing := _UNKNOWN_COMMAND.search(said)) is not None:
+            return _without_command(missing[1].upper(), where)
     return None
+
+
+_UNKNOWN_COMMAND = re.compile(r"unknown command .?(hello|select)\b", re.IGNORECASE)
+"""What no connection can be made without, once PROTOCOL is 3 or a database has been chosen."""
+
+
+def _without_command(name: str, where: str) -> Fault:
+    if name == "HELLO":
+        return Fault(FaultKind.UNKNOWN, f"Redis at {where} does not know HELLO: set PROTOCOL to 2 in REDIS_POOL.")
+    return Fault(
+        FaultKind.DATABASE,
+        f"Redis at {where} has no databases to choose from (a Sentinel or a proxy?): correct CONNECTION_URL, "
+        "or remove the number of the database from it.",
+    )
+
+
+_ELSEWHERE = (
+    ClusterNodeError,
+    redis_exceptions.AskError,  # also MOVED
+    redis_exceptions.ClusterDownError,
+)
+
+
+def says_elsewhere(error: BaseException) -> bool:
+    """Whether a reply says that this server does not serve every hash slot."""
+    return isinstance(error, _ELSEWHERE) or str(error).startswith(("MOVED ", "ASK ", "CLUSTERDOWN "))
+
+
+_HEALTH_CHECK = re.compile(r"'(ping|cluster\|nodes|client\|setinfo|client\|setname)' command")
+
+
+def denies_health_check(error: BaseException) -> bool:
+    """Whether an ACL denies what this package sends of its own accord, and can do without."""
+    return isinstance(error, redis_exceptions.NoPermissionError) and bool(_HEALTH_CHECK.search(str(error)))
+
+
+def _from_cluster(error: redis_exceptions.ResponseError, said: str, where: str) -> Fault | None:
+    """What only servers in cluster mode answer."""
+    if says_elsewhere(error):
+        return Fault(
+            FaultKind.CLUSTER,
+            f"Redis at {where} is a node of a cluster and does not serve every key: "
+            "use a server without cluster mode (cluster-enabled no).",
+        )
+    if isinstance(error, redis_exceptions.ClusterCrossSlotError | redis_exceptions.TryAgainError) or said.startswith(
+        ("CROSSSLOT", "TRYAGAIN", "SELECT is not allowed in cluster mode")
+    ):
+        return in_cluster_mode(where)
+    return None
+
+
+def in_cluster_mode(where: str) -> Fault:
+    """Return the fault of a server in cluster mode that serves every key: it works, within limits."""
+    return Fault(
+        FaultKind.CLUSTER,
+        f"Redis at {where} is in cluster mode: the keys of one command must share a hash slot, and there may be only "
+        "database 0. Use a server without cluster mode (cluster-enabled no).",
+    )
 
 
 def _from_system(error: BaseException, where: str) -> Fault | None:

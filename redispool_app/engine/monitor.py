@@ -21,7 +21,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 from .durations import ConnectionTimes
-from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify
+from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify, denies_health_check, says_elsewhere
 from .health import Health, HealthState
 from .history import Change, History
 from .log_limit import LogLimit
@@ -96,6 +96,9 @@ class Monitor:
         self.times = ConnectionTimes()
         self.closed = False
         self.last_error: Fault | None = None
+        self.was_moved = False
+        """Whether a reply has said that another server has a key: MOVED and its kin."""
+        self._warnings: dict[FaultKind, Fault] = {}
         self.history = History()
         self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.slow_commands = SlowCommands(alias, slow_command)
@@ -141,9 +144,12 @@ class Monitor:
 
     def error_reply(self, error: BaseException) -> None:
         """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said."""
-        if threading.get_ident() in self._quiet:
+        if threading.get_ident() in self._quiet or denies_health_check(error):
             return
         fault = self._fault_in(error)
+        if says_elsewhere(error) and not self.closed:
+            self.was_moved = True
+            self.doubt(fault)  # the next check asks which slots this server has
         # One command denied is no outage: perhaps it is the only one this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
@@ -174,6 +180,21 @@ class Monitor:
         """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
         if self.health.doubt(fault):
             self._recovery.start()
+
+    def warn(self, kind: FaultKind, fault: Fault | None) -> None:
+        """Show a ``fault`` that stands although the server is healthy, or with None no longer; logged once."""
+        before = self._warnings.get(kind)
+        if fault is None:
+            self._warnings.pop(kind, None)
+        elif before != fault:
+            self._warnings[kind] = fault
+            extra = {"pool": self.alias, "state": "healthy", "where": self.where, "fault_kind": str(kind)}
+            logger.warning("Redis pool %r: %s", self.alias, fault.message, extra=extra)
+
+    @property
+    def warning(self) -> Fault | None:
+        """What stands although the server is healthy, the first if there are several."""
+        return next(iter(list(self._warnings.values())), None)
 
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:

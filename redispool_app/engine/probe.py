@@ -1,10 +1,14 @@
-"""One real PING, through the pool that callers use where it can be had, within one deadline."""
+"""One real PING, through the pool that callers use where it can be had, within one deadline.
+
+A check of a server that is not known to be healthy also asks what kind of server it is, in the same round trip.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import socket
+from collections.abc import Awaitable, Callable
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -15,16 +19,14 @@ from redis import exceptions as redis_exceptions
 from . import names
 from .async_pool import AsyncPool
 from .deadlines import shortened
+from .faults import FaultKind, in_cluster_mode
+from .monitor import Monitor
+from .server_mode import CLUSTER_NODES, HELLO, PING, check_ping, check_slots, is_in_cluster_mode
 from .sharing import sharing_of
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of
 
-_PING = b"*1\r\n$4\r\nPING\r\n"
-
-
-def _check(answer: Any) -> None:
-    if answer not in (b"PONG", "PONG"):
-        raise redis_exceptions.InvalidResponse(f"PING was answered with {answer!r:.80}")
+_Replies = list[Any]
 
 
 async def ping(pool: AsyncPool, timeout: float) -> float:
@@ -47,9 +49,7 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
 async def _ping_through(pool: AsyncPool) -> float:
     sharing = sharing_of(pool)
     if sharing is not None:
-        started = perf_counter()
-        _check(await sharing.probe(_PING))
-        return perf_counter() - started
+        return await _ask(pool.monitor, sharing.probe)
     connection = pool.state.take_at_once()
     if connection is None:
         # All are in use, perhaps by commands that block: that says nothing about the server.
@@ -57,7 +57,7 @@ async def _ping_through(pool: AsyncPool) -> float:
     try:
         was_connected = connection.is_connected
         await pool.ready(connection)
-        return await _ping(connection)
+        return await _ping(connection, pool)
     except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
         # An idle connection may have died unnoticed: only a new one tells about the server.
         if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
@@ -72,16 +72,43 @@ async def _ping_on_new(pool: AsyncPool) -> float:
     connection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.connect()
-        return await _ping(connection)
+        return await _ping(connection, pool)
     finally:
         await connection.disconnect(nowait=True)
 
 
-async def _ping(connection: Any) -> float:
+async def _ping(connection: Any, pool: AsyncPool) -> float:
+    async def exchange(packed: bytes, wanted: int) -> _Replies:
+        await connection.send_packed_command([packed], check_health=False)
+        replies: _Replies = []
+        for _ in range(wanted):
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except redis_exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    return await _ask(pool.monitor, exchange)
+
+
+async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[_Replies]]) -> float:
+    """Carry out a check by ``exchange``, which returns errors as values; return the first round trip in seconds."""
+    is_first = not monitor.health.is_healthy
     started = perf_counter()
-    await connection.send_command("PING", check_health=False)
-    _check(await connection.read_response())
-    return perf_counter() - started
+    replies = await (exchange(PING + HELLO, 2) if is_first else exchange(PING, 1))
+    latency = perf_counter() - started
+    check_ping(replies[0])
+    if is_first:
+        is_clustered = is_in_cluster_mode(replies[1])
+        if is_clustered:
+            (nodes,) = await exchange(CLUSTER_NODES, 1)
+            check_slots(nodes, was_moved=monitor.was_moved)
+        _warn(monitor, is_clustered)
+    return latency
+
+
+def _warn(monitor: Monitor, is_clustered: bool) -> None:
+    monitor.warn(FaultKind.CLUSTER, in_cluster_mode(monitor.where) if is_clustered else None)
 
 
 def ping_sync(pool: SyncPool, timeout: float) -> float:
@@ -98,9 +125,7 @@ def ping_sync(pool: SyncPool, timeout: float) -> float:
 def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
     sharing = thread_sharing_of(pool)
     if sharing is not None:
-        started = perf_counter()
-        _check(sharing.probe(_PING, deadline))
-        return perf_counter() - started
+        return _ask_sync(pool.monitor, lambda packed, wanted: sharing.probe(packed, wanted, deadline))
     connection = pool.take_at_once()
     if connection is None:
         return _ping_on_new_sync(pool, deadline)
@@ -108,7 +133,7 @@ def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
         was_connected = connection._sock is not None
         with shortened(connection, deadline):
             pool.ready(connection)
-            return _ping_sync(connection, deadline)
+            return _ping_sync(connection, deadline, pool)
     except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
         if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
             raise
@@ -123,20 +148,43 @@ def _ping_on_new_sync(pool: SyncPool, deadline: float) -> float:
     try:
         with shortened(connection, deadline):
             connection.connect()
-            return _ping_sync(connection, deadline)
+            return _ping_sync(connection, deadline, pool)
     finally:
         connection.disconnect()
 
 
-def _ping_sync(connection: Any, deadline: float) -> float:
-    left = deadline - monotonic()
-    if left <= 0:
-        raise redis_exceptions.TimeoutError("The health check's time was used up by connecting")
+def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
+    def exchange(packed: bytes, wanted: int) -> _Replies:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise redis_exceptions.TimeoutError("The health check's time was used up by connecting")
+        connection._sock.settimeout(left)
+        connection.send_packed_command([packed], check_health=False)
+        replies: _Replies = []
+        for _ in range(wanted):
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except redis_exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    return _ask_sync(pool.monitor, exchange)
+
+
+def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], _Replies]) -> float:
+    """The twin of ``_ask``."""
+    is_first = not monitor.health.is_healthy
     started = perf_counter()
-    connection._sock.settimeout(left)
-    connection.send_command("PING", check_health=False)
-    _check(connection.read_response())
-    return perf_counter() - started
+    replies = exchange(PING + HELLO, 2) if is_first else exchange(PING, 1)
+    latency = perf_counter() - started
+    check_ping(replies[0])
+    if is_first:
+        is_clustered = is_in_cluster_mode(replies[1])
+        if is_clustered:
+            (nodes,) = exchange(CLUSTER_NODES, 1)
+            check_slots(nodes, was_moved=monitor.was_moved)
+        _warn(monitor, is_clustered)
+    return latency
 
 
 # Some web servers wait in silence for the rest of what they take for a request. Only who has never answered is

@@ -115,8 +115,11 @@ class Sharing(SharingRules):
         finally:
             self.note_slow(sent, asked, sent_at)
 
-    async def probe(self, packed: bytes) -> Any:
-        """Send a command that only reads past every gate and limit; again if the connection is cut."""
+    async def probe(self, packed: bytes, wanted: int) -> list[Any]:
+        """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
+
+        Return their replies, not decoded, with errors among them as values.
+        """
         began, cuts = monotonic(), 0
         while True:
             try:
@@ -125,7 +128,7 @@ class Sharing(SharingRules):
                         raise PoolClosed()
                     self.attempt_at_once()
                     await self._connect(math.inf)
-                return await self.connection.send(packed, True)
+                return await self.connection.send_unit(packed, [False] * wanted, quiet=True)
             except redis_exceptions.ConnectionError as error:
                 cuts += 1
                 if not self.may_probe_again(error, cuts, began):

@@ -137,8 +137,11 @@ class ThreadSharing(SharingRules):
         limits = self.limits
         return len(connection.queue) >= limits.max_in_flight or connection.bytes_in_flight >= limits.max_in_flight_bytes
 
-    def probe(self, packed: bytes, deadline: float) -> Any:
-        """Send a command that only reads past every gate and limit; again if the connection is cut."""
+    def probe(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
+        """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
+
+        Return their replies, not decoded, with errors among them as values.
+        """
         began, cuts = monotonic(), 0
         while True:
             try:
@@ -148,15 +151,14 @@ class ThreadSharing(SharingRules):
                     self.attempt_at_once()
                     self._connect(deadline)
                 started = monotonic()
-                reply = connection.exchange(packed, 0, started, deadline, first_wait(deadline - started), math.inf)
+                wait = first_wait(deadline - started)
+                replies: list[Any] = connection.exchange(packed, wanted, started, deadline, wait, math.inf, quiet=True)
             except redis_exceptions.ConnectionError as error:
                 cuts += 1
                 if not self.may_probe_again(error, cuts, began):
                     raise
             else:
-                if isinstance(reply, Exception):
-                    raise reply
-                return reply
+                return replies
 
     # Waiting: for the connection, for room on it, and while new commands are held back.
 

@@ -42,8 +42,6 @@ class Fault:
     """Seconds that may pass between the first failure and the certainty that lets all callers fail at once."""
     last_error: ClassVar[str | None] = None
     """What the status names when the server answers and only some commands fail."""
-    refuses_ping: ClassVar[bool] = False
-    """Whether the server answers a PING too with an error."""
     shown: ClassVar[bool] = True
     """Whether somebody looks at the pages while the fault lasts."""
 
@@ -286,7 +284,6 @@ class UserRevoked(Fault):
 class PermissionRevoked(UserRevoked):
     name = "ACL permissions revoked"
     outage = False
-    refuses_ping = True
     kinds = frozenset({"auth"})
     last_error = "auth"
 

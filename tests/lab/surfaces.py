@@ -47,7 +47,7 @@ class Viewer:
         """Yield what was shown wrongly while ``fault`` lasted."""
         if fault.last_error is not None and self.last_error != fault.last_error:
             yield f"the status names {self.last_error} as the last error, not {fault.last_error}"
-        if fault.outage or fault.refuses_ping:
+        if fault.outage:
             if self.probe != 503:
                 yield f"the probe answers {self.probe} during an outage"
             if self.exit_code != 1:

@@ -50,6 +50,9 @@ class Report:
     server: ServerFacts | None = None
     fault: str | None = None
     fault_kind: str | None = None
+    warning: str | None = None
+    """What stands although the pool is healthy."""
+    warning_kind: str | None = None
     roster: Roster | None = None
     """All workers, if they were asked for and the settings are right."""
 
@@ -71,6 +74,8 @@ class Report:
             else {"product": server.product, "version": server.version, "process_id": server.process_id},
             "fault": self.fault,
             "fault_kind": self.fault_kind,
+            "warning": self.warning,
+            "warning_kind": self.warning_kind,
             **({} if self.roster is None else self.roster.as_dict()),
         }
 
@@ -180,6 +185,8 @@ class Command(BaseCommand):
             yield "  ".join(row).rstrip()
             if report.fault:
                 yield paint("  " + report.fault)
+            if report.warning:
+                yield self.style.WARNING("  " + report.warning)
 
 
 def _check_all(aliases: list[str] | None, timeout: float | None) -> Iterator[Report]:
@@ -214,13 +221,15 @@ def _check(alias: str, timeout: float | None) -> Report:
         return Report(
             alias=alias, state="unhealthy", url=config.masked_url, fault=fault.message, fault_kind=str(fault.kind)
         )
-    latency = monitor.health.latency
+    latency, warning = monitor.health.latency, monitor.warning
     return Report(
         alias=alias,
         state="healthy",
         url=config.masked_url,
         latency_ms=None if latency is None else round(latency * 1000, 3),
         server=server,
+        warning=None if warning is None else warning.message,
+        warning_kind=None if warning is None else str(warning.kind),
     )
 
 

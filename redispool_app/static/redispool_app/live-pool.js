@@ -99,6 +99,7 @@ window.redispool = window.redispool || {};
             this.text("[data-state-sign]", sign);
             this.text("[data-state-label]", label);
             this.notice("fault", info.fault);
+            this.notice("warning", info.warning);
             this.notice("paused", info.paused
                 ? this.format.say("paused_for", { n: Math.ceil(info.paused_for || 0) })
                 : null);
