@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -22,7 +22,7 @@ from .connections import abandon
 from .monitor import Monitor
 from .outcomes import LOST, LostCommandError
 from .shared_connection import SharedConnection
-from .sharing_rules import SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
 
 class Sharing(SharingRules):
@@ -31,6 +31,7 @@ class Sharing(SharingRules):
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         super().__init__(pool, monitor, limits)
         self.loop = asyncio.get_running_loop()
+        self._patience = math.inf if self.timeout is None else self.timeout
         self.connection: SharedConnection | None = None
         self._leaving: SharedConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -67,53 +68,66 @@ class Sharing(SharingRules):
                 return None
         return connection
 
-    async def reply(
+    def reply(
         self,
         packed: bytes,
         decode: bool,
         *,
         reads: bool,
         lost: LostCommandError | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
-        return await self._sent_safely(lambda connection: connection.send(packed, decode), (packed, 1), reads, lost)
+        started = monotonic() if lost is None else lost.started
+        return self._carry_out(Request(packed, 0, reads, started, started + self._patience, decode), lost)
 
-    async def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> list[Any]:
+    def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> Coroutine[Any, Any, list[Any]]:
         """Send a unit of packed commands and return all their replies."""
-        found: list[Any] = await self._sent_safely(
-            lambda connection: connection.send_unit(packed, decode), (packed, len(decode)), reads
-        )
-        return found
+        started = monotonic()
+        return self._carry_out(Request(packed, len(decode), reads, started, started + self._patience, decode))
 
-    async def _sent_safely(
-        self,
-        send: Callable[[SharedConnection], asyncio.Future[Any]],
-        sent: tuple[bytes, int],
-        reads: bool,
-        lost: LostCommandError | None = None,
-    ) -> Any:
-        deadline = self.deadline(lost)
-        resent = 0 if lost is None else self.judge(lost, reads=reads, deadline=deadline)
-        asked, sent_at = monotonic() if lost is None else lost.started, math.inf
+    async def _carry_out(self, request: Request, lost: LostCommandError | None = None) -> Any:
+        """Make attempts until one brings the reply; each chooses its connection."""
+        if lost is not None:
+            self.judge(request, lost)
         try:
             while True:
-                connection = self.open_connection() or await self._admitted(deadline)
-                if connection is None:
-                    held_back = await self._until_resumed()
-                    asked, deadline = asked + held_back, deadline + held_back
-                    continue
-                future, sent_at = send(connection), monotonic()
-                # What waiting and a first try have used up is not given again.
-                limit = None if deadline == math.inf else connection.limit(future, deadline, sent)
+                connection = self.open_connection() or await self._admit(request)
+                future, limit = self._send(request, connection)
                 try:
                     return await future
                 except LOST as error:
-                    resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
+                    self.judge(request, error)
                 finally:
                     if limit is not None:
                         limit.cancel()
         finally:
-            self.note_slow(sent, asked, sent_at)
+            self.note_slow(request)
+
+    async def _admit(self, request: Request) -> SharedConnection:
+        """Wait until the request may be sent; return the connection for it.
+
+        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout`` and what connecting raises.
+        """
+        while True:
+            connection = await self._place(request.deadline)
+            if connection is not None:
+                return connection
+            request.was_held_back(await self._until_resumed())
+
+    def _send(
+        self, request: Request, connection: SharedConnection
+    ) -> tuple[asyncio.Future[Any], asyncio.TimerHandle | None]:
+        """Send the request; return its reply to come, and what ends the wait for it at the request's deadline."""
+        decode = request.decode
+        future: asyncio.Future[Any]
+        if isinstance(decode, bool):
+            future = connection.send(request.packed, decode)
+        else:
+            future = connection.send_unit(request.packed, decode)
+        request.sent_at = monotonic()
+        # What waiting and a first try have used up is not given again.
+        deadline = request.deadline
+        return future, None if deadline == math.inf else connection.limit(future, deadline, request.sent)
 
     async def probe(self, packed: bytes, wanted: int) -> list[Any]:
         """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
@@ -142,7 +156,7 @@ class Sharing(SharingRules):
         self.attempt_at_once()
         return held_back
 
-    async def _admitted(self, deadline: float) -> SharedConnection | None:
+    async def _place(self, deadline: float) -> SharedConnection | None:
         """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
         while True:
             self.gate()
@@ -160,7 +174,7 @@ class Sharing(SharingRules):
                 return connection
             await self._wait_for_room(deadline)
             if self.is_paused:
-                self._admit()  # the next goes the same way
+                self._let_next_in()  # the next goes the same way
                 return None
             if self.connection is not None and not self.connection.closed:
                 return self.connection
@@ -170,19 +184,19 @@ class Sharing(SharingRules):
             raise self.too_many(self.in_flight, len(self._waiting))
         turn: asyncio.Future[None] = self.loop.create_future()
         self._waiting.append(turn)
-        self._admit()  # there may be room behind those who have not taken their turns yet
+        self._let_next_in()  # there may be room behind those who have not taken their turns yet
         try:
             await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
         except BaseException:
             self._waiting.remove(turn)
-            self._admit()  # the turn may have been given at the same moment; let the next have it
+            self._let_next_in()  # the turn may have been given at the same moment; let the next have it
             raise
         # Not before: who has a turn still waits, so that no newcomer takes its place.
         self._waiting.remove(turn)
         if not turn.done():
             raise self.no_room()
 
-    def _admit(self) -> None:
+    def _let_next_in(self) -> None:
         """Give turns to the first in the queue, as many as there is room for; some may not have taken theirs yet."""
         connection = self.connection
         room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
@@ -252,7 +266,7 @@ class Sharing(SharingRules):
         if not attempt.cancelled():
             attempt.exception()
         self._connecting = None
-        self._admit()
+        self._let_next_in()
 
     # What the connection reports.
 
@@ -262,7 +276,7 @@ class Sharing(SharingRules):
         if count:
             self.budget.succeeded(count)
             if self._waiting:
-                self._admit()
+                self._let_next_in()
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
 
@@ -275,7 +289,7 @@ class Sharing(SharingRules):
         if self.monitor is not None and self.monitor.health.barred:
             self._dismiss()
         else:
-            self._admit()
+            self._let_next_in()
 
     def _dismiss(self) -> None:
         """Let all who wait go on: each finds for itself that there is nothing to wait for."""

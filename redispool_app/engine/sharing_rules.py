@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -73,6 +73,40 @@ def limits_of(pool: Any) -> SharingLimits | None:
     return None if getattr(pool, "cache", None) is not None else limits
 
 
+@dataclass(slots=True)
+class Request:
+    """What one caller sends, and what its attempts have used up; times in monotonic seconds.
+
+    Each attempt is three steps: *admit* waits until the caller may send and returns a connection, *send* sends the
+    request there and waits for the reply, *judge* decides what a lost reply means: another attempt, or an exception.
+    """
+
+    packed: bytes
+    commands: int
+    """How many commands a unit has; 0 for a single command, whose reply is not a list."""
+    reads: bool
+    """Whether the request only reads, so that it may be sent again after it was written."""
+    started: float
+    """When the caller asked."""
+    deadline: float
+    decode: bool | Sequence[bool] = False
+    """Which replies are decoded as text; used on event loops only."""
+    resent: int = 0
+    """How often the request was sent again after it had been written."""
+    sent_at: float = math.inf
+    """When the last attempt sent it."""
+
+    @property
+    def sent(self) -> tuple[bytes, int]:
+        """The packed bytes, and how many commands they are."""
+        return self.packed, self.commands or 1
+
+    def was_held_back(self, seconds: float) -> None:
+        """Do not count the time that a pause of the pool took."""
+        self.started += seconds
+        self.deadline += seconds
+
+
 class SharingRules:
     """The state of a shared connection that does not depend on how its callers wait."""
 
@@ -104,37 +138,29 @@ class SharingRules:
         """Whether new commands are held back."""
         return self.monitor is not None and self.monitor.pause.is_on
 
-    def deadline(self, lost: LostCommandError | None = None) -> float:
-        """Return when a caller that asks now, or asked when ``lost`` says, has waited long enough."""
-        if self.timeout is None:
-            return math.inf
-        return (monotonic() if lost is None else lost.started) + self.timeout
-
-    def note_slow(self, sent: tuple[bytes, int], asked: float, sent_at: float = math.inf) -> None:
+    def note_slow(self, request: Request) -> None:
         """Remember a caller whose wait before it was sent made it slow; of what came then its connection knows."""
         now, threshold = monotonic(), self.slow_commands.threshold
-        if now - asked >= threshold > now - sent_at:
-            self.slow_commands.note_all([sent], now - asked)
+        if now - request.started >= threshold > now - request.sent_at:
+            self.slow_commands.note_all([request.sent], now - request.started)
 
-    def judge(self, error: LostCommandError, *, reads: bool, deadline: float, resent: int = 0) -> int:
-        """Return if the command is to be sent again; else raise what its caller should know.
-
-        ``resent`` is how often it was sent again after being written; with this time, that is what is returned.
-        """
+    def judge(self, request: Request, error: LostCommandError) -> None:
+        """Return if the request is to be sent again; else raise what its caller should know."""
         # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
-        over = self.closed or isinstance(error, _FINAL) or (error.written and resent == _MOST_RESENT)
+        over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
         with self._counting:
             verdict = decide(
                 written=error.written,
-                reads=reads,
+                reads=request.reads,
                 retry_writes=self.limits.retry_writes,
-                deadline=-math.inf if over else deadline,
+                deadline=-math.inf if over else request.deadline,
                 budget=self.budget,
             )
             self.statistics.retries += verdict is Verdict.AGAIN
             self.statistics.unknown += verdict is Verdict.UNKNOWN
         if verdict is Verdict.AGAIN:
-            return resent + error.written
+            request.resent += error.written
+            return
         if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
         if isinstance(error, _FINAL):

@@ -25,9 +25,12 @@ from .outcomes import LOST
 from .patching import refuse_late_patching
 from .runtime import fork
 from .shared_socket import SharedSocket
-from .sharing_rules import SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
+
+_FAILED = (*LOST, NoRoomError)
+"""How an attempt ends that brings no reply."""
 
 
 class _Attempt:
@@ -102,36 +105,62 @@ class ThreadSharing(SharingRules):
         With ``wanted`` it is a unit of so many commands: all their replies, with errors among them as values.
         """
         started = monotonic()
-        deadline, wait, most = started + self._patience, self._first_wait, self.limits.surely_room
-        resent, crowded = 0, False
-        while True:
-            connection = self.connection
-            if connection is None or connection.closed or self._waiting or crowded or self._health.barred:
-                try:
-                    connection = self._admitted(deadline)
-                except Exception:
-                    self.note_slow((packed, wanted), started)
-                    raise
-                if connection is None:
-                    held_back = self._until_resumed()
-                    started, deadline = started + held_back, deadline + held_back
-                    continue
-                wait = first_wait(deadline - monotonic())
+        deadline, connection = started + self._patience, self.connection
+        failure: Exception | None = None
+        if connection is None or connection.closed or self._waiting or self._health.barred:
+            reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
+        else:
+            # What a first attempt comes to for nearly every request, without the calls of its three steps.
             try:
-                reply = connection.exchange(packed, wanted, started, deadline, wait, most)
-            except LOST as error:
-                resent = self.judge(error, reads=reads, deadline=deadline, resent=resent)
-                wait = first_wait(deadline - monotonic())
-                continue
-            except NoRoomError:
-                if crowded:  # others were quicker
-                    self._wait_for_room(deadline)
-                # Not surely room: look closer.
-                crowded, most = True, self.limits.max_in_flight
-                continue
-            if reply.__class__ is not bytes and isinstance(reply, Exception):
-                raise reply
-            return reply
+                reply = connection.exchange(
+                    packed, wanted, started, deadline, self._first_wait, self.limits.surely_room
+                )
+            except _FAILED as error:
+                failure = error
+            if failure is not None:
+                reply = self._carry_out(Request(packed, wanted, reads, started, deadline), failure)
+        if reply.__class__ is not bytes and isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _carry_out(self, request: Request, failure: Exception | None = None) -> Any:
+        """Make attempts until one brings the reply, and return that; each attempt chooses its connection.
+
+        ``failure`` says how an attempt ended that was made before.
+        """
+        while True:
+            if isinstance(failure, LOST):
+                self.judge(request, failure)
+            connection = self._admit(request)
+            try:
+                return self._send(request, connection)
+            except _FAILED as error:
+                failure = error
+
+    def _admit(self, request: Request) -> SharedSocket:
+        """Wait until the request may be sent; return the connection for it.
+
+        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout`` and what connecting raises.
+        """
+        try:
+            while True:
+                connection = self._place(request.deadline)
+                if connection is not None:
+                    return connection
+                request.was_held_back(self._until_resumed())
+        except Exception:
+            self.note_slow(request)
+            raise
+
+    def _send(self, request: Request, connection: SharedSocket) -> Any:
+        """Send the request and wait for its reply; return that, an error as a value.
+
+        Raises what is in ``LOST``, and ``NoRoomError`` where others were quicker.
+        """
+        deadline = request.deadline
+        wait = first_wait(deadline - monotonic())
+        most = self.limits.max_in_flight
+        return connection.exchange(request.packed, request.commands, request.started, deadline, wait, most)
 
     def _is_full(self, connection: SharedSocket) -> bool:
         limits = self.limits
@@ -168,7 +197,7 @@ class ThreadSharing(SharingRules):
         self.attempt_at_once()
         return held_back
 
-    def _admitted(self, deadline: float) -> SharedSocket | None:
+    def _place(self, deadline: float) -> SharedSocket | None:
         """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
         while True:
             self.gate()
@@ -186,7 +215,7 @@ class ThreadSharing(SharingRules):
                 return connection
             self._wait_for_room(deadline)
             if self.is_paused:
-                self._admit()  # the next goes the same way
+                self._let_next_in()  # the next goes the same way
                 return None
             if (connection := self.connection) is not None and not connection.closed:
                 return connection
@@ -203,18 +232,18 @@ class ThreadSharing(SharingRules):
                 connection.eager = True
                 # Room may have come before this caller was in the queue.
                 if not self._is_full(connection):
-                    self._admit()
+                    self._let_next_in()
             admitted = turn.acquire(timeout=max(0.0, deadline - monotonic()))
         finally:
             try:
                 self._waiting.remove(turn)
             except ValueError:
                 if not admitted:
-                    self._admit()  # the turn was given at the same moment; let the next have it
+                    self._let_next_in()  # the turn was given at the same moment; let the next have it
         if not admitted:
             raise self.no_room()
 
-    def _admit(self) -> None:
+    def _let_next_in(self) -> None:
         """Let the first in the queue go on. Each that has gone on and come back lets the next."""
         with suppress(IndexError):  # nobody waits any more
             self._waiting.popleft().release()
@@ -295,7 +324,7 @@ class ThreadSharing(SharingRules):
             self.budget.succeeded(count)
         if self._waiting:
             for _ in range(min(count, len(self._waiting))):
-                self._admit()
+                self._let_next_in()
         if self._emptied is not None and self.in_flight == 0:
             self._emptied.set()
         if connection is not None and (self._waiting or self._emptied is not None):
@@ -309,7 +338,7 @@ class ThreadSharing(SharingRules):
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
         for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.barred else 1):
-            self._admit()
+            self._let_next_in()
 
     def leave_silent(self, since: float) -> None:
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
@@ -328,7 +357,7 @@ class ThreadSharing(SharingRules):
         if self.connection is not None:
             self._leaving, self.connection = self.connection, None
         for _ in range(len(self._waiting)):
-            self._admit()  # each finds the closed state
+            self._let_next_in()  # each finds the closed state
         if self.monitor is not None:
             self.monitor.pause.release(self)
         leaving = self._leaving
