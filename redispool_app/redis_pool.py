@@ -23,7 +23,7 @@ from .engine.client_name import client_name
 from .engine.faults import Fault, FaultKind, classify
 from .engine.health import Health
 from .engine.loops import LoopClient
-from .engine.patching import refuse_late_patching
+from .engine.patching import UnsupportedRuntimeError, refuse_unsupported_runtime
 from .engine.pool_set import PoolSet, PoolSettings
 from .engine.runtime import fork
 from .engine.statistics import Statistics
@@ -305,7 +305,7 @@ class RedisConnectionManager:
         info: dict[str, Any] = {"alias": self.alias, "pid": os.getpid()}
         try:
             pool_set, config = self._built(), self._config
-        except ImproperlyConfigured as error:
+        except (ImproperlyConfigured, UnsupportedRuntimeError) as error:
             return {**info, "state": "misconfigured", "is_healthy": False, "fault": str(error), "config": {}}
         health, monitor = pool_set.health, pool_set.monitor
         counters, fault, warning, last_error, paused_for = (
@@ -395,7 +395,7 @@ class RedisConnectionManager:
 
     def _built(self) -> PoolSet:
         """Return the pool set, building it from the settings on first use. Raises ``ImproperlyConfigured``."""
-        refuse_late_patching()
+        refuse_unsupported_runtime()
         pool_set = self._pool_set
         if pool_set is not None:
             return pool_set

@@ -1,20 +1,51 @@
-"""Whether somebody (gevent) has replaced what threads wait on after this package had been imported."""
+"""Whether this process runs in a way that the engine has not been made for: it refuses that before it waits or sends.
+
+gevent that patches late, eventlet, and a free-threaded Python would each end as a hang or a time-out, which looks like
+Redis's fault.
+"""
 
 from __future__ import annotations
 
 import queue
+import sys
 
 _QUEUE_AT_IMPORT = queue.SimpleQueue
 
 
-def refuse_late_patching() -> None:
-    """Raise ``RuntimeError`` if the standard library was patched too late.
+class UnsupportedRuntimeError(RuntimeError):
+    """This process runs in a way that the engine has not been made for; the message names the cure."""
 
-    A greenlet that waits on what was there before holds up all others of its thread, for ever. gevent's own rule is to
-    patch before anything else is imported.
+
+def refuse_unsupported_runtime() -> None:
+    """Raise ``UnsupportedRuntimeError`` where threads, locks or the interpreter are not what the engine relies on.
+
+    eventlet comes first, as it replaces the queue, too. A greenlet that waits on what was there before the patching
+    holds up all others of its thread, for ever; gevent's own rule is to patch before anything else is imported. Without
+    the GIL single C calls, which take the place of locks here, are not known to be atomic.
     """
+    if _is_patched_by_eventlet():
+        raise UnsupportedRuntimeError(
+            "This process is patched by eventlet, which redispool_app does not support: use threads, gevent or "
+            "asyncio, with gunicorn --worker-class gthread or gevent."
+        )
     if queue.SimpleQueue is not _QUEUE_AT_IMPORT:
-        raise RuntimeError(
+        raise UnsupportedRuntimeError(
             "The standard library was patched (gevent) after redispool_app was imported: call monkey.patch_all() "
             "first, with gunicorn's --preload at the top of its configuration file."
         )
+    if not getattr(sys, "_is_gil_enabled", _yes)():
+        raise UnsupportedRuntimeError(
+            "This Python runs without its GIL, which redispool_app does not support yet: set PYTHON_GIL=1 in the "
+            "environment, or use a build that is not free-threaded."
+        )
+
+
+def _is_patched_by_eventlet() -> bool:
+    """Ask eventlet, where it has been imported, whether it has replaced sockets or threads."""
+    patcher = sys.modules.get("eventlet.patcher")
+    is_patched = getattr(patcher, "is_monkey_patched", None)
+    return is_patched is not None and bool(is_patched("socket") or is_patched("thread"))
+
+
+def _yes() -> bool:
+    return True

@@ -21,6 +21,7 @@ from redispool_app.exceptions import PoolClosed
 from .connections import abandon
 from .monitor import Monitor
 from .outcomes import LOST, LostCommandError
+from .patching import refuse_unsupported_runtime
 from .shared_connection import SharedConnection
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
@@ -209,6 +210,7 @@ class Sharing(SharingRules):
     # Connecting: one attempt for all who wait.
 
     async def _connect(self, deadline: float) -> None:
+        refuse_unsupported_runtime()
         if self._connecting is None:
             self._connecting = self.loop.create_task(self._make_connection())
             self._connecting.add_done_callback(self._attempted)

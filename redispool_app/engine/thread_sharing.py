@@ -22,7 +22,7 @@ from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import LOST
-from .patching import refuse_late_patching
+from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
@@ -251,7 +251,7 @@ class ThreadSharing(SharingRules):
     # Connecting: one attempt for all who wait, made by one of them.
 
     def _connect(self, deadline: float) -> None:
-        refuse_late_patching()
+        refuse_unsupported_runtime()
         mine = _Attempt()
         try:
             with self._lock:

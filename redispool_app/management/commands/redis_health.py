@@ -25,6 +25,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app import conf_checks
 from redispool_app.conf import SETTING, get_aliases, get_config
 from redispool_app.engine.faults import classify
+from redispool_app.engine.patching import UnsupportedRuntimeError
 from redispool_app.management import worker_table
 from redispool_app.management.last_resort import without_last_resort
 from redispool_app.redis_pool import RedisConnectionManager
@@ -206,7 +207,7 @@ def _check(alias: str, timeout: float | None) -> Report:
         config = get_config(alias)
         manager = RedisConnectionManager(alias)
         monitor = manager._built().monitor
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, UnsupportedRuntimeError) as error:
         return Report(alias=alias, state="misconfigured", fault=str(error))
     server = None
     try:
