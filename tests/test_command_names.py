@@ -43,7 +43,12 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize("name", SPELLINGS, ids=repr)
+# Not the memoryview's own repr, which differs between the processes that run the tests.
+@pytest.mark.parametrize(
+    "name",
+    SPELLINGS,
+    ids=lambda name: f"{type(name).__name__} {bytes(name, 'utf-8') if isinstance(name, str) else bytes(name)!r}",
+)
 def test_a_name_is_sent_as_redis_py_sends_it(name):
     args = (name, "key", 1)
     blocking = b"".join(HiredisRespSerializer().pack(*args))
