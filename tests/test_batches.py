@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import ResponseError
 
-from redispool_app.engine.batches import Batch, Unit
+from redispool_app.engine.batches import Batch, Unit, sealed, units_in, without_leavers
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def loop():
 
 @pytest.fixture
 def batch(loop):
-    batch = Batch(1.0)
-    for number in range(3):
-        batch.futures.append(loop.create_future())
-        batch.packed.append(b"command %d" % number)
-    return batch
+    return Batch(1.0, gathered(loop))
+
+
+def gathered(loop):
+    return [each for number in range(3) for each in (loop.create_future(), b"command %d" % number, number != 1)]
 
 
 def results(batch):
@@ -62,12 +62,29 @@ def test_an_error_fails_its_caller_only_and_is_reported(batch):
     assert batch.futures[2].result() == [b"c"]
 
 
-def test_whoever_leaves_before_the_write_is_forgotten_with_the_command(batch):
-    batch.decode += [True, False, True]
-    assert batch.drop_leavers() == (0, 0)
-    batch.futures[1].cancel()
-    assert batch.drop_leavers() == (1, len(b"command 1"))
+def test_a_caller_that_leaves_before_the_write_is_forgotten_with_the_command(loop):
+    commands = gathered(loop)
+    commands[3].cancel()
+    (batch,) = sealed(1.0, commands)
     assert (batch.packed, batch.decode, batch.due) == ([b"command 0", b"command 2"], [True, True], 2)
+
+
+def test_what_is_held_back_is_written_without_those_who_have_left_meanwhile(loop):
+    batch = Batch(2.0, gathered(loop))
+    units = [Unit(3.0, loop.create_future(), b"packed", [True, True]) for _ in range(2)]
+    batch.futures[0].cancel()
+    units[0].future.cancel()
+    kept, unit = without_leavers([batch, *units])
+    assert (kept.packed, kept.due, kept.started, unit) == ([b"command 1", b"command 2"], 2, 2.0, units[1])
+
+
+def test_units_and_single_commands_leave_in_the_order_in_which_they_were_gathered(loop):
+    unit = Unit(0.0, loop.create_future(), b"unit", [True, False])
+    commands = gathered(loop)
+    commands[3:3] = [unit.future, b"unit", unit]
+    first, between, last = sealed(5.0, commands)
+    assert (first.packed, between, last.packed) == ([b"command 0"], unit, [b"command 1", b"command 2"])
+    assert (first.started, between.started, between.due, units_in(commands)) == (5.0, 5.0, 2, 1)
 
 
 def test_a_unit_is_answered_when_all_its_replies_are_there_errors_among_them(loop):
@@ -90,5 +107,4 @@ def test_a_unit_whose_caller_has_left_takes_its_replies_all_the_same(loop):
 def test_a_unit_whose_caller_leaves_before_the_write_is_never_written(loop):
     unit = Unit(1.0, loop.create_future(), b"packed", [True, True])
     unit.future.cancel()
-    assert unit.drop_leavers() == (2, len(b"packed"))
-    assert not unit.due
+    assert sealed(1.0, [unit.future, b"packed", unit]) == []

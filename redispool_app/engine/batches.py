@@ -2,6 +2,9 @@
 
 A ``Batch`` holds single commands of one loop tick, a ``Unit`` a pipeline or MULTI to EXEC. A caller that leaves
 (cancelled, timed out) leaves its place behind, and the reply is thrown away when it comes.
+
+Commands are gathered in one flat list, three entries for each: its future, its packed bytes, and whether its caller
+wants text or, for a unit, the ``Unit``. One C call appends all three, so no exception can separate them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 from .exhaust import exhaust
 from .replies import HARMLESS
 
-_done: Any = Future.done
+done: Any = Future.done
 _set_result: Any = Future.set_result
 
 OnError = Callable[[Exception], None]
@@ -22,21 +25,18 @@ OnError = Callable[[Exception], None]
 class Batch:
     """Single commands, each with a future for its reply; ``started``: the tick's time, in monotonic seconds."""
 
-    __slots__ = ("answered", "decode", "futures", "packed", "started")
+    __slots__ = ("answered", "decode", "due", "futures", "packed", "started")
 
-    def __init__(self, started: float) -> None:
+    def __init__(self, started: float, gathered: list[Any]) -> None:
         self.started = started
-        self.futures: list[Future[Any]] = []
-        self.packed: list[bytes] = []
+        self.futures: list[Future[Any]] = gathered[::3]
+        self.packed: list[bytes] = gathered[1::3]
         """Kept until the replies are in, as each caller's own frame keeps its: it tells who waits for what."""
-        self.decode: list[bool] = []
-        """For each command whether its caller wants text; left empty where nobody can."""
+        self.decode: list[bool] = gathered[2::3]
+        """For each command whether its caller wants text."""
         self.answered = 0
-
-    @property
-    def due(self) -> int:
+        self.due = len(self.futures)
         """Replies that are still to come."""
-        return len(self.futures) - self.answered
 
     @property
     def next_due(self) -> Future[Any]:
@@ -47,31 +47,24 @@ class Batch:
     def decode_due(self) -> Sequence[bool]:
         return self.decode[self.answered :]
 
-    def drop_leavers(self) -> tuple[int, int]:
-        """Forget, before anything is written, whose caller has left; return how many commands and bytes that was."""
-        if True not in map(_done, self.futures):
-            return 0, 0
-        before, size = len(self.futures), sum(map(len, self.packed))
-        stay = [not future.done() for future in self.futures]
-        self.packed = _kept(self.packed, stay)
-        self.decode = _kept(self.decode, stay)
-        self.futures = _kept(self.futures, stay)
-        return before - len(self.futures), size - sum(map(len, self.packed))
-
     def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
-        """Give ``replies`` from position ``at`` on to their owners; return the position of the first left over."""
-        answered, futures = self.answered, self.futures
-        until = at + len(futures) - answered
-        part = replies if at == 0 and until >= len(replies) else replies[at:until]
+        """Give ``replies`` from position ``at`` on to their owners; return the position of the first left over.
+
+        After an exception the connection must be closed: a reply may have been counted and not given.
+        """
+        answered, futures, due = self.answered, self.futures, self.due
+        part = replies if at == 0 and due >= len(replies) else replies[at : at + due]
+        count = len(part)
         if answered:
             futures = futures[answered:]
-        self.answered = answered + len(part)
+        self.answered = answered + count
+        self.due = due - count
         if HARMLESS.issuperset(map(type, part)):
             try:
                 exhaust(map(_set_result, futures, part))
-                return at + len(part)
+                return at + count
             except InvalidStateError:
-                pass  # somebody has left; whoever has a reply already is done
+                pass  # a caller has left; those that have their replies are done
         for future, reply in zip(futures, part, strict=False):
             if isinstance(reply, Exception):
                 on_error(reply)
@@ -79,14 +72,14 @@ class Batch:
                     future.set_exception(reply)
             elif not future.done():
                 future.set_result(reply)
-        return at + len(part)
+        return at + count
 
     def waiting(self) -> Iterable[Future[Any]]:
         """Return the futures whose callers still wait."""
         return [future for future in self.futures if not future.done()]
 
     def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
-        """Return what they sent who wait for the next so many replies, None for all: bytes, and commands in them."""
+        """Return what the callers of the next so many replies sent, None for all: bytes, and commands in them."""
         until = None if replies is None else self.answered + replies
         due = slice(self.answered, until)
         pairs = zip(self.futures[due], self.packed[due], strict=False)
@@ -96,7 +89,7 @@ class Batch:
 class Unit:
     """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
 
-    __slots__ = ("decode", "future", "packed", "quiet", "replies", "started")
+    __slots__ = ("decode", "due", "future", "packed", "quiet", "replies", "started")
 
     def __init__(
         self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool], quiet: bool = False
@@ -107,11 +100,8 @@ class Unit:
         self.future = future
         self.packed = [packed]
         self.decode = decode
+        self.due = len(decode)
         self.replies: list[Any] = []
-
-    @property
-    def due(self) -> int:
-        return len(self.decode) - len(self.replies)
 
     @property
     def next_due(self) -> Future[list[Any]]:
@@ -121,19 +111,13 @@ class Unit:
     def decode_due(self) -> Sequence[bool]:
         return self.decode[len(self.replies) :]
 
-    def drop_leavers(self) -> tuple[int, int]:
-        if not self.future.done():
-            return 0, 0
-        commands, size = len(self.decode), sum(map(len, self.packed))
-        self.packed, self.decode = [], ()
-        return commands, size
-
     def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
         part = replies[at : at + self.due]
+        self.replies += part
+        self.due -= len(part)
         for reply in part:
             if reply.__class__ is not bytes and isinstance(reply, Exception) and not self.quiet:
                 on_error(reply)
-        self.replies += part
         if not self.due and not self.future.done():
             self.future.set_result(self.replies)
         return at + len(part)
@@ -147,5 +131,40 @@ class Unit:
         return [(self.packed[0], len(self.decode))]
 
 
-def _kept(items: list[Any], stay: list[bool]) -> list[Any]:
-    return [item for item, stays in zip(items, stay, strict=False) if stays]
+def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
+    """Return gathered commands in their order, as batches and units, without those whose callers have left."""
+    found: list[Batch | Unit] = []
+    plain: list[Any] = []
+    for future, packed, way in zip(gathered[::3], gathered[1::3], gathered[2::3], strict=True):
+        if future.done():
+            continue
+        if way.__class__ is not Unit:
+            plain += future, packed, way
+            continue
+        if plain:
+            found.append(Batch(started, plain))
+            plain = []
+        way.started = started
+        found.append(way)
+    if plain:
+        found.append(Batch(started, plain))
+    return found
+
+
+def units_in(gathered: list[Any]) -> int:
+    """Return how many of the gathered entries are units."""
+    return sum(way.__class__ is Unit for way in gathered[2::3])
+
+
+def without_leavers(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
+    """Return batches of which nothing is written yet, without the commands whose callers have left since."""
+    found: list[Batch | Unit] = []
+    for batch in batches:
+        if batch.__class__ is Batch:
+            gathered = [
+                each for triple in zip(batch.futures, batch.packed, batch.decode, strict=True) for each in triple
+            ]
+            found += sealed(batch.started, gathered)
+        elif batch.waiting():
+            found.append(batch)
+    return found

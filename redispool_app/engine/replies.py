@@ -64,3 +64,16 @@ def decoded(reply: Any, encoding: str, errors: str) -> Any:
     if isinstance(reply, set | frozenset | tuple):
         return type(reply)(decoded(each, encoding, errors) for each in reply)
     return reply
+
+
+def make_reader(connection: Any) -> Any:
+    """Return a hiredis reader that decodes as the connection does."""
+    options: dict[str, Any] = {
+        "protocolError": redis_exceptions.InvalidResponse,
+        "replyError": error_parser(connection),
+        "notEnoughData": INCOMPLETE,
+    }
+    encoder = connection.encoder
+    if encoder.decode_responses:
+        options.update(encoding=encoder.encoding, errors=encoder.encoding_errors)
+    return hiredis.Reader(**options)

@@ -1,15 +1,21 @@
 """One connection that all coroutines of an event loop share.
 
-redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_unsent``, what is
-gathered during this loop tick, ``_gathering``, the last of it while it takes more, and ``_due``, what was written and
-is still to be answered, in order. Every change of state is a plain function: nothing can be cancelled half-way.
+redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_gathered``, the
+commands of the running tick, ``_held``, what the transport could not take yet, and ``_due``, what was written and is
+still to be answered, in order. Every change of state is a plain function: nothing can be cancelled half-way.
+
+Other code can run, and can raise, between any two bytecodes: signal handlers, finalizers, ``MemoryError``. So a command
+is gathered by one C call; nothing changes before the bytes that are to be written are ready; what raises after that,
+or while replies are handed out, closes the connection; and what an interrupt prevented is done by the next look.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import select
+from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from time import monotonic
@@ -18,76 +24,36 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_exceptions
 
-from .batches import Batch, Unit
-from .connections import forget_stream
-from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
-from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, error_parser, invalid
-from .slow_commands import SlowCommands
-from .statistics import Statistics
+from .batches import Batch, Unit, done, sealed, units_in, without_leavers
+from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, invalid
+from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
-_EARLY = 32
-"""A tick with more commands than this writes before its end, so that the server works beside it, not after it."""
+_EARLY = 3 * 32
+"""A tick with more than 32 commands (three entries each) writes before its end: the server works beside it."""
+
+_FRESH = 0.001
+"""A connection that spoke within this many seconds is not asked whether it is still open."""
+
+_MOST_POSTPONED = 3
+"""Turns of the event loop after which it has read what had come before a write."""
+
+_BUFFER = 256 * 1024
+"""Bytes that are read at once, as many as asyncio reads."""
+
+_HUNG_UP = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
-class SharedConnection(asyncio.Protocol):
-    """A redis-py connection whose transport many callers write to and whose replies each get their own.
+class SharedConnection(WatchedConnection):
+    """A redis-py connection whose transport many callers write to and whose replies each get their own."""
 
-    ``timeout`` is how long a caller waits for its reply, in seconds, None for ever.
-    """
-
-    def __init__(
-        self,
-        connection: Any,
-        timeout: float | None,
-        statistics: Statistics,
-        on_replies: Callable[[int, float], None],
-        on_error: Callable[[Exception], None],
-        on_lost: Callable[[SharedConnection, BaseException, float | None], None],
-        slow: SlowCommands,
-    ) -> None:
-        self.connection = connection
-        self.timeout = timeout
-        self.closed = False
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the socket is closed."""
-        self.in_flight = 0
-        self.bytes_in_flight = 0
-        self._statistics = statistics
-        self._on_replies = on_replies
-        self._on_error = on_error
-        self._on_lost = on_lost
-        self._slow = slow
-        self._slow_from = slow.threshold
-        self._loop = asyncio.get_running_loop()
-        # Not the loop's method, which is a Python frame around this. The batches count on this very class.
-        self._create_future = partial(asyncio.Future, loop=self._loop)
-        self._tick = 0.0
-        self._unsent: list[Batch | Unit] = []
-        self._gathering: Batch | None = None
-        self._due: deque[Batch | Unit] = deque()
-        self._written: deque[tuple[Batch | Unit, int]] = deque()
-        """The last of each write and the write's size: with its answer those bytes are no longer in flight."""
-        self._tick_ends = False
-        """Whether the end of the running tick is going to flush."""
-        self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.last_received = monotonic()
-        """When the last reply came, or it was made (monotonic seconds)."""
-        self._reader = _make_reader(connection)
-        self._feed, self._gets = self._reader.feed, self._reader.gets
-        self._pushes = int(connection.get_protocol()) == 3
-        encoder = connection.encoder
-        self._decodes = bool(encoder.decode_responses)
-        # Where pushes may come, a reply must be told from one before anything in it can fail to decode.
-        self._decoding = (encoder.encoding, encoder.encoding_errors) if self._decodes and self._pushes else None
-        self._where = connection._host_error()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._poll = _poll_of(self._transport)
         self._take_over()
 
     def _take_over(self) -> None:
         stream = self.connection._reader
-        self._transport: asyncio.Transport = self.connection._writer.transport
-        self._former = self._transport.get_protocol()
-        self._transport.set_protocol(self)
+        self._transport.set_protocol(self)  # type: ignore[arg-type]
         left = bytes(stream._buffer)
         if left:
             stream._buffer.clear()
@@ -100,16 +66,18 @@ class SharedConnection(asyncio.Protocol):
     def send(self, packed: bytes, decode: bool) -> asyncio.Future[Any]:
         """Send one packed command with the others of this tick; the future brings its reply or its error."""
         future: asyncio.Future[Any] = self._create_future()
-        batch = self._gathering or self._gather()
-        futures = batch.futures
-        futures.append(future)
-        batch.packed.append(packed)
-        if self._decodes:
-            batch.decode.append(decode)
-        self.in_flight += 1
-        self.bytes_in_flight += len(packed)
-        if len(futures) >= _EARLY:
-            self._flush()
+        try:
+            if self._tick_end is None:
+                self._begin_tick()
+            gathered = self._gathered
+            gathered += future, packed, decode  # one step: all three are in, or none
+            self.in_flight += 1
+            self.bytes_in_flight += len(packed)
+            if len(gathered) >= _EARLY:
+                self._flush()
+        except BaseException:
+            _discard(future)
+            raise
         return future
 
     def send_unit(self, packed: bytes, decode: Sequence[bool], quiet: bool = False) -> asyncio.Future[list[Any]]:
@@ -118,27 +86,30 @@ class SharedConnection(asyncio.Protocol):
         Errors among the replies to a ``quiet`` unit are reported to nobody.
         """
         future: asyncio.Future[list[Any]] = self._create_future()
-        self._begin_tick()
-        self._gathering = None  # what is asked for later leaves later
-        self._unsent.append(Unit(self._tick, future, packed, decode, quiet))
-        self.in_flight += len(decode)
-        self.bytes_in_flight += len(packed)
+        try:
+            if self._tick_end is None:
+                self._begin_tick()
+            unit = Unit(self._tick, future, packed, decode, quiet)
+            self._unit_marks.append(None)
+            gathered = self._gathered
+            gathered += future, packed, unit
+            self.in_flight += len(decode)
+            self.bytes_in_flight += len(packed)
+        except BaseException:
+            _discard(future)
+            raise
         return future
 
-    def _gather(self) -> Batch:
-        self._begin_tick()
-        self._gathering = batch = Batch(self._tick)
-        self._unsent.append(batch)
-        return batch
-
     def _begin_tick(self) -> None:
-        if not self._tick_ends:
-            self._tick_ends = True
-            self._tick = monotonic()
-            self._loop.call_soon(self._end_tick)
+        now = monotonic()
+        if not self._gathered:
+            self._tick = now
+        if now > self._looks_until:
+            self._begin_looking(now)
+        self._tick_end = self._loop.call_soon(self._end_tick)
 
     def _end_tick(self) -> None:
-        self._tick_ends = False
+        self._tick_end = None
         self._flush()
 
     def limit(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> asyncio.TimerHandle:
@@ -147,45 +118,100 @@ class SharedConnection(asyncio.Protocol):
 
     def _end_wait(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> None:
         if not future.done():
+            held = any(future in batch.waiting() for batch in self._held)
+            unsent = held or any(each is future for each in self._gathered)
+            self._time_out([future], deadline - (self.timeout or 0.0), written=not unsent)
             self._slow.note_all([sent], self.timeout or 0.0)
-            unsent = any(future in batch.waiting() for batch in self._unsent)
-            self._time_out(future, deadline - (self.timeout or 0.0), written=not unsent)
 
-    # Writing: once per tick, or for each ``_EARLY`` commands of a long one.
+    # Writing: once per tick, or for each 32 commands of a long one.
 
     def _flush(self) -> None:
-        self._gathering = None
-        # A closing transport drops what it is given: that stays unsent until ``connection_lost``, which is on its way.
-        if self._paused or self.closed or self._transport.is_closing():
-            return
-        chunks: list[bytes] = []
-        for batch in self._unsent:
-            # Whose caller left before anything was written: nobody need ever know.
-            commands, size = batch.drop_leavers()
-            if commands:
-                self.in_flight -= commands
-                self.bytes_in_flight -= size
-            if batch.due:
-                chunks += batch.packed
-                self._due.append(batch)
-        self._unsent.clear()
-        if not chunks:
-            return
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._written.append((self._due[-1], len(data)))
-        statistics = self._statistics
-        statistics.commands += len(chunks)
-        statistics.batches += 1
-        statistics.bytes_sent += len(data)
-        if self._timer is None and self.timeout is not None:
-            # Never early: what this flush adds is not older than the timer's own start.
-            self._timer = self._loop.call_later(self.timeout, self._expire)
-        self._transport.write(data)
+        if self._flushing:
+            return  # asked for by code that interrupted a flush: the end of the tick sends it
+        committed = False
+        try:
+            self._flushing = True
+            if self.closed:
+                self._end()
+                return
+            gathered = self._gathered
+            size = len(gathered)
+            if not size and not self._held:
+                return
+            # A closing transport drops what it is given: that stays here until ``connection_lost`` comes.
+            if self._paused or self._transport.is_closing():
+                committed = True
+                self._hold(size)
+                return
+            if not self._due and monotonic() - self.last_received > _FRESH and self._must_read_first():
+                return
+            flat = gathered[:size]
+            batch = Batch(self._tick, flat)
+            batches: Sequence[Batch | Unit] = (batch,)
+            packed, commands, units = batch.packed, batch.due, 0
+            if self._held or self._unit_marks or True in map(done, batch.futures):
+                # A caller that left before anything was written is forgotten: nothing was done for it.
+                batches = [*without_leavers(self._held), *sealed(self._tick, flat)]
+                packed = [each for part in batches for each in part.packed]
+                commands, units = sum(part.due for part in batches), units_in(flat)
+            data = b"".join(packed)
+            # Nothing has changed so far. From here on what is in ``_due`` counts as written.
+            committed = True
+            self._due.extend(batches)
+            del gathered[:size]
+            if units or self._held:
+                self._held = []
+                for _ in range(units):
+                    self._unit_marks.popleft()
+            self._due_commands = self.in_flight = self._due_commands + commands
+            self._due_bytes = self.bytes_in_flight = self._due_bytes + len(data)
+            if not data:
+                return
+            self._written.append((batches[-1], len(data)))
+            statistics = self._statistics
+            statistics.commands += len(packed)
+            statistics.batches += 1
+            statistics.bytes_sent += len(data)
+            self._transport.write(data)
+        except BaseException as error:
+            if committed or isinstance(error, MemoryError):
+                self._break(error)
+            elif self._tick_end is None:
+                self._tick_end = self._loop.call_soon(self._end_tick)
+            raise
+        finally:
+            self._flushing = False
+
+    def _hold(self, size: int) -> None:
+        """Keep what is gathered until the transport takes more, with the time at which it was asked for."""
+        gathered = self._gathered
+        flat = gathered[:size]
+        self._held.extend(sealed(self._tick, flat))
+        del gathered[:size]
+        for _ in range(units_in(flat)):
+            self._unit_marks.popleft()
+        self.in_flight = self._due_commands + sum(batch.due for batch in self._held)
+        self.bytes_in_flight = self._due_bytes + sum(len(each) for batch in self._held for each in batch.packed)
+
+    def _must_read_first(self) -> bool:
+        """Whether something has come on an idle connection, perhaps its end: then the event loop reads it first.
+
+        What is still not written when the connection ends can be sent again without a doubt.
+        """
+        events = self._poll(0) if self._poll is not None else ()
+        if not events or self._postponed == _MOST_POSTPONED:
+            self._postponed = 0
+            if events and events[0][1] & _HUNG_UP:
+                self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
+                return True
+            return False
+        self._postponed += 1
+        if self._tick_end is None:
+            self._begin_tick()
+        return True
 
     def pause_writing(self) -> None:
         self._paused = True
-        if self._timer is None and self.timeout is not None:
-            self._timer = self._loop.call_later(self.timeout, self._expire)
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -194,19 +220,25 @@ class SharedConnection(asyncio.Protocol):
     # Reading: replies come in the order of their commands.
 
     def data_received(self, data: bytes) -> None:
-        self._statistics.bytes_received += len(data)
-        replies: list[Any] = []
         try:
-            self._feed(data)
-            if self._decodes:
-                self._parse_decoding(replies)
-            else:
-                replies.extend(iter(self._gets, INCOMPLETE))
-        except NOT_A_REPLY as error:
-            self._hand_out(replies)  # what came before it
-            self._lose(invalid(error))
-            return
-        self._hand_out(replies)
+            if self.closed:
+                return
+            self._statistics.bytes_received += len(data)
+            replies: list[Any] = []
+            try:
+                self._feed(data)
+                if self._decodes:
+                    self._parse_decoding(replies)
+                else:
+                    replies.extend(iter(self._gets, INCOMPLETE))
+            except NOT_A_REPLY as error:
+                self._hand_out(replies)  # what came before it
+                self._lose(invalid(error))
+                return
+            self._hand_out(replies)
+        except BaseException as error:
+            self._break(error)
+            raise
 
     def _parse_decoding(self, replies: list[Any]) -> None:
         """Parse where each caller says whether it wants text."""
@@ -215,14 +247,17 @@ class SharedConnection(asyncio.Protocol):
             while True:
                 try:
                     reply = gets() if decode and not decoding else gets(False)
-                    if decoding and decode and reply.__class__ not in UNDECODED:
-                        reply = decoded(reply, *decoding)
-                except (UnicodeDecodeError, RecursionError) as error:
+                except UnicodeDecodeError as error:
                     reply = error  # this caller's; hiredis has gone on to the next reply
                 if reply.__class__ is not hiredis.PushNotification:
                     break
             if reply is INCOMPLETE:
                 return
+            if decoding and decode and reply.__class__ not in UNDECODED:
+                try:
+                    reply = decoded(reply, *decoding)
+                except (UnicodeDecodeError, RecursionError) as error:
+                    reply = error
             replies.append(reply)
         replies.extend(iter(partial(gets, False), INCOMPLETE))
 
@@ -231,121 +266,130 @@ class SharedConnection(asyncio.Protocol):
             replies = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         due, at, total = self._due, 0, len(replies)
         self.last_received = now = monotonic()
-        if due and now - due[0].started >= self._slow_from:
-            self._note_slow(total, now)
+        slow = self._slow_among(total, now) if due and now - due[0].started >= self._slow_from else None
         while at < total and due:
             batch, before = due[0], at
-            at = batch.take(replies, at, self._on_error)
+            at = batch.take(replies, at, self._note_error)
             if not batch.due:
                 due.popleft()
                 if batch is self._written[0][0]:
-                    self.bytes_in_flight -= self._written.popleft()[1]
+                    size = self._written.popleft()[1]
+                    self._due_bytes -= size
+                    self.bytes_in_flight -= size
             commands = at - before if batch.__class__ is Batch else not batch.due
             if commands:
                 self._statistics.sample(now - batch.started, commands)
-        if at:
-            self.in_flight -= at
+        self._due_commands -= at
+        self.in_flight -= at
+        # All is consistent now: what is called from here on may run code of others.
+        if self._errors:
+            self._report_errors()
         if at < total:
-            # Nobody waits: only an error with which the server says farewell may come.
+            # No caller waits: only an error with which the server says farewell may come.
             last = replies[at]
             text = str(last) if isinstance(last, redis_exceptions.RedisError) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))
-            return
-        self._on_replies(at, now)
+        else:
+            self._on_replies(at, now)
+        if slow:
+            self._note_slow(slow)
 
-    def _note_slow(self, replies: int, now: float) -> None:
-        """Remember who of those that the next ``replies`` are for has waited long."""
+    def _report_errors(self) -> None:
+        errors = self._errors[:]
+        del self._errors[: len(errors)]
+        for error in errors:
+            self._on_error(error)
+
+    def _slow_among(self, replies: int, now: float) -> Noted:
+        """Return which of those that the next ``replies`` are for have waited long, and how long."""
+        found: Noted = []
         for batch in self._due:
             if replies <= 0 or now - batch.started < self._slow_from:
-                return
-            self._slow.note_all(batch.asked(replies), now - batch.started)
+                break
+            found.append((batch.asked(replies), now - batch.started))
             replies -= batch.due
+        return found
 
     def eof_received(self) -> bool:
         return False
 
-    # Time: one timer for all deadlines, which come in the order of the commands.
 
-    def _expire(self) -> None:
-        self._timer = None
-        timeout = self.timeout
-        if timeout is None or self.closed:
-            return
-        now = monotonic()
-        upcoming = [*self._time_out_until(now - timeout, self._due, written=True)]
-        if self._due and (oldest := self._due[0].started) <= now - timeout:
-            stuck_at = stuck_from(oldest, self.last_received, timeout)
-            if now >= stuck_at:
-                self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
+class _StreamedConnection(SharedConnection, asyncio.Protocol):
+    """For event loops that close a connection whose protocol raises, whatever it raises: uvloop."""
+
+
+class _BufferedConnection(SharedConnection, asyncio.BufferedProtocol):
+    """For asyncio's own event loops, where bytes that an interrupt keeps from the protocol must be noticed.
+
+    ``KeyboardInterrupt`` leaves a transport open. Raised after it has read from the socket, and before the protocol has
+    the bytes, it would shift all replies that follow. Here the bytes are in a buffer of the protocol, which sees that
+    it was asked for the buffer and never told how much was read.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        self._is_reading = False
+        self._buffer = memoryview(bytearray(_BUFFER))
+        super().__init__(*args)
+        # A TLS transport asks for the buffer before it knows whether there is anything.
+        self._mark = b"" if self._transport.get_extra_info("sslcontext") is None else os.urandom(16)
+        self._mark_size = len(self._mark)
+
+    def _has_lost_bytes(self) -> bool:
+        if not self._is_reading:
+            return False
+        return not self._mark or self._buffer[: self._mark_size] != self._mark
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._is_reading and self._has_lost_bytes() and not self.closed:
+            self._lose_for(INTERRUPTED)
+        if self._mark_size:
+            self._buffer[: self._mark_size] = self._mark
+        self._is_reading = True
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        try:
+            self._is_reading = False
+            if self.closed:
                 return
-            upcoming.append(stuck_at)
-        upcoming += self._time_out_until(now - timeout, self._unsent, written=False)
-        if upcoming:
-            self._timer = self._loop.call_later(max(min(upcoming) - now, 0.001), self._expire)
-
-    def _time_out_until(self, horizon: float, batches: Iterable[Batch | Unit], *, written: bool) -> Iterator[float]:
-        """Time out who asked at ``horizon`` or earlier; yield when the next one's time is over, if there is one."""
-        for batch in batches:
-            if batch.started > horizon:
-                yield batch.started + (self.timeout or 0.0)
+            self._statistics.bytes_received += size
+            replies: list[Any] = []
+            try:
+                self._feed(self._buffer, 0, size)
+                if self._decodes:
+                    self._parse_decoding(replies)
+                else:
+                    replies.extend(iter(self._gets, INCOMPLETE))
+            except NOT_A_REPLY as error:
+                self._hand_out(replies)
+                self._lose(invalid(error))
                 return
-            self._slow.note_all(batch.asked(), monotonic() - batch.started)
-            for future in batch.waiting():
-                self._time_out(future, batch.started, written=written)
-
-    def _time_out(self, future: asyncio.Future[Any], started: float, *, written: bool) -> None:
-        self._statistics.timeouts += 1
-        future.set_exception(ReplyTimeoutError(f"Timeout reading from {self._where}", written=written, started=started))
-
-    # The end.
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._former.connection_lost(error)
-        if not self.gone.done():
-            self.gone.set_result(None)
-        if not self.closed:
-            self._lose(error or redis_exceptions.ConnectionError("Connection closed by server."))
-
-    def close(self) -> None:
-        """Close at once; callers that still wait get ``ConnectionLostError``."""
-        if not self.closed:
-            self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
-
-    def _lose(self, error: BaseException, *, report: bool = True) -> None:
-        self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        oldest = self._due[0].started if self._due else None
-        stuck = isinstance(error, redis_exceptions.TimeoutError)
-        if stuck and oldest is not None:
-            oldest = silent_since(oldest, self.last_received, self.timeout)
-        due, self._due = self._due, deque()
-        unsent, self._unsent, self._gathering = self._unsent, [], None
-        self._written.clear()
-        self.in_flight = self.bytes_in_flight = 0
-        self._transport.abort()
-        forget_stream(self.connection)
-        if report:
-            self._on_lost(self, error, oldest)
-        text = str(error) or type(error).__name__
-        if not isinstance(error, redis_exceptions.RedisError):
-            text = f"Error while reading from {self._where}: {text}"
-        if isinstance(error, ReplyTooLargeError) and due and not due[0].next_due.done():
-            due[0].next_due.set_exception(error)  # whose reply it is; the others may ask again
-        for batches, written in ((due, True), (unsent, False)):
-            for batch in batches:
-                for future in batch.waiting():
-                    future.set_exception(ConnectionLostError(text, written=written, started=batch.started, stuck=stuck))
+            self._hand_out(replies)
+        except BaseException as error:
+            self._break(error)
+            raise
 
 
-def _make_reader(connection: Any) -> Any:
-    options: dict[str, Any] = {
-        "protocolError": redis_exceptions.InvalidResponse,
-        "replyError": error_parser(connection),
-        "notEnoughData": INCOMPLETE,
-    }
-    encoder = connection.encoder
-    if encoder.decode_responses:
-        options.update(encoding=encoder.encoding, errors=encoder.encoding_errors)
-    return hiredis.Reader(**options)
+def share(connection: Any, *args: Any) -> SharedConnection:
+    """Return ``connection``, which redis-py has made on the running event loop, as one that callers share.
+
+    The other arguments are those of ``WatchedConnection``.
+    """
+    reads_into = isinstance(asyncio.get_running_loop(), BaseSelectorEventLoop)
+    return (_BufferedConnection if reads_into else _StreamedConnection)(connection, *args)
+
+
+def _poll_of(transport: asyncio.Transport) -> Callable[[int], list[tuple[int, int]]] | None:
+    """Return what tells, without waiting, whether something has come on the socket; None where that is impossible."""
+    held = transport.get_extra_info("socket")
+    if held is None or not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(held.fileno(), select.POLLIN | _HUNG_UP)
+    return poll.poll
+
+
+def _discard(future: asyncio.Future[Any]) -> None:
+    """Let go of a future that its caller, interrupted, will never await."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()  # asyncio must not warn that nothing has looked at it

@@ -22,7 +22,7 @@ from .connections import abandon
 from .monitor import Monitor
 from .outcomes import LOST, LostCommandError
 from .patching import refuse_unsupported_runtime
-from .shared_connection import SharedConnection
+from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 
 
@@ -253,7 +253,7 @@ class Sharing(SharingRules):
             raise
         self._attempt_ended = None
         self.attempt_succeeded()
-        self.connection = SharedConnection(
+        self.connection = share(
             connection,
             self.timeout,
             self.statistics,

@@ -1,0 +1,122 @@
+"""What raises inside the async engine harms its own caller only: memory, the stack, a lost step of the event loop.
+
+Each caller asks for a key of its own and checks its value. ``SOCKET_TIMEOUT`` is 30 s, and no caller waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from time import monotonic
+
+import pytest
+
+from redispool_app.engine import AsyncRedis
+
+PATIENT = 30.0
+AT_ONCE = 5.0
+"""Seconds within which everything here ends; generous, for a busy machine."""
+
+KEYS = {f"key:{number}": b"value %d" % number for number in range(40)}
+
+
+@pytest.fixture
+def stocked(server):
+    with server.client() as admin:
+        admin.mset(KEYS)
+    return server
+
+
+def client_of(server):
+    return AsyncRedis(port=server.port, socket_timeout=PATIENT)
+
+
+async def all_right(client):
+    """Let each key be asked for at once; assert that each caller gets its own value, without waiting."""
+    started = monotonic()
+    values = await asyncio.gather(*(client.get(key) for key in KEYS))
+    assert values == list(KEYS.values())
+    assert monotonic() - started < AT_ONCE
+
+
+async def test_a_recursion_error_harms_its_own_caller_only(stocked):
+    async with client_of(stocked) as client:
+
+        async def deeper():
+            await client.get("key:0")
+            return await deeper()
+
+        for _ in range(3):
+            with pytest.raises(RecursionError):
+                await deeper()
+            await all_right(client)
+        assert client.sharing.in_flight == 0
+
+
+OUT_OF_MEMORY = """
+    import asyncio, resource, sys
+    from redispool_app.engine import AsyncRedis
+
+    async def main():
+        client = AsyncRedis(port=int(sys.argv[1]), socket_timeout=30)
+        for number in range(60):
+            await client.set(f"user:{number}", f"secret of {number}")
+        values = [b"x" * 1_000_000 for _ in range(25)]
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), hard))
+        asked = {number: asyncio.create_task(client.get(f"user:{number}")) for number in range(5)}
+        writes = [asyncio.create_task(client.set(f"big:{n}", value)) for n, value in enumerate(values)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        asked |= {number: asyncio.create_task(client.get(f"user:{number}")) for number in range(40, 60)}
+        done, pending = await asyncio.wait([*asked.values(), *writes], timeout=10)
+        assert not pending, f"{len(pending)} callers wait"
+        for number, task in asked.items():
+            if not task.exception():
+                assert task.result() == b"secret of %d" % number, (number, task.result())
+        failed = [str(task.exception()) for task in asked.values() if task.exception()]
+        assert await client.get("user:7") == b"secret of 7"
+        print(len(failed), "failed", failed[:1])
+        await client.aclose()
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("room", [4_000_000, 20_000_000, 38_000_000])
+def test_no_memory_for_what_is_written_gives_no_caller_the_reply_of_another(server, room):
+    command = [sys.executable, "-c", textwrap.dedent(OUT_OF_MEMORY), str(server.port), str(room)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.startswith("0 failed"), "a read that was not written is sent again"
+
+
+async def test_an_end_of_tick_that_the_event_loop_lost_comes_again(stocked):
+    async with client_of(stocked) as client:
+        await client.ping()
+        first = asyncio.ensure_future(client.get("key:0"))
+        await asyncio.sleep(0)
+        client.sharing.connection._tick_end.cancel()  # as if an interrupt had come before its run
+        await all_right(client)
+        assert await first == b"value 0"
+        assert client.sharing.in_flight == 0
+
+
+async def test_an_end_of_tick_that_was_lost_comes_again_without_another_caller(stocked):
+    async with client_of(stocked) as client:
+        await client.ping()
+        alone = asyncio.ensure_future(client.get("key:0"))
+        await asyncio.sleep(0)
+        client.sharing.connection._tick_end.cancel()
+        assert await asyncio.wait_for(alone, AT_ONCE) == b"value 0"
+
+
+async def test_a_word_that_the_transport_takes_more_may_be_lost(stocked):
+    async with client_of(stocked) as client:
+        await client.ping()
+        client.sharing.connection.pause_writing()  # and no resume_writing follows
+        await all_right(client)
