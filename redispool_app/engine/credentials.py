@@ -1,49 +1,107 @@
-"""Keeps to itself what a credential provider says when it fails: its words are the project's own, secrets perhaps."""
+"""Asks a credential provider so that it holds up nobody, and keeps to itself what it says when it fails.
+
+A provider's own words may be secrets: of its exceptions only the type is told. A provider that blocks does so in a
+thread of its own, within the connection's time-out, and is named when it takes longer.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
-from redis.credentials import CredentialProvider
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
-from .faults import CredentialProviderError
+from .faults import CredentialProviderError, UnansweredCredentialsError
+from .runtime import blocking_call
+
+Credentials = tuple[str] | tuple[str, str]
 
 
 class _DiscreetProvider(CredentialProvider):
-    """Stands in for a provider; of an exception that it raises only the type is told."""
+    """Stands in for a provider, which has ``timeout`` seconds for each answer, None for ever."""
 
-    def __init__(self, provider: Any) -> None:
+    def __init__(self, provider: Any, timeout: float | None) -> None:
         self._provider = provider
+        self._timeout = timeout
 
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+    def get_credentials(self) -> Credentials:
+        if type(self._provider) is UsernamePasswordCredentialProvider:
+            return self._known()
+        call = blocking_call.begin(id(self._provider), self._provider.get_credentials)
+        return self._result(call, call.wait(self._timeout))
+
+    async def get_credentials_async(self) -> Credentials:
+        if type(self._provider) is UsernamePasswordCredentialProvider:
+            return self._known()
         try:
-            return self._provider.get_credentials()  # type: ignore[no-any-return]
-        except Exception as error:
-            raised = type(error)
-        raise _told(raised)  # out here, where it has no context that could be shown
+            if _answers_async(self._provider):
+                return await self._await_credentials()
+            call = blocking_call.begin(id(self._provider), self._provider.get_credentials)
+            has_ended = await call.wait_async(self._timeout)
+        except asyncio.CancelledError as error:
+            # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+            raise error from self._unanswered()
+        return self._result(call, has_ended)
 
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+    def _known(self) -> Credentials:
+        """Return what needs no waiting."""
+        return self._provider.get_credentials()  # type: ignore[no-any-return]
+
+    async def _await_credentials(self) -> Credentials:
         try:
-            return await self._provider.get_credentials_async()  # type: ignore[no-any-return]
+            async with asyncio.timeout(self._timeout) as limit:
+                return await self._provider.get_credentials_async()  # type: ignore[no-any-return]
         except Exception as error:
-            raised = type(error)
-        raise _told(raised)  # out here, where it has no context that could be shown
+            failure = self._unanswered() if limit.expired() else _told(type(error))
+        raise failure  # out here, where it has no context that could be shown
+
+    def _result(self, call: blocking_call.BlockingCall, has_ended: bool) -> Credentials:
+        if not has_ended:
+            raise self._unanswered()
+        if call.error is not None:
+            raise _told(type(call.error))
+        return call.value  # type: ignore[no-any-return]
+
+    def _unanswered(self) -> UnansweredCredentialsError:
+        within = "in time" if self._timeout is None else f"within {self._timeout:.3g} s"
+        return UnansweredCredentialsError(f"The credential provider has not answered {within}.")
 
 
-def _told(raised: type[Exception]) -> CredentialProviderError:
+def _answers_async(provider: Any) -> bool:
+    """Whether a provider has an asynchronous way of its own, beside the base class's, which blocks."""
+    return getattr(type(provider), "get_credentials_async", None) is not CredentialProvider.get_credentials_async
+
+
+def _told(raised: type[BaseException]) -> CredentialProviderError:
     """Return what callers may see of a provider's exception."""
     return CredentialProviderError(f"The credential provider raised {raised.__name__}.")
 
 
+def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | None:
+    """Return what a caller that waits for a connection waits for, if that is this provider's answer.
+
+    That is so once it has been asked for ``seconds``: a younger question is not what took the time.
+    """
+    began = blocking_call.oldest(id(provider)) if provider is not None else None
+    if began is None or began > monotonic() - seconds:
+        return None
+    return UnansweredCredentialsError("The credential provider has not answered yet.")
+
+
 @contextlib.contextmanager
 def discreet(connection: Any) -> Iterator[None]:
-    """Let a connection ask its provider only through one that repeats nothing."""
+    """Let a connection ask its provider only through one that repeats nothing and has a time-out."""
     # Not for good: redis-py's pool asks whether the provider is one that streams.
     provider = connection.credential_provider
     if provider:
-        connection.credential_provider = _DiscreetProvider(provider)
+        left = min(
+            connection.socket_connect_timeout or math.inf, getattr(connection, "give_up_at", math.inf) - monotonic()
+        )
+        connection.credential_provider = _DiscreetProvider(provider, None if left == math.inf else max(0.001, left))
     try:
         yield
     except CredentialProviderError as error:

@@ -81,6 +81,10 @@ class CredentialProviderError(redis_exceptions.AuthenticationError):
     """The project's credential provider has failed; the message names the type of its exception and nothing else."""
 
 
+class UnansweredCredentialsError(CredentialProviderError):
+    """The project's credential provider has not answered in time."""
+
+
 class ClusterNodeError(redis_exceptions.ResponseError):
     """The server is in cluster mode and does not serve every hash slot: most commands would be answered with MOVED."""
 
@@ -117,7 +121,7 @@ def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> F
         # It is every kind of loss at once; what it was raised from is one.
         error = _loss(error)
     if isinstance(error, CredentialProviderError):
-        return Fault(FaultKind.AUTH, f"There are no credentials for Redis at {where}: {_first_line(error)}")
+        return _without_credentials(error, where)
     if isinstance(error, ReplyTooLargeError | MemoryError):
         return Fault(
             FaultKind.MEMORY,
@@ -126,6 +130,10 @@ def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> F
     if speaks_tls and isinstance(_system_error(error), (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         error = ConnectionResetError()
     return _from_reply(error, where) or _from_system(error, where) or _from_client(error, where)
+
+
+def _without_credentials(error: BaseException, where: str) -> Fault:
+    return Fault(FaultKind.AUTH, f"There are no credentials for Redis at {where}: {_first_line(error)}")
 
 
 def _loss(error: OutcomeUnknown) -> BaseException:
@@ -285,6 +293,8 @@ def _from_system(error: BaseException, where: str) -> Fault | None:
                     FaultKind.DNS,
                     f"The host name of {where} is not resolved in time: check the name server and the way there.",
                 )
+            if isinstance(cause, UnansweredCredentialsError):
+                return _without_credentials(cause, where)
             if isinstance(cause, UnansweredHandshakeError):
                 return Fault(
                     FaultKind.TLS,

@@ -15,7 +15,7 @@ from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
-from . import names
+from . import credentials, names
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
@@ -242,7 +242,10 @@ class SharingRules:
     def too_late(self, waited: float) -> redis_exceptions.TimeoutError:
         """Return the exception of a caller that has waited so many seconds for somebody's attempt to connect."""
         error = redis_exceptions.TimeoutError("Timeout connecting to server")
-        error.__cause__ = names.unanswered(self.pool.connection_kwargs.get("host"), max(0.05, waited / 2))
+        long, kwargs = max(0.05, waited / 2), self.pool.connection_kwargs
+        error.__cause__ = names.unanswered(kwargs.get("host"), long) or credentials.unanswered(
+            kwargs.get("credential_provider"), long
+        )
         return error
 
     # What the connection reports.
