@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import OutcomeUnknown
 
+from .blocking import AsyncMonitor, SyncMonitor, patient, patient_for_next, wait_of, waits_of
 from .pipeline_unit import PipelineUnit
 from .routing import leaves_nothing
 
@@ -45,14 +47,46 @@ class AloneSync:
     """Mix into redis-py's client and its pipeline, before them."""
 
     connection_pool: Any
+    parse_response: Any
 
     def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
+        if (wait := wait_of(args)) is not None:
+            send = partial(self._send_and_wait, wait)
         if leaves_nothing(args[0]):
             return send(conn, command_name, *args, **options)
         conn.connect()
         with may_be_written(self.connection_pool):
             return send(conn, command_name, *args, **options)
+
+    def _send_and_wait(self, wait: float, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        """Do what redis-py does, with more patience for the reply: ``wait`` is in seconds."""
+        conn.send_command(*args, **options)
+        with patient(conn, wait):
+            return self.parse_response(conn, command_name, **options)
+
+    @contextmanager
+    def _waiting_in_turn(self, commands: Iterable[Any]) -> Iterator[None]:
+        """Read the replies to pipelined commands each with its own patience."""
+        waits = waits_of(commands)
+        if waits is None:
+            yield
+            return
+        parse: Any = super().parse_response  # type: ignore[misc]
+
+        def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
+            with patient_for_next(connection, waits, command_name):
+                return parse(connection, command_name, **options)
+
+        # On this object and for this time only: other pipelines make no additional call for a reply.
+        self.parse_response = parse_response
+        try:
+            yield
+        finally:
+            del self.parse_response
+
+    def monitor(self) -> SyncMonitor:
+        return SyncMonitor(self.connection_pool)  # type: ignore[no-untyped-call]
 
     # What redis-py does before it tries again. Not after that.
 
@@ -81,14 +115,43 @@ class AloneAsync:
     """The twin for ``redis.asyncio``."""
 
     connection_pool: Any
+    parse_response: Any
 
     async def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
+        if (wait := wait_of(args)) is not None:
+            send = partial(self._send_and_wait, wait)
         if leaves_nothing(args[0]):
             return await send(conn, command_name, *args, **options)
         await conn.connect()
         with may_be_written(self.connection_pool):
             return await send(conn, command_name, *args, **options)
+
+    async def _send_and_wait(self, wait: float, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        await conn.send_command(*args)
+        with patient(conn, wait):
+            return await self.parse_response(conn, command_name, **options)
+
+    @contextmanager
+    def _waiting_in_turn(self, commands: Iterable[Any]) -> Iterator[None]:
+        waits = waits_of(commands)
+        if waits is None:
+            yield
+            return
+        parse: Any = super().parse_response  # type: ignore[misc]
+
+        async def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
+            with patient_for_next(connection, waits, command_name):
+                return await parse(connection, command_name, **options)
+
+        self.parse_response = parse_response
+        try:
+            yield
+        finally:
+            del self.parse_response
+
+    def monitor(self) -> AsyncMonitor:
+        return AsyncMonitor(self.connection_pool)
 
     async def _close_connection(self, conn: Any, error: Any = None, *args: Any, **kwargs: Any) -> None:
         if isinstance(error, OutcomeUnknown):

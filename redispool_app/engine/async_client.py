@@ -88,11 +88,14 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
 
     async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_pipeline)
-        if is_harmless(connection, commands):
+        if isinstance(connection, PipelineUnit):
             return await execute(connection, commands, raise_on_error)
-        await connection.connect()
-        with may_be_written(self.connection_pool, "pipeline"):
-            return await execute(connection, commands, raise_on_error)
+        with self._waiting_in_turn(commands):
+            if is_harmless(connection, commands):
+                return await execute(connection, commands, raise_on_error)
+            await connection.connect()
+            with may_be_written(self.connection_pool, "pipeline"):
+                return await execute(connection, commands, raise_on_error)
 
     async def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import ssl
 import stat
@@ -21,6 +22,7 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from .addresses import AddressedAsync, AddressedSync
+from .blocking import keep_alive
 from .credentials import discreet
 from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
@@ -35,6 +37,9 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 class ObservedAsync:
     """Mix into a ``redis.asyncio`` connection class, before it."""
+
+    is_patient = False
+    """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
@@ -101,6 +106,9 @@ class ObservedAsync:
             # A server, or a proxy, that gives no names is as good as any.
             with contextlib.suppress(redis_exceptions.ResponseError):
                 await self.read_response()
+        timeout = args[1] if len(args) > 1 else kwargs.get("timeout")
+        if timeout == math.inf:
+            keep_alive(self)
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.RedisError, MemoryError) as error:
@@ -108,7 +116,9 @@ class ObservedAsync:
             if told is not error:
                 raise told from _cause_of(told, error)
             raise
-        self.monitor.reply()
+        # With a time-out of its caller, nothing stands for no reply.
+        if response is not None or timeout is None:
+            self.monitor.reply()
         return response
 
 
@@ -117,6 +127,8 @@ class ObservedSync:
 
     is_hurried = False
     """Whether it connects for somebody who has little time left."""
+    is_patient = False
+    """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
@@ -185,12 +197,15 @@ class ObservedSync:
             self._named = False
             with contextlib.suppress(redis_exceptions.ResponseError):
                 self.read_response()
+        timeout = kwargs.get("timeout", 0.0)
+        if timeout is None:
+            keep_alive(self)
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
             self.monitor.reply()
             return response
         except (redis_exceptions.RedisError, MemoryError) as error:
-            told = _reported(self, error)
+            told = _reported(self, error, hurried="timeout" in kwargs)
             if told is not error:
                 raise told from _cause_of(told, error)
             raise
@@ -199,8 +214,13 @@ class ObservedSync:
             raise
 
 
-def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError) -> redis_exceptions.RedisError:
-    """Report an error to the monitor; return it, or in its place what it means or the server said."""
+def _reported(
+    connection: Any, raised: redis_exceptions.RedisError | MemoryError, *, hurried: bool = False
+) -> redis_exceptions.RedisError:
+    """Report an error to the monitor; return it, or in its place what it means or the server said.
+
+    ``hurried``: its caller chose the time-out, which therefore says nothing about the server.
+    """
     error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
@@ -212,7 +232,7 @@ def _reported(connection: Any, raised: redis_exceptions.RedisError | MemoryError
         if connection._last_words is None or "'client' command" not in str(error):
             connection.monitor.error_reply(error)
     else:
-        hurried = getattr(connection, "is_hurried", False)
+        hurried = hurried or connection.is_patient or getattr(connection, "is_hurried", False)
         connection.monitor.failure(error, connection._started, hurried=hurried)
     return error
 

@@ -87,11 +87,14 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute: Any = super()._execute_pipeline
-        if is_harmless(connection, commands):
+        if isinstance(connection, PipelineUnit):
             return cast(list[Any], execute(connection, commands, raise_on_error))
-        connection.connect()
-        with may_be_written(self.connection_pool, "pipeline"):
-            return cast(list[Any], execute(connection, commands, raise_on_error))
+        with self._waiting_in_turn(commands):
+            if is_harmless(connection, commands):
+                return cast(list[Any], execute(connection, commands, raise_on_error))
+            connection.connect()
+            with may_be_written(self.connection_pool, "pipeline"):
+                return cast(list[Any], execute(connection, commands, raise_on_error))
 
     def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
