@@ -97,6 +97,19 @@ def alarm(every: float = 0) -> Iterator[Alarm]:
         signal.signal(signal.SIGALRM, former)
 
 
+@contextlib.contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any], every: float = 0) -> Iterator[None]:
+    """Handle SIGALRM with ``handler`` during the block; ``every``: and send it each so many seconds."""
+    former = signal.signal(signal.SIGALRM, handler)
+    if every:
+        signal.setitimer(signal.ITIMER_REAL, every, every)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
 class InterruptAt:
     """Calls a function and interrupts it at the point numbered ``victim`` (from 1; 0 only counts).
 

@@ -177,7 +177,7 @@ def test_a_closed_connection_is_never_handed_to_a_thread(server, manager):
 def test_closing_wakes_threads_that_wait(server, pool_settings):
     manager = pool_settings(server.url, MAX_CONNECTIONS=1, TIMEOUT=30, CLOSE_TIMEOUT=0.1)
     pool = manager.get_sync_client().connection_pool
-    pool.get_connection()
+    held = pool.get_connection()
     errors = []
 
     def work():
@@ -192,6 +192,7 @@ def test_closing_wakes_threads_that_wait(server, pool_settings):
     manager.close_sync()
     thread.join(5)
     assert len(errors) == 1
+    assert held in pool.state.in_use
     assert manager.get_pool_info()["connections_open"] == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -14,28 +15,11 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 from .connections import abandon, borrowed, forget_stream, given_back, is_worn_out
 from .monitor import Monitor
-from .pool_state import PoolState
+from .pool_state import Lease, PoolState
+from .runtime.call_stack import ensure_room
+from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from .sharing import Sharing
 from .sharing_rules import SharingLimits
-
-
-class _LoopWaiter:
-    """A future that can be given a connection, or has been cancelled and refuses it."""
-
-    __slots__ = ("future",)
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def give(self, connection: Any) -> bool:
-        if self.future.done():
-            return False
-        self.future.set_result(connection)
-        return True
-
-    def refuse(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class AsyncPool(redis.asyncio.ConnectionPool):
@@ -58,7 +42,6 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         max_lifetime: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout
         self.sharing_limits = sharing_limits
@@ -66,10 +49,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         # The shared connection counts towards the limit.
         exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
         self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
-        # The inherited methods walk these two names.
-        self._available_connections = self.state.idle
-        self._in_use_connections = self.state.in_use
-        self._emptied: asyncio.Future[None] | None = None
+        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self._max_idle_time = max_idle_time
         self._max_lifetime = max_lifetime
         self._shrinking: asyncio.TimerHandle | None = None
@@ -79,30 +59,31 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
         asked_at = monotonic()
-        connection = await self._borrowed()
-        try:
-            await self.ready(connection)
-            borrowed(connection, asked_at)
-        except BaseException:
-            self._give_back(connection)
-            raise
-        return connection
-
-    async def _borrowed(self) -> Any:
         pause = self.monitor.pause
         while True:
             self.monitor.gate()
             if pause.is_on:
                 await pause.wait(self, self._gate)
                 continue
+            ensure_room()
+            lease, connection = Lease(self.state), None
             try:
-                connection = self.state.take() or await self._wait()
-            except (PoolQueueFull, PoolTimeout) as error:
-                self.monitor.exhausted(error)
+                connection = self.state.take(lease) or await self._wait(lease)
+                if not pause.is_on:
+                    if self.state.closed:
+                        raise PoolClosed()
+                    await self.ready(connection)
+                    borrowed(connection, asked_at)
+                    return connection
+            except BaseException as error:
+                # It may have been interrupted between a command of the handshake and its reply.
+                if connection is not None:
+                    _cut(connection)
+                self._put_back(lease, connection)
+                if isinstance(error, PoolQueueFull | PoolTimeout):
+                    self.monitor.exhausted(error)
                 raise
-            if not pause.is_on:
-                return connection
-            self._give_back(connection)  # the next who waits for one goes the same way
+            self._put_back(lease, connection)  # the next that waits for one goes the same way
 
     def _gate(self) -> None:
         self.monitor.gate()
@@ -110,16 +91,42 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             raise PoolClosed()
 
     async def release(self, connection: Any) -> None:
-        """Give a connection back."""
+        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        ensure_room()
+        lease = self.state.lease_of(connection)
+        if lease is None:
+            await connection.disconnect(nowait=True)
+            return
         try:
-            given_back(connection)
-            if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
-                await connection.disconnect(nowait=True)
-            event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
-            await self._dispatcher.dispatch_async(event)
+            if lease.slots:
+                given_back(connection)
+                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                    await connection.disconnect(nowait=True)
+                event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
+                await self._dispatcher.dispatch_async(event)
         finally:
-            if not self._give_back(connection):
+            if self._put_back(lease, connection):
                 await connection.disconnect(nowait=True)
+
+    def _put_back(self, lease: Lease[Any], connection: Any) -> bool:
+        """Take the slot back; return whether the connection must be disconnected."""
+        try:
+            unwanted = self.state.put_back(lease, connection, here=True)
+        except BaseException:
+            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            raise
+        if (
+            self._shrinking is None
+            and self._max_idle_time is not None
+            and self.state.has_idle
+            and not self.state.closed
+        ):
+            self._shrinking = asyncio.get_running_loop().call_later(self._max_idle_time, self._shrink)
+        return unwanted
+
+    def take_at_once(self) -> Any:
+        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        return self.state.take_at_once(Lease(self.state))
 
     async def ready(self, connection: Any) -> None:
         """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
@@ -137,20 +144,22 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
         if self._shrinking is not None:
             self._shrinking.cancel()
-        deadline = monotonic() + timeout
-        idle = self.state.close()
+        state, deadline = self.state, monotonic() + timeout
+        idle = state.close()
         self.monitor.pause.release(self)
+        waiter = LoopWaiter()
         try:
-            for connection in idle:
+            state.drainers.append(waiter)
+            for connection in [*idle, *state.reclaim()]:
                 await connection.disconnect(nowait=True)
             if self._sharing is not None:
                 await self._sharing.drain(timeout)
-            if self.state.in_use and (left := deadline - monotonic()) > 0:
-                self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-                await asyncio.wait([self._emptied], timeout=left)
+            while state.in_use and (left := deadline - monotonic()) > 0:
+                await waiter.wait(min(left, LOOK_AGAIN))
         finally:
-            # Also when the caller is cancelled: nobody else would cut them.
-            for connection in list(self.state.in_use):
+            state.drainers.remove(waiter)
+            # Also when the caller is cancelled: nothing else would cut them. What was given back just now is idle.
+            for connection in [*state.close(), *state.in_use]:
                 await connection.disconnect(nowait=True)
 
     def abandon(self) -> None:
@@ -158,47 +167,54 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         if self._sharing is not None:
             self._sharing.leave_loop()
         connections = [*self.state.close(), *self.state.in_use]
-        self.state.in_use.clear()
+        self.state.forget()
         abandon(connections)
 
     def reset(self) -> None:
         """Forget all connections without closing them (redis-py's interface)."""
-        self.state.idle.clear()
-        self.state.in_use.clear()
+        self.state.forget()
 
-    async def _wait(self) -> Any:
-        started = monotonic()
-        waiter = _LoopWaiter()
-        self.state.waiters.append(waiter)
+    # The inherited methods walk these two, and the inherited ``__init__`` sets them.
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return self.state.idle
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        pass
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self.state.in_use)
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None:
+        pass
+
+    async def _wait(self, lease: Lease[Any]) -> Any:
+        state, started = self.state, monotonic()
+        state.check_room()
+        waiter = LoopWaiter()
         try:
-            # asyncio.wait never cancels the future, so a connection given at the last moment is seen.
-            await asyncio.wait([waiter.future], timeout=self.timeout)
-            if waiter.future.done():
-                return waiter.future.result()
-        except BaseException:
-            self._leave(waiter)
-            raise
-        self._leave(waiter)
-        raise PoolTimeout(
-            f"No Redis connection became free within {monotonic() - started:.1f} s "
-            f"({self.state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
-        )
-
-    def _leave(self, waiter: _LoopWaiter) -> None:
-        future = waiter.future
-        if not future.done():
-            future.cancel()
-            self.state.leave(waiter)
-        elif not future.cancelled() and future.exception() is None:
-            self._give_back(future.result())
-
-    def _give_back(self, connection: Any) -> bool:
-        kept = self.state.give_back(connection)
-        if self.state.closed and not self.state.in_use and self._emptied and not self._emptied.done():
-            self._emptied.set_result(None)
-        if kept and self._shrinking is None and self._max_idle_time is not None and self.state.idle:
-            self._shrinking = asyncio.get_running_loop().call_later(self._max_idle_time, self._shrink)
-        return kept
+            state.waiters.append(waiter)
+            while True:
+                for lost in state.reclaim():
+                    _cut(lost)
+                state.admit(here=True)  # a slot may have come before this caller was in the queue
+                left = started + self.timeout - monotonic()
+                woken = await waiter.wait(min(left, LOOK_AGAIN))
+                if state.closed:
+                    raise PoolClosed("The connection pool was closed while this caller waited.")
+                if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
+                    return connection
+                if left <= 0:
+                    raise PoolTimeout(
+                        f"No Redis connection became free within {monotonic() - started:.1f} s "
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                    )
+        finally:
+            state.leave(waiter)
 
     def _shrink(self) -> None:
         """Close what has lain idle too long, and look again while something is left."""
@@ -206,9 +222,14 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         longest = self._max_idle_time
         if longest is None:
             return
-        for connection in self.state.shrink(longest):
-            # Without a task around it, redis-py closes at once instead of waiting.
-            connection._close()
-            forget_stream(connection)
-        if self.state.idle:
+        for connection in self.state.take_out_expired(longest):
+            _cut(connection)
+        if self.state.has_idle:
             self._shrinking = asyncio.get_running_loop().call_later(longest, self._shrink)
+
+
+def _cut(connection: Any) -> None:
+    """Close a connection at once. Without a task around it, redis-py does not wait for the other side."""
+    with suppress(Exception):
+        connection._close()
+    forget_stream(connection)

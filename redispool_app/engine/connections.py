@@ -12,6 +12,7 @@ import math
 import os
 import ssl
 import stat
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -120,6 +121,12 @@ class ObservedAsync:
         if response is not None or timeout is None:
             self.monitor.reply()
         return response
+
+    def __del__(self, _warnings: Any = warnings) -> None:
+        try:
+            super().__del__()  # type: ignore[misc]
+        finally:
+            _count_closed(self)  # its borrower has lost it
 
 
 class ObservedSync:

@@ -164,8 +164,8 @@ def pool_numbers(pool: Any) -> dict[str, int]:
     """Return what a pool's state says now."""
     state = pool.state
     # A connection object outlives its socket: one that failed lies idle, unconnected, until it is used again.
-    idle = sum(1 for connection in list(state.idle) if connection._counted)
-    in_use = list(state.in_use)
+    idle = sum(1 for connection in state.idle if connection._counted)
+    in_use = state.in_use
     sharing = pool._sharing
     shared = 1 if sharing is not None and sharing.connection is not None else 0
     return {

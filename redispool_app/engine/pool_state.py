@@ -1,108 +1,259 @@
-"""The state of a pool of exclusive connections: who has one, which lie idle, who waits.
+"""The state of a pool of exclusive connections: which are idle, which are lent, how many more may be made.
 
-Plain functions, no I/O and no waiting: the asyncio pool and the threads' pool share every decision made here and
-differ only in how a caller waits. Not thread-safe by itself; the threads' pool holds its lock around each call.
+Plain functions, no I/O, no waiting and no lock: the asyncio pool and the threads' pool share every decision made here
+and differ only in how a caller waits. A signal handler or a finalizer may use the pool between any two lines of it.
+
+A pool has ``max_connections`` slots. A slot is in one place at a time: in ``free``, or in the lease of one borrower. It
+moves by one call in C, so an interrupt finds it in the one place or in the other. Numbers are counted from these
+places when they are asked for, and cannot drift. A borrower that is interrupted before it has its connection drops its
+lease, which gives its slot back. One that loses its connection later is found out by ``reclaim``.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull
 
+from .runtime.wait_queue import WaitQueue
+
 C = TypeVar("C")
-C_contra = TypeVar("C_contra", contravariant=True)
 
 
-class Waiter(Protocol[C_contra]):
-    """Somebody who waits for a connection and may have left by the time one is free."""
+class Slot(list[C]):
+    """Room for one connection; it holds that connection while it lies idle. ``since``: monotonic seconds."""
 
-    def give(self, connection: C_contra) -> bool:
-        """Accept the connection, or return False when the caller has left."""
+    __slots__ = ("since",)
 
-    def refuse(self, error: Exception) -> None:
-        """End the wait with an exception."""
+    def __init__(self) -> None:
+        self.since = 0.0
+
+
+class Lease(Generic[C]):
+    """What one borrower has: a slot or nothing, and the connection that it got for it, which knows its lease."""
+
+    slots: Any = ()
+    connection: Any = None
+
+    def __init__(self, state: PoolState[C]) -> None:
+        self.state = state
+        self.home = state.free
+        self.slots = []
+
+    def __del__(self) -> None:
+        if self.slots:
+            self.state.put_back(self)
+
+
+def _references(leases: dict[int, Any], key: int) -> tuple[int, int]:
+    """Return how many references there are to a lease and to its connection, some of them made by asking."""
+    lease = leases[key]
+    return sys.getrefcount(lease), sys.getrefcount(lease.connection)
+
+
+def _references_without_borrower() -> tuple[int, int]:
+    class Connection:
+        _lease: Any = None
+
+    class Pair:
+        connection = Connection()
+
+    leases = {0: Pair()}
+    leases[0].connection = connection = Connection()
+    connection._lease = leases[0]
+    del connection
+    return _references(leases, 0)
+
+
+_LOST = _references_without_borrower()
 
 
 class PoolState(Generic[C]):
-    """At most ``max_connections`` in use at once, at most ``max_waiting`` callers waiting, first come first served."""
+    """At most ``max_connections`` lent at once, at most ``max_waiting`` callers waiting, first come first served.
+
+    ``reserve`` is for calls that must not wait, because the caller that they would wait for stands below them on the
+    same thread: one connection is kept for them beyond ``max_connections``, and more are made when that one is lent.
+    """
 
     def __init__(self, make: Callable[[], C], max_connections: int, max_waiting: int) -> None:
         self._make = make
         self.max_connections = max_connections
         self.max_waiting = max_waiting
-        self.idle: list[C] = []
-        self.idle_since: dict[C, float] = {}
-        self.in_use: set[C] = set()
-        self.waiters: deque[Waiter[C]] = deque()
+        self.waiters = WaitQueue()
+        """Callers that wait for a connection."""
+        self.drainers = WaitQueue()
+        """Callers that wait until nothing is lent any more."""
         self.closed = False
+        self.forget()
 
-    def take(self) -> C | None:
-        """Return a connection (perhaps not connected yet), or None when the caller must wait.
+    def forget(self) -> None:
+        """Begin with all slots free and no connection; what is lent now belongs to nothing."""
+        self.free: list[Slot[C]] = [Slot() for _ in range(self.max_connections)]
+        self.reserve: list[Slot[C]] = []
+        self._leases: dict[int, Lease[C]] = {}
 
-        Raises ``PoolClosed``, or ``PoolQueueFull`` when as many callers wait as may.
+    # What the structures tell.
+
+    @property
+    def idle(self) -> list[C]:
+        """Connections that nobody uses."""
+        return [connection for slot in self._slots() for connection in list(slot)]
+
+    @property
+    def in_use(self) -> list[C]:
+        """Connections that are lent."""
+        return [lease.connection for lease in list(self._leases.values()) if lease.slots]
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection lies idle."""
+        return any(self._slots())
+
+    # Taking. Each method returns None when there is nothing to take, and raises ``PoolClosed``.
+
+    def take(self, lease: Lease[C]) -> C | None:
+        """Lend a connection, perhaps not connected yet, unless other callers wait for one already."""
+        if not self.closed and len(self.free) <= len(self.waiters):
+            return None
+        return self.take_at_once(lease)
+
+    def take_at_once(self, lease: Lease[C]) -> C | None:
+        """Lend a connection, perhaps not connected yet, whoever else waits for one."""
+        if self.closed:
+            raise PoolClosed()
+        return self._move(self.free, lease)
+
+    def take_reserve(self, lease: Lease[C]) -> C:
+        """Lend a connection at once, if need be beyond ``max_connections``."""
+        connection = self.take_at_once(lease)
+        if connection is None:
+            connection = self._move(self.reserve, lease)
+        if connection is None:
+            lease.home = self.reserve
+            lease.slots = [Slot()]
+            connection = self._lend(lease)
+        return connection
+
+    def reclaim(self) -> list[C]:
+        """Take back what only the pool still knows of; return it, to be disconnected.
+
+        An exception can meet a borrower between getting a connection and the block that gives it back.
         """
-        connection = self.take_at_once()
-        if connection is None and len(self.waiters) >= self.max_waiting:
+        found: list[C] = []
+        for key in list(self._leases):
+            with suppress(KeyError):  # it was given back just now
+                if _references(self._leases, key) == _LOST:
+                    lease = self._leases[key]
+                    found.append(lease.connection)
+                    self.put_back(lease)
+        return found
+
+    def leave(self, waiter: Any) -> None:
+        """A caller waits no more; its turn goes to the next."""
+        try:
+            self.waiters.remove(waiter)
+        finally:
+            self.admit()
+
+    def check_room(self) -> None:
+        """Raise ``PoolQueueFull`` when as many callers wait as may."""
+        if len(self.waiters) >= self.max_waiting:
             raise PoolQueueFull(
                 f"All {self.max_connections} connections are in use and {len(self.waiters)} callers wait: "
                 "raise MAX_CONNECTIONS or MAX_WAITING, or hold connections for less long."
             )
-        return connection
 
-    def take_at_once(self) -> C | None:
-        """Return a connection (perhaps not connected yet), or None when all are in use. Raises ``PoolClosed``."""
-        if self.closed:
-            raise PoolClosed()
-        if self.idle:
+    def _move(self, source: list[Slot[C]], lease: Lease[C]) -> C | None:
+        lease.home = source
+        try:
             # The one used last is the likeliest to be alive, and lets the others grow old.
-            connection = self.idle.pop()
-            self.idle_since.pop(connection, None)
-        elif len(self.in_use) < self.max_connections:
-            connection = self._make()
-        else:
+            lease.slots.extend(map(source.pop, (-1,)))
+        except IndexError:
             return None
-        self.in_use.add(connection)
-        return connection
+        return self._lend(lease)
 
-    def give_back(self, connection: C) -> bool:
-        """Take a connection back. Return False when it must be disconnected: the pool is closed or never had it."""
-        if connection not in self.in_use:
-            return False
-        self.in_use.discard(connection)
-        if self.closed:
-            return False
-        while self.waiters:
-            self.in_use.add(connection)
-            if self.waiters.popleft().give(connection):
-                return True
-            self.in_use.discard(connection)
-        self.idle.append(connection)
-        self.idle_since[connection] = monotonic()
-        return True
+    def _lend(self, lease: Lease[C]) -> C:
+        connection: Any
+        try:
+            connection = lease.slots[0].pop()
+        except IndexError:
+            connection = self._make()
+        lease.connection, connection._lease = connection, lease
+        self._leases[id(lease)] = lease
+        return connection  # type: ignore[no-any-return]
 
-    def shrink(self, longest: float) -> list[C]:
-        """Take out what has lain idle for more than ``longest`` seconds; return it, to be disconnected."""
+    # Giving back.
+
+    def lease_of(self, connection: Any) -> Lease[C] | None:
+        """Return the lease by which this pool has lent a connection; None when it has not, or has forgotten it."""
+        lease: Lease[C] | None = getattr(connection, "_lease", None)
+        if lease is None or lease.state is not self or (lease.home is not self.free and lease.home is not self.reserve):
+            return None
+        return lease
+
+    def put_back(self, lease: Lease[C], connection: C | None = None, *, here: bool = False) -> bool:
+        """Take a slot back, with ``connection`` in it to be kept, and wake the next caller; ``here``: see ``admit``.
+
+        Return True when the connection is not kept and must be disconnected. To repeat it is no error and no change.
+        """
+        home, slots, kept = lease.home, lease.slots, False
+        try:
+            slot = slots[0]
+            is_surplus = home is self.reserve and bool(home)
+            if connection is not None and not is_surplus and not self.closed:
+                slot.since = monotonic()
+                slot[:] = (connection,)
+                kept = True
+            if is_surplus:
+                slots.pop()
+            else:
+                home.extend(map(slots.pop, (-1,)))
+        except IndexError:  # it has been given back already
+            kept = True
+        self._leases.pop(id(lease), None)
+        lease.connection = None
+        self.admit(here=here)
+        return not kept and connection is not None
+
+    def admit(self, *, here: bool = False) -> None:
+        """Wake as many callers as there are free slots. ``here``: from a task of the loop in which all callers wait."""
+        if self.waiters:
+            if here:
+                self.waiters.wake_first_here(len(self.free))
+            else:
+                self.waiters.wake_first(len(self.free))
+        if self.drainers:
+            self.drainers.wake_all()
+
+    # Ending.
+
+    def take_out_expired(self, longest: float) -> list[C]:
+        """Take out what has been idle for more than ``longest`` seconds; return it, to be disconnected."""
         horizon = monotonic() - longest
-        old = [connection for connection in self.idle if self.idle_since.get(connection, horizon) <= horizon]
-        for connection in old:
-            self.idle.remove(connection)
-            self.idle_since.pop(connection, None)
-        return old
+        return self._take_out(slot for slot in self._slots() if slot and slot.since <= horizon)
 
-    def leave(self, waiter: Waiter[C]) -> None:
-        """A waiter gave up."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
+    def next_expiry(self, longest: float) -> float | None:
+        """Seconds until a connection will have been idle for ``longest`` seconds; None when none is idle."""
+        since = [slot.since for slot in self._slots() if slot]
+        return max(0.0, min(since) + longest - monotonic()) if since else None
 
     def close(self) -> list[C]:
-        """Refuse new work and everyone who waits; return the idle connections, to be disconnected."""
+        """Refuse new work and all callers that wait; return the idle connections, to be disconnected."""
         self.closed = True
-        while self.waiters:
-            self.waiters.popleft().refuse(PoolClosed("The connection pool was closed while this caller waited."))
-        idle, self.idle[:] = list(self.idle), []
-        self.idle_since.clear()
-        return idle
+        self.waiters.wake_all()
+        return self._take_out(self._slots())
+
+    def _slots(self) -> list[Slot[C]]:
+        return [*self.free, *self.reserve]
+
+    def _take_out(self, slots: Iterable[Slot[C]]) -> list[C]:
+        connections: list[C] = []
+        for slot in slots:
+            # Empty slots stay where they are: another connection may be made for each.
+            with suppress(IndexError):
+                connections.extend(map(slot.pop, (-1,)))
+        return connections

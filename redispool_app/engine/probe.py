@@ -50,7 +50,7 @@ async def _ping_through(pool: AsyncPool) -> float:
     sharing = sharing_of(pool)
     if sharing is not None:
         return await _ask(pool.monitor, sharing.probe)
-    connection = pool.state.take_at_once()
+    connection = pool.take_at_once()
     if connection is None:
         # All are in use, perhaps by commands that block: that says nothing about the server.
         return await _ping_on_new(pool)

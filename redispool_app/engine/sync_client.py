@@ -19,6 +19,7 @@ from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, route_of
+from .runtime.call_stack import entry
 from .slow_commands import note_alone
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of
@@ -66,6 +67,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         finally:
             self.reset()
 
+    @entry
     def _alone(self, raise_on_error: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
         stack, started = [args for args, _ in self.command_stack], monotonic()
@@ -273,6 +275,7 @@ class SyncRedis(AloneSync, redis.Redis):
             options.pop("keys", None)
         return callback(reply, **options)
 
+    @entry
     def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py carry it out, on a connection of its own."""
         started = monotonic()

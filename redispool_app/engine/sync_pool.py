@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -12,34 +12,14 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import borrowed, given_back, is_worn_out
+from .connections import ObservedSync, borrowed, given_back, is_worn_out
 from .monitor import Monitor
-from .pool_state import PoolState
+from .pool_state import Lease, PoolState
+from .runtime.call_stack import ensure_room, inside, is_nested
+from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
+from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits
 from .thread_sharing import ThreadSharing, thread_sharing_of
-
-
-class _ThreadWaiter:
-    """An event that comes with a connection or an error; all but the wait happens under the pool's lock."""
-
-    __slots__ = ("connection", "error", "event", "left")
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.connection: Any = None
-        self.error: Exception | None = None
-        self.left = False
-
-    def give(self, connection: Any) -> bool:
-        if self.left:
-            return False
-        self.connection = connection
-        self.event.set()
-        return True
-
-    def refuse(self, error: Exception) -> None:
-        self.error = error
-        self.event.set()
 
 
 class SyncPool(redis.ConnectionPool):
@@ -47,7 +27,8 @@ class SyncPool(redis.ConnectionPool):
 
     ``timeout`` is how long a caller waits for a connection, in seconds. Raises
     ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
-    ``PoolTimeout`` after ``timeout``.
+    ``PoolTimeout`` after ``timeout``. A call that is nested in another one on the same thread (by a signal handler, a
+    finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``.
     """
 
     def __init__(
@@ -62,9 +43,6 @@ class SyncPool(redis.ConnectionPool):
         max_lifetime: float | None = None,
         **kwargs: Any,
     ) -> None:
-        # A plain lock: an interrupt in the Python code around a condition's own would leave that held for ever.
-        self._guard = threading.Lock()
-        self._changed = threading.Condition(self._guard)
         # The shared connection counts towards the limit.
         exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
         self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
@@ -81,6 +59,16 @@ class SyncPool(redis.ConnectionPool):
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
+        return self._borrow(is_nested())
+
+    def take_reserve(self) -> Any:
+        """Borrow a connected connection without waiting for one, beyond ``max_connections`` if need be.
+
+        For a caller that is nested in another one on the same thread. Give it back with ``release``.
+        """
+        return self._borrow(True)
+
+    def _borrow(self, is_nested: bool) -> Any:
         asked_at = monotonic()
         pause = self.monitor.pause
         while True:
@@ -88,26 +76,28 @@ class SyncPool(redis.ConnectionPool):
             if pause.is_on:
                 pause.wait_in_thread(self, self._gate)
                 continue
-            waiter = connection = None
+            ensure_room()
+            lease, connection = Lease(self.state), None
             try:
-                with self._guard:
-                    connection = self.state.take()
-                    if connection is None:
-                        waiter = _ThreadWaiter()
-                        self.state.waiters.append(waiter)
-                if waiter is not None:
-                    connection = self._wait(waiter)
+                connection = self.state.take(lease)
+                if connection is None:
+                    connection = self.state.take_reserve(lease) if is_nested else self._wait(lease)
                 if not pause.is_on:
+                    if self.state.closed:
+                        raise PoolClosed()
                     self.ready(connection)
                     borrowed(connection, asked_at)
                     return connection
             except BaseException as error:
-                if connection is not None:
-                    self._give_back(connection)
-                elif isinstance(error, PoolQueueFull | PoolTimeout):
+                # It may have been interrupted between a command of the handshake and its reply.
+                with suppress(Exception):
+                    if connection is not None:
+                        connection.disconnect()
+                self.state.put_back(lease, connection)
+                if isinstance(error, PoolQueueFull | PoolTimeout):
                     self.monitor.exhausted(error)
                 raise
-            self._give_back(connection)  # the next who waits for one goes the same way
+            self._put_back(lease, connection)  # the next that waits for one goes the same way
 
     def _gate(self) -> None:
         self.monitor.gate()
@@ -115,21 +105,33 @@ class SyncPool(redis.ConnectionPool):
             raise PoolClosed()
 
     def release(self, connection: Any) -> None:
-        """Give a connection back."""
+        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        ensure_room()
+        lease = self.state.lease_of(connection)
+        if lease is None:
+            connection.disconnect()
+            return
         try:
-            given_back(connection)
-            if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
-                connection.disconnect()
-            self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
+            if lease.slots:
+                given_back(connection)
+                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                    connection.disconnect()
+                self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
         finally:
-            if not self._give_back(connection):
-                connection.disconnect()
+            self._put_back(lease, connection)
             self.shrink()
 
+    def _put_back(self, lease: Lease[Any], connection: Any) -> None:
+        try:
+            if self.state.put_back(lease, connection):
+                connection.disconnect()
+        except BaseException:
+            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            raise
+
     def take_at_once(self) -> Any:
-        """Borrow a connection, perhaps not connected yet; None when all are in use."""
-        with self._guard:
-            return self.state.take_at_once()
+        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        return self.state.take_at_once(Lease(self.state))
 
     def make_connection(self) -> Any:
         """Create a connection object; it connects on first use."""
@@ -154,70 +156,85 @@ class SyncPool(redis.ConnectionPool):
 
     def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
-        deadline = monotonic() + timeout
-        with self._guard:
-            idle = self.state.close()
+        state, deadline = self.state, monotonic() + timeout
+        idle = state.close()
         self.monitor.pause.release(self)
         for connection in idle:
             connection.disconnect()
         # Made here if nobody has, so that who comes late finds it closed.
         if (sharing := thread_sharing_of(self)) is not None:
             sharing.drain(timeout)
-        with self._guard:
-            while self.state.in_use and (left := deadline - monotonic()) > 0:
-                self._changed.wait(left)
-            in_use = list(self.state.in_use)
-        for connection in in_use:
+        waiter = ThreadWaiter()
+        try:
+            for connection in state.reclaim():
+                connection.disconnect()
+            state.drainers.append(waiter)
+            while state.in_use and (left := deadline - monotonic()) > 0:
+                waiter.wait(min(left, LOOK_AGAIN))
+        finally:
+            state.drainers.remove(waiter)
+        # What was given back at the moment of closing is idle.
+        for connection in [*state.close(), *state.in_use]:
             connection.disconnect()
 
     def reset(self) -> None:
         """Forget all connections without closing them (redis-py's interface)."""
         super().reset()
-        self.state.idle.clear()
-        self.state.in_use.clear()
-        # The inherited methods walk these two names.
-        self._available_connections = self.state.idle
-        self._in_use_connections = self.state.in_use
+        self.state.forget()
+
+    # The inherited methods walk these two, and ``reset`` sets them.
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return self.state.idle
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        pass
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self.state.in_use)
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None:
+        pass
 
     def _checkpid(self) -> None:
         """Nothing to do: a forked child drops the whole pool (see ``PoolSet.after_fork_in_child``)."""
 
     def shrink(self) -> None:
         """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""
-        if self._max_idle_time is None or not self.state.idle or monotonic() < self._look_at:
+        if self._max_idle_time is None or monotonic() < self._look_at:
             return
-        with self._guard:
-            self._look_at = monotonic() + self._max_idle_time / 4
-            old = self.state.shrink(self._max_idle_time)
-        for connection in old:
+        self._look_at = monotonic() + self._max_idle_time / 4
+        for connection in self.state.take_out_expired(self._max_idle_time):
             connection.disconnect()
 
-    def _wait(self, waiter: _ThreadWaiter) -> Any:
+    def _wait(self, lease: Lease[Any]) -> Any:
+        state, waiter = self.state, ThreadWaiter()
+        state.check_room()
+        deadline = monotonic() + self.timeout
         try:
-            waiter.event.wait(self.timeout)
-        except BaseException:
-            if (connection := self._leave(waiter)) is not None:
-                self._give_back(connection)
-            raise
-        connection = self._leave(waiter)
-        if connection is not None:
-            return connection
-        if waiter.error is not None:
-            raise waiter.error
-        raise PoolTimeout(
-            f"No Redis connection became free within {self.timeout:.1f} s "
-            f"({self.state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
-        )
+            state.waiters.append(waiter)
+            while True:
+                for connection in state.reclaim():
+                    connection.disconnect()
+                state.admit()  # a slot may have come before this caller was in the queue
+                left = deadline - monotonic()
+                woken = waiter.wait(min(left, LOOK_AGAIN))
+                if state.closed:
+                    raise PoolClosed("The connection pool was closed while this caller waited.")
+                if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
+                    return connection
+                if left <= 0:
+                    raise PoolTimeout(
+                        f"No Redis connection became free within {self.timeout:.1f} s "
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                    )
+        finally:
+            state.leave(waiter)
 
-    def _leave(self, waiter: _ThreadWaiter) -> Any:
-        """End the wait; return the connection if one was given after all."""
-        with self._guard:
-            waiter.left = True
-            self.state.leave(waiter)
-            return waiter.connection
 
-    def _give_back(self, connection: Any) -> bool:
-        with self._guard:
-            kept = self.state.give_back(connection)
-            self._changed.notify_all()
-            return kept
+# Below a call that is not nested none of these is on the stack.
+inside(SyncPool, ObservedSync, SharedSocket, ThreadSharing)
