@@ -11,12 +11,15 @@ redispool_app.E004     A middleware says ``needs_request_redis = True`` (an attr
                        ``RedisPoolMiddleware`` comes after it, or not at all. List ``RedisPoolMiddleware`` above it.
 redispool_app.E005     A fault in the entry of a ``RedisPoolCache`` in ``CACHES``, one error for each. The hint is
                        the cure.
+redispool_app.E006     A name of redis-py or Python on which "never sent twice" depends is missing or has changed.
+                       Install the release of redis-py that the hint names.
 redispool_app.W001     *deploy* ``embedded://`` in production: one server for one machine, gone with its last user.
 redispool_app.W002     *deploy* ``redis://`` to another host: passwords and data are readable on the way.
 redispool_app.W003     *deploy* TLS that does not verify whom it speaks to.
 redispool_app.W004     ``SERVER_TIMING`` is on and ``RedisPoolMiddleware`` stands below ``UpdateCacheMiddleware``, so
                        the cache keeps the header and repeats old figures. List ``RedisPoolMiddleware`` above it.
 redispool_app.W005     *deploy* A certificate file of ``SSL_*`` cannot be read.
+redispool_app.W006     Another such name, on which something less depends. The message says what.
 =====================  ============================================================================================
 
 No other order of the middleware is wrong. ``request.redis`` exists for all that stands below
@@ -43,6 +46,7 @@ from .cache.options import find_problems, is_alias, single_location
 from .conf import SETTING, RedisPoolConfig, get_aliases, get_config, get_problems, own_aliases
 from .conf_checks import Problem, not_known
 from .engine.embedded import EmbeddedServer
+from .engine.runtime import compatibility
 
 TAG = "redispool_app"
 
@@ -166,6 +170,19 @@ def check_deployment(app_configs: Sequence[AppConfig] | None = None, **kwargs: A
                     )
                 )
     return messages
+
+
+@register(TAG)
+def check_compatibility(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """E006 and W006: what is installed is not what this package overrides and reads."""
+    return [
+        (Error if miss.name.essential else Warning)(
+            f"{miss.fault}.",
+            hint=f"{miss.cure[0].upper()}{miss.cure[1:]}.",
+            id=f"{TAG}.{'E006' if miss.name.essential else 'W006'}",
+        )
+        for miss in compatibility.find_misses()
+    ]
 
 
 def _pools() -> Iterator[tuple[str, RedisPoolConfig]]:

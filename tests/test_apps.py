@@ -72,4 +72,4 @@ def test_starting_builds_the_singleton_and_sets_every_hook_once():
         assert list(redis_pool.RedisConnectionManager._instances.values()) == [redis_pool.redis_connection_manager]
         print(sorted({check.__name__ for check in registry.get_checks() if "redispool" in check.__module__}))
     """
-    assert start_django(body) == "['check_middleware', 'check_settings']\n"
+    assert start_django(body) == "['check_compatibility', 'check_middleware', 'check_settings']\n"

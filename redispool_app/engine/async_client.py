@@ -9,9 +9,10 @@ import warnings
 from asyncio import Future, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import wraps
 from inspect import isawaitable
 from time import monotonic, perf_counter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis.asyncio
 import redis.asyncio.client
@@ -24,6 +25,7 @@ from .outcomes import LOST, LostCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
 from .routing import ROUTES, Route, is_exclusive, route_of
+from .runtime import compatibility
 from .sharing import Sharing, close_sharing, sharing_of
 from .slow_commands import note_alone
 from .tally import current_tally
@@ -169,6 +171,13 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
     """
 
     _shared: Sharing | None = None
+
+    if not TYPE_CHECKING:  # checkers see redis-py's parameters
+
+        @wraps(redis.asyncio.Redis.__init__)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            compatibility.require()
+            super().__init__(*args, **kwargs)
 
     @property
     def sharing(self) -> Sharing | None:

@@ -20,7 +20,7 @@ from redispool_app.exceptions import PoolTimeout
 
 from .deadlines import shortened
 from .exchange import first_wait
-from .loops import LoopClient
+from .loops import LoopClient, running_loop
 from .outcomes import LOST
 from .packing import pack_utf8
 from .pool_set import PoolSet
@@ -98,7 +98,7 @@ def _open_socket(pool_set: PoolSet) -> SharedSocket | None:
 
 def _entries(pool_set: PoolSet) -> list[LoopClient]:
     """Return the loops whose shared connection is open, the oldest first: it is the least likely to end now."""
-    here = asyncio._get_running_loop()
+    here = running_loop()
     found = []
     for entry in list(pool_set.loops.by_loop.values()):
         loop, connection = entry.loop_ref(), _open_connection(entry)

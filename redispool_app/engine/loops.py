@@ -160,6 +160,14 @@ class LoopClients:
                     del self.by_loop[key]
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, None where there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def pool_numbers(pool: Any) -> dict[str, int]:
     """Return what a pool's state says now."""
     state = pool.state

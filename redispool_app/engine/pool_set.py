@@ -26,7 +26,7 @@ from .client_name import client_name
 from .connections import ASYNC_CLASSES, SYNC_CLASSES
 from .embedded import EmbeddedServer
 from .health import Health
-from .loops import LoopClient, LoopClients, pool_numbers
+from .loops import LoopClient, LoopClients, pool_numbers, running_loop
 from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
 from .runtime import fork
@@ -253,7 +253,7 @@ class PoolSet:
     def drain_sync(self, timeout: float) -> None:
         """The same from sync code; a loop that runs in this very thread closes its client when it goes on."""
         waits: list[concurrent.futures.Future[Any]] = []
-        here = asyncio._get_running_loop()
+        here = running_loop()
         for entry in self.loops.retire_all():
             loop = entry.loop_ref()
             if loop is not None and loop is here:

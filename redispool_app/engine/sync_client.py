@@ -19,6 +19,7 @@ from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, route_of
+from .runtime import compatibility
 from .runtime.call_stack import entry
 from .slow_commands import note_alone
 from .tally import current_tally
@@ -180,6 +181,7 @@ class SyncRedis(AloneSync, redis.Redis):
     _shared: ThreadSharing | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        compatibility.require()
         super().__init__(*args, **kwargs)
         encoder = self.get_encoder()
         if not is_utf8(encoder):
