@@ -168,8 +168,8 @@ def keep_alive(connection: Any) -> None:
     """Let the kernel find out that a silent peer is gone, also where the project has turned TCP keepalive off."""
     writer = getattr(connection, "_writer", None)
     held: Any = getattr(connection, "_sock", None) if writer is None else writer.get_extra_info("socket")
-    # A Unix socket has no such options, and a peer that cannot die alone.
-    with contextlib.suppress(OSError, AttributeError):
+    # A Unix socket has no such options, and a peer that cannot die alone. uvloop's closed sockets raise ValueError.
+    with contextlib.suppress(OSError, AttributeError, ValueError):
         if held.family not in (socket.AF_INET, socket.AF_INET6):
             return
         if not held.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
