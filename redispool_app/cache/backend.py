@@ -12,7 +12,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis, SyncRedis
-from redispool_app.engine.outcomes import LOST
+from redispool_app.engine.outcomes import FAILED
 from redispool_app.redis_pool import RedisConnectionManager
 
 from .extras import CacheExtras
@@ -69,7 +69,7 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
             client = manager.ready_client() or await manager.get_client()
             try:
                 data = await (client.send_get(full) or client.execute_raw("GET", full))
-            except LOST as error:
+            except FAILED as error:
                 data = await client.execute_raw("GET", full, lost=error)
         except _RedisError as error:
             if not setup.ignores(error):

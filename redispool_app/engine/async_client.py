@@ -21,9 +21,10 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .alone import AloneAsync, is_harmless, may_be_written
-from .outcomes import LOST, LostCommandError
+from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
+from .read_only import REFUSALS, is_refusal, refused_of, second_attempt_async
 from .routing import ROUTES, Route, is_exclusive, route_of
 from .runtime import compatibility
 from .sharing import Sharing, close_sharing, sharing_of
@@ -73,9 +74,41 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         """Let redis-py carry it out, on a connection of its own."""
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
-            return await super().execute(raise_on_error)
+            if self.watching:  # a new connection would watch nothing
+                return await super().execute(raise_on_error)
+            if self.is_transaction or self.explicit_transaction:
+                return await self._transaction_alone(raise_on_error)
+            return await self._pipeline_alone(raise_on_error)
         finally:
             note_alone(self.connection_pool, stack, started)
+
+    async def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a transaction, and once more as a whole if a replica has refused it."""
+        commands = list(self.command_stack)
+        try:
+            return await super().execute(raise_on_error)
+        except REFUSALS as error:
+            if not is_refusal(error):
+                raise
+        async with second_attempt_async(self.connection_pool):
+            self.command_stack = commands
+            return await super().execute(raise_on_error)
+
+    async def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a pipeline, and once more what a replica has refused of it."""
+        commands = list(self.command_stack)
+        replies = await super().execute(False)
+        if refused := refused_of(replies):
+            with suppress(redis_exceptions.ReadOnlyError):
+                async with second_attempt_async(self.connection_pool):
+                    self.command_stack = [commands[at] for at in refused]
+                    for at, reply in zip(refused, await super().execute(False), strict=True):
+                        replies[at] = reply
+                    if still := refused_of(replies):
+                        raise replies[still[0]]
+        if raise_on_error:
+            self.raise_first_error(commands, replies)
+        return replies
 
     async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
@@ -146,7 +179,13 @@ class _Unit(PipelineUnit):
         self._sharing = sharing
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        self.replies.extend(await self._sharing.replies(self.packed, self.decode, reads=self.reads))
+        sharing, started = self._sharing, monotonic()
+        replies = await sharing.replies(self.packed, self.decode, reads=self.reads)
+        if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
+            sharing.replace_if_due()
+            later = await sharing.replies(self.packed_of(again), [self.decode[at] for at in again], reads=self.reads)
+            self.put_in(replies, again, later, sharing.read_only)
+        self.replies.extend(replies)
 
     async def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         return self.next_reply()
@@ -189,7 +228,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         tally = current_tally.get()
         return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
 
-    async def execute_raw(self, *args: Any, lost: LostCommandError | None = None) -> Any:
+    async def execute_raw(self, *args: Any, lost: FailedCommandError | None = None) -> Any:
         """Send one plain command and return its reply as it came: not decoded, through no callback.
 
         For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
@@ -198,7 +237,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         if lost is None and (reply := self.send_raw(*args)) is not None:
             try:
                 return await reply
-            except LOST as error:
+            except FAILED as error:
                 lost = error
         name, sharing = args[0], self._shared
         if lost is not None and sharing is not None:
@@ -212,11 +251,11 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         """Send one plain command, if that needs no waiting; its reply, as it came, is the future's result.
 
         For callers for whom the coroutine of ``execute_raw`` counts. None: use ``execute_raw``. The future raises what
-        is in ``LOST`` for a command that ``execute_raw(*args, lost=error)`` may send again::
+        is in ``FAILED`` for a command that ``execute_raw(*args, lost=error)`` may send again::
 
             try:
                 reply = await (client.send_raw(*args) or client.execute_raw(*args))
-            except LOST as error:
+            except FAILED as error:
                 reply = await client.execute_raw(*args, lost=error)
         """
         name, sharing = args[0], self._shared
@@ -278,7 +317,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             else:
                 try:
                     reply = await connection.send(packed, decode)
-                except LOST as error:
+                except FAILED as error:
                     reply = await sharing.reply(packed, decode, reads=route.reads, lost=error)
         except redis_exceptions.ResponseError:
             if EMPTY_RESPONSE in options:
@@ -303,7 +342,13 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         """Let redis-py carry it out, on a connection of its own."""
         started = monotonic()
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            try:
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except redis_exceptions.ReadOnlyError as error:
+                if self.connection is not None or not is_refusal(error):
+                    raise
+            async with second_attempt_async(self.connection_pool):
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)
 

@@ -288,13 +288,14 @@ def given_back(connection: Any) -> None:
 
 
 def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
-    """Whether a connection has seen an outage, or lived its time: ``max_lifetime`` seconds, or up to a tenth less.
+    """Whether a connection was retired, has seen an outage, or lived ``max_lifetime`` seconds, or up to a tenth less.
 
     The packets that ended it may have been lost, too, and then only its next user would find out.
     """
     if not connection._counted:
         return False
-    if connection._opened_at <= connection.monitor.health.last_outage:
+    monitor = connection.monitor
+    if connection._opened_at <= monitor.health.last_outage or connection._opened_at <= monitor.retired_before:
         return True
     if max_lifetime is None:
         return False

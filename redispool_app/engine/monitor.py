@@ -98,7 +98,9 @@ class Monitor:
         self.last_error: Fault | None = None
         self.was_moved = False
         """Whether a reply has said that another server has a key: MOVED and its kin."""
-        self._warnings: dict[FaultKind, Fault] = {}
+        self.retired_before = -math.inf
+        """Connections made before this moment (monotonic seconds) are replaced when they are free."""
+        self._warnings: dict[FaultKind, tuple[Fault, float]] = {}
         self.history = History()
         self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.slow_commands = SlowCommands(alias, slow_command)
@@ -181,20 +183,34 @@ class Monitor:
         if self.health.doubt(fault):
             self._recovery.start()
 
-    def warn(self, kind: FaultKind, fault: Fault | None) -> None:
-        """Show a ``fault`` that stands although the server is healthy, or with None no longer; logged once."""
-        before = self._warnings.get(kind)
+    def warn(self, kind: FaultKind, fault: Fault | None, seconds: float = math.inf) -> None:
+        """Show a ``fault`` that stands although the server is healthy, or with None no longer; logged once.
+
+        It is shown for ``seconds`` from the last call.
+        """
         if fault is None:
             self._warnings.pop(kind, None)
-        elif before != fault:
-            self._warnings[kind] = fault
+            return
+        shown, until = self._warnings.get(kind, (None, -math.inf))
+        now = monotonic()
+        self._warnings[kind] = (fault, now + seconds)
+        if shown != fault or until <= now:
             extra = {"pool": self.alias, "state": "healthy", "where": self.where, "fault_kind": str(kind)}
             logger.warning("Redis pool %r: %s", self.alias, fault.message, extra=extra)
 
     @property
     def warning(self) -> Fault | None:
         """What stands although the server is healthy, the first if there are several."""
-        return next(iter(list(self._warnings.values())), None)
+        now = monotonic()
+        return next((fault for fault, until in list(self._warnings.values()) if until > now), None)
+
+    def shows(self, kind: FaultKind) -> bool:
+        """Whether a warning of this kind stands."""
+        return kind in self._warnings
+
+    def retire_connections(self) -> None:
+        """Let every connection of this process be replaced when it is free: the name may lead elsewhere now."""
+        self.retired_before = monotonic()
 
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:

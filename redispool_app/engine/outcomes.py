@@ -45,6 +45,10 @@ class ReplyTooLargeError(ConnectionLostError):
 LostCommandError = ConnectionLostError | ReplyTimeoutError
 LOST = (ConnectionLostError, ReplyTimeoutError)
 
+FailedCommandError = LostCommandError | redis_exceptions.ReadOnlyError
+FAILED = (*LOST, redis_exceptions.ReadOnlyError)
+"""What an attempt ends with that may be followed by another."""
+
 
 class Verdict(Enum):
     """What to do about a lost command."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from .read_only import ReadOnlyPolicy, is_refusal, refused_of
 from .routing import only_reads
 
 
@@ -20,7 +21,10 @@ class PipelineUnit:
     def __init__(self, pack: Callable[[Any], bytes], stack: Any, transaction: bool) -> None:
         sent = [args for args, options in stack if not (transaction and EMPTY_RESPONSE in options)]
         commands = [("MULTI",), *sent, ("EXEC",)] if transaction else sent
-        self.packed = b"".join([pack(args) for args in commands])
+        self._pack = pack
+        self._commands = commands
+        self._is_transaction = transaction
+        self.packed = self.packed_of(range(len(commands)))
         # Inside a transaction redis-py decodes every reply, whatever its options say.
         self.decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
         self.reads = all(only_reads(args[0]) for args in sent)
@@ -28,6 +32,26 @@ class PipelineUnit:
 
     def pack_commands(self, commands: Iterable[Any]) -> list[bytes]:
         return [self.packed]
+
+    def packed_of(self, positions: Iterable[int]) -> bytes:
+        """Return the commands at these positions, packed."""
+        pack, commands = self._pack, self._commands
+        return b"".join([pack(commands[at]) for at in positions])
+
+    def refused(self, replies: Sequence[Any]) -> list[int]:
+        """Return which commands may be sent again, because a replica refused them: of a transaction all or none."""
+        refused = refused_of(replies)
+        return list(range(len(replies))) if refused and self._is_transaction else refused
+
+    def put_in(self, replies: list[Any], again: Sequence[int], later: Sequence[Any], policy: ReadOnlyPolicy) -> None:
+        """Put the replies to what was sent again in the place of the refusals."""
+        for at, reply in zip(again, later, strict=True):
+            replies[at] = reply
+        still = next((reply for reply in later if is_refusal(reply)), None)
+        if still is None:
+            policy.accepted()
+        else:
+            policy.refused_again(still)
 
     def next_reply(self) -> Any:
         """Return the next reply, or raise it if it is an error."""

@@ -21,7 +21,7 @@ from .async_pool import AsyncPool
 from .deadlines import shortened
 from .faults import FaultKind, in_cluster_mode
 from .monitor import Monitor
-from .server_mode import CLUSTER_NODES, HELLO, PING, check_ping, check_slots, is_in_cluster_mode
+from .server_mode import CLUSTER_NODES, HELLO, PING, check_ping, check_slots, is_in_cluster_mode, is_primary
 from .sharing import sharing_of
 from .sync_pool import SyncPool
 from .thread_sharing import thread_sharing_of
@@ -93,21 +93,23 @@ async def _ping(connection: Any, pool: AsyncPool) -> float:
 
 async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[_Replies]]) -> float:
     """Carry out a check by ``exchange``, which returns errors as values; return the first round trip in seconds."""
-    is_first = not monitor.health.is_healthy
+    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
     started = perf_counter()
-    replies = await (exchange(PING + HELLO, 2) if is_first else exchange(PING, 1))
+    replies = await (exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1))
     latency = perf_counter() - started
     check_ping(replies[0])
-    if is_first:
+    if asks_mode:
         is_clustered = is_in_cluster_mode(replies[1])
         if is_clustered:
             (nodes,) = await exchange(CLUSTER_NODES, 1)
             check_slots(nodes, was_moved=monitor.was_moved)
-        _warn(monitor, is_clustered)
+        _warn(monitor, replies[1], is_clustered)
     return latency
 
 
-def _warn(monitor: Monitor, is_clustered: bool) -> None:
+def _warn(monitor: Monitor, hello: Any, is_clustered: bool) -> None:
+    if is_primary(hello):
+        monitor.warn(FaultKind.READONLY, None)
     monitor.warn(FaultKind.CLUSTER, in_cluster_mode(monitor.where) if is_clustered else None)
 
 
@@ -173,17 +175,17 @@ def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
 
 def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], _Replies]) -> float:
     """The twin of ``_ask``."""
-    is_first = not monitor.health.is_healthy
+    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
     started = perf_counter()
-    replies = exchange(PING + HELLO, 2) if is_first else exchange(PING, 1)
+    replies = exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1)
     latency = perf_counter() - started
     check_ping(replies[0])
-    if is_first:
+    if asks_mode:
         is_clustered = is_in_cluster_mode(replies[1])
         if is_clustered:
             (nodes,) = exchange(CLUSTER_NODES, 1)
             check_slots(nodes, was_moved=monitor.was_moved)
-        _warn(monitor, is_clustered)
+        _warn(monitor, replies[1], is_clustered)
     return latency
 
 

@@ -35,10 +35,15 @@ def is_in_cluster_mode(answer: Any) -> bool:
 
     Raises ``SentinelAnswersError``.
     """
-    mode = _mode(answer)
+    mode = _field(answer, "mode")
     if mode == b"sentinel":
         raise SentinelAnswersError("A Sentinel answers")
     return mode == b"cluster"
+
+
+def is_primary(answer: Any) -> bool:
+    """Return whether a reply to HELLO says that the server takes writes."""
+    return _field(answer, "role") == b"master"
 
 
 def check_slots(answer: Any, *, was_moved: bool) -> None:
@@ -51,14 +56,14 @@ def check_slots(answer: Any, *, was_moved: bool) -> None:
         raise ClusterNodeError("Some hash slots are served by other nodes")
 
 
-def _mode(answer: Any) -> bytes | None:
-    """Read the mode from a reply to HELLO: a flat list in RESP2, a dict in RESP3."""
+def _field(answer: Any, name: str) -> bytes | None:
+    """Read a field of a reply to HELLO: a flat list in RESP2, a dict in RESP3."""
     if isinstance(answer, list):
         answer = dict(zip(answer[::2], answer[1::2], strict=False))
     if not isinstance(answer, dict):
         return None
-    mode = answer.get(b"mode") or answer.get("mode")
-    return mode.encode() if isinstance(mode, str) else mode
+    value = answer.get(name.encode()) or answer.get(name)
+    return value.encode() if isinstance(value, str) else value
 
 
 def _served_slots(answer: Any) -> int | None:

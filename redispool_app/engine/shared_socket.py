@@ -461,6 +461,15 @@ class SharedSocket:
         if not self.closed:
             self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
 
+    def close_if_empty(self) -> bool:
+        """Close unless replies are due; return whether the connection is closed now."""
+        with self._mutex:
+            if self.queue and not self.closed:
+                return False
+            self.closed = True
+        self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
+        return True
+
     def _lose(self, error: BaseException, *, report: bool = True) -> None:
         with self._mutex:
             first, self.closed = not self.closed, True

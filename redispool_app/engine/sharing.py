@@ -20,7 +20,7 @@ from redispool_app.exceptions import PoolClosed
 
 from .connections import abandon
 from .monitor import Monitor
-from .outcomes import LOST, LostCommandError
+from .outcomes import FAILED, FailedCommandError
 from .patching import refuse_unsupported_runtime
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
@@ -34,7 +34,8 @@ class Sharing(SharingRules):
         self.loop = asyncio.get_running_loop()
         self._patience = math.inf if self.timeout is None else self.timeout
         self.connection: SharedConnection | None = None
-        self._leaving: SharedConnection | None = None
+        self._leaving: list[SharedConnection] = []
+        """Take no new commands and close once what is due has come."""
         self._connecting: asyncio.Task[None] | None = None
         self._attempt_ended: BaseException | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -43,8 +44,8 @@ class Sharing(SharingRules):
     @property
     def in_flight(self) -> int:
         """Commands whose replies are still to come."""
-        connection = self.connection or self._leaving
-        return connection.in_flight if connection is not None else 0
+        due = sum([each.in_flight for each in self._leaving])
+        return due if self.connection is None else due + self.connection.in_flight
 
     @property
     def waiting(self) -> int:
@@ -75,10 +76,10 @@ class Sharing(SharingRules):
         decode: bool,
         *,
         reads: bool,
-        lost: LostCommandError | None = None,
+        lost: FailedCommandError | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
-        started = monotonic() if lost is None else lost.started
+        started: float = getattr(lost, "started", None) or monotonic()
         return self._carry_out(Request(packed, 0, reads, started, started + self._patience, decode), lost)
 
     def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> Coroutine[Any, Any, list[Any]]:
@@ -86,7 +87,7 @@ class Sharing(SharingRules):
         started = monotonic()
         return self._carry_out(Request(packed, len(decode), reads, started, started + self._patience, decode))
 
-    async def _carry_out(self, request: Request, lost: LostCommandError | None = None) -> Any:
+    async def _carry_out(self, request: Request, lost: FailedCommandError | None = None) -> Any:
         """Make attempts until one brings the reply; each chooses its connection."""
         if lost is not None:
             self.judge(request, lost)
@@ -95,8 +96,11 @@ class Sharing(SharingRules):
                 connection = self.open_connection() or await self._admit(request)
                 future, limit = self._send(request, connection)
                 try:
-                    return await future
-                except LOST as error:
+                    reply = await future
+                    if request.was_refused:
+                        self.read_only.accepted()
+                    return reply
+                except FAILED as error:
                     self.judge(request, error)
                 finally:
                     if limit is not None:
@@ -279,14 +283,18 @@ class Sharing(SharingRules):
             self.budget.succeeded(count)
             if self._waiting:
                 self._let_next_in()
+            if self._leaving:
+                self._close_empty()
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
 
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
+        elif connection in self._leaving:
+            self._leaving.remove(connection)
         self.report_loss(error, oldest)
-        if self._emptied is not None and not self._emptied.done():
+        if self._emptied is not None and not self._emptied.done() and not self._leaving:
             self._emptied.set_result(None)
         if self.monitor is not None and self.monitor.health.barred:
             self._dismiss()
@@ -306,47 +314,66 @@ class Sharing(SharingRules):
             self.connection = None
             connection.close()
 
+    # Replacing.
+
+    def replace(self) -> None:
+        connection = self.connection
+        if connection is not None:
+            self._leaving.append(connection)
+            self.connection = None
+            self._close_empty()
+
+    def _close_empty(self) -> None:
+        """Close what has given its last reply."""
+        for connection in list(self._leaving):
+            if not connection.in_flight:
+                self._leaving.remove(connection)
+                connection.close()
+
     # The end.
 
     async def drain(self, timeout: float) -> None:
         """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
         self.closed = True
-        if self.connection is not None:
-            self._leaving, self.connection = self.connection, None
+        leaving = [*self._leaving, *([self.connection] if self.connection is not None else [])]
+        self._leaving, self.connection = leaving, None
         self._dismiss()
         if self.monitor is not None:
             self.monitor.pause.release(self)
-        attempt, leaving = self._connecting, self._leaving
+        attempt, gone = self._connecting, [each.gone for each in leaving]
         try:
             if attempt is not None:
                 attempt.cancel()
                 await asyncio.wait([attempt], timeout=1.0)
-            if leaving is not None and leaving.in_flight and timeout > 0:
+            if self.in_flight and timeout > 0:
                 self._emptied = self._emptied or self.loop.create_future()
                 await asyncio.wait([self._emptied], timeout=timeout)
         finally:
             # Also when the caller is cancelled: nobody else would close it.
-            self._leaving = None
-            if leaving is not None:
-                leaving.close()
-        if leaving is not None:
-            await asyncio.wait([leaving.gone], timeout=1.0)
+            for each in list(self._leaving):
+                each.close()
+            self._leaving.clear()
+        if gone:
+            await asyncio.wait(gone, timeout=1.0)
 
     def leave_loop(self) -> None:
         """Let go of a connection whose event loop is not the running one, and is probably closed."""
         self.closed = True
-        for connection in (self.connection, self._leaving):
+        for connection in (self.connection, *self._leaving):
             if connection is not None:
                 connection.closed = True
                 abandon([connection.connection])
-        self.connection = self._leaving = None
+        self.connection = None
+        self._leaving.clear()
 
     def abandon(self) -> None:
         """Close at once, without waiting."""
         self.closed = True
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.close()
+        leaving = [*self._leaving, self.connection]
+        self._leaving, self.connection = [], None
+        for connection in leaving:
+            if connection is not None:
+                connection.close()
 
 
 def sharing_of(pool: Any) -> Sharing | None:

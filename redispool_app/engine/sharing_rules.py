@@ -21,7 +21,7 @@ from .health import full_jitter
 from .monitor import Monitor
 from .outcomes import (
     ConnectionLostError,
-    LostCommandError,
+    FailedCommandError,
     ReplyTimeoutError,
     ReplyTooLargeError,
     RetryBudget,
@@ -29,6 +29,7 @@ from .outcomes import (
     decide,
 )
 from .packing import is_utf8
+from .read_only import is_refusal, policy_of
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
@@ -95,6 +96,8 @@ class Request:
     """How often the request was sent again after it had been written."""
     sent_at: float = math.inf
     """When the last attempt sent it."""
+    was_refused: bool = False
+    """Whether the server has answered READONLY to it."""
 
     @property
     def sent(self) -> tuple[bytes, int]:
@@ -117,6 +120,7 @@ class SharingRules:
         self.statistics = Statistics()
         self.telemetry = Telemetry.of(pool)
         self.budget = RetryBudget(limits.max_in_flight)
+        self.read_only = policy_of(pool)
         self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
         self._counting = threading.Lock()
         self.closed = False
@@ -144,8 +148,11 @@ class SharingRules:
         if now - request.started >= threshold > now - request.sent_at:
             self.slow_commands.note_all([request.sent], now - request.started)
 
-    def judge(self, request: Request, error: LostCommandError) -> None:
+    def judge(self, request: Request, error: FailedCommandError) -> None:
         """Return if the request is to be sent again; else raise what its caller should know."""
+        if isinstance(error, redis_exceptions.ReadOnlyError):
+            self._judge_refusal(request, error)
+            return
         # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
         over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
         with self._counting:
@@ -168,6 +175,28 @@ class SharingRules:
         if error.stuck:
             raise redis_exceptions.TimeoutError(str(error)) from error
         raise redis_exceptions.ConnectionError(str(error)) from error
+
+    def _judge_refusal(self, request: Request, error: redis_exceptions.ReadOnlyError) -> None:
+        """A command was not carried out: once it is sent again, on a new connection if that may be made."""
+        if request.was_refused or not is_refusal(error):
+            if request.was_refused:
+                self.read_only.refused_again(error)
+            raise error
+        if self.closed or monotonic() >= request.deadline:
+            raise error
+        request.was_refused = True
+        self.replace_if_due()
+
+    def replace_if_due(self) -> None:
+        """What the server refused is to be sent again: on a new connection, if that may be made."""
+        if self.read_only.may_replace():
+            self.replace()
+        with self._counting:
+            self.statistics.retries += 1
+
+    def replace(self) -> None:
+        """Give the connection no new commands: what is due comes in, then it closes. The next command makes another."""
+        raise NotImplementedError
 
     def count_unknown(self) -> None:
         """Count a write whose reply was lost on a connection of its own."""
@@ -252,6 +281,8 @@ class SharingRules:
 
     def report_error(self, error: Exception) -> None:
         """The server answered with an error. Some concern every caller: LOADING, NOAUTH."""
+        if is_refusal(error):
+            self.read_only.refused_at = monotonic()
         if self.monitor is None:
             return
         if isinstance(error, redis_exceptions.ConnectionError):

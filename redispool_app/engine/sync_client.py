@@ -6,6 +6,7 @@ A program written for ``redis.Redis`` runs unchanged on it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from .alone import AloneSync, is_harmless, may_be_written
 from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
+from .read_only import REFUSALS, is_refusal, refused_of, second_attempt
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, route_of
 from .runtime import compatibility
@@ -73,9 +75,40 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         """Let redis-py carry it out, on a connection of its own."""
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
-            return super().execute(raise_on_error)
+            if self.watching:  # a new connection would watch nothing
+                return super().execute(raise_on_error)
+            if cast(Any, self).transaction or self.explicit_transaction:
+                return self._transaction_alone(raise_on_error)
+            return self._pipeline_alone(raise_on_error)
         finally:
             note_alone(self.connection_pool, stack, started)
+
+    def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a transaction, and once more as a whole if a replica has refused it."""
+        commands = list(self.command_stack)
+        try:
+            return super().execute(raise_on_error)
+        except REFUSALS as error:
+            if not is_refusal(error):
+                raise
+        with second_attempt(self.connection_pool):
+            self.command_stack = commands
+            return super().execute(raise_on_error)
+
+    def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a pipeline, and once more what a replica has refused of it."""
+        commands = list(self.command_stack)
+        replies = super().execute(False)
+        if refused := refused_of(replies):
+            with suppress(redis_exceptions.ReadOnlyError), second_attempt(self.connection_pool):
+                self.command_stack = [commands[at] for at in refused]
+                for at, reply in zip(refused, super().execute(False), strict=True):
+                    replies[at] = reply
+                if still := refused_of(replies):
+                    raise replies[still[0]]
+        if raise_on_error:
+            self.raise_first_error(commands, replies)  # type: ignore[no-untyped-call]
+        return replies
 
     def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = super()._execute_transaction
@@ -147,7 +180,13 @@ class _Unit(PipelineUnit):
         self._position = 0
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        self.replies.extend(self._sharing.reply(self.packed, len(self.decode), reads=self.reads))
+        sharing, started = self._sharing, monotonic()
+        replies = sharing.reply(self.packed, len(self.decode), reads=self.reads)
+        if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
+            sharing.replace_if_due()
+            later = sharing.reply(self.packed_of(again), len(again), reads=self.reads)
+            self.put_in(replies, again, later, sharing.read_only)
+        self.replies.extend(replies)
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         decode, self._position = self.decode[self._position], self._position + 1
@@ -282,7 +321,13 @@ class SyncRedis(AloneSync, redis.Redis):
         """Let redis-py carry it out, on a connection of its own."""
         started = monotonic()
         try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            try:
+                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except redis_exceptions.ReadOnlyError as error:
+                if self.connection is not None or not is_refusal(error):
+                    raise
+            with second_attempt(self.connection_pool):
+                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)
 

@@ -21,7 +21,7 @@ from .connections import BOUNDED
 from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
-from .outcomes import LOST
+from .outcomes import FAILED, LOST
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .shared_socket import SharedSocket
@@ -80,7 +80,8 @@ class ThreadSharing(SharingRules):
     def _start_anew(self) -> None:
         self._counting = threading.Lock()
         self.connection: SharedSocket | None = None
-        self._leaving: SharedSocket | None = None
+        self._leaving: list[SharedSocket] = []
+        """Take no new commands and close once what is due has come."""
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
         self._waiting: deque[Any] = deque()
@@ -89,8 +90,8 @@ class ThreadSharing(SharingRules):
     @property
     def in_flight(self) -> int:
         """Commands whose replies are still to come."""
-        connection = self.connection or self._leaving
-        return connection.in_flight if connection is not None else 0
+        due, connection = sum([each.in_flight for each in list(self._leaving)]), self.connection
+        return due if connection is None else due + connection.in_flight
 
     @property
     def waiting(self) -> int:
@@ -120,7 +121,19 @@ class ThreadSharing(SharingRules):
             if failure is not None:
                 reply = self._carry_out(Request(packed, wanted, reads, started, deadline), failure)
         if reply.__class__ is not bytes and isinstance(reply, Exception):
+            if isinstance(reply, redis_exceptions.ReadOnlyError):
+                return self._carry_out_refused(Request(packed, wanted, reads, started, deadline), reply)
             raise reply
+        return reply
+
+    def _carry_out_refused(self, request: Request, refusal: redis_exceptions.ReadOnlyError) -> Any:
+        """Send a command once more that a replica refused, and return its reply or raise its error."""
+        reply = self._carry_out(request, refusal)
+        if isinstance(reply, redis_exceptions.ReadOnlyError):
+            self.judge(request, reply)
+        if isinstance(reply, Exception):
+            raise reply
+        self.read_only.accepted()
         return reply
 
     def _carry_out(self, request: Request, failure: Exception | None = None) -> Any:
@@ -129,7 +142,7 @@ class ThreadSharing(SharingRules):
         ``failure`` says how an attempt ended that was made before.
         """
         while True:
-            if isinstance(failure, LOST):
+            if isinstance(failure, FAILED):
                 self.judge(request, failure)
             connection = self._admit(request)
             try:
@@ -313,7 +326,7 @@ class ThreadSharing(SharingRules):
     # What the connection reports.
 
     def _received(self, count: int, at: float) -> None:
-        connection = self.connection or self._leaving
+        connection = self.connection
         if connection is not None:
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
@@ -325,16 +338,19 @@ class ThreadSharing(SharingRules):
         if self._waiting:
             for _ in range(min(count, len(self._waiting))):
                 self._let_next_in()
+        if self._leaving:
+            self._close_empty()
         if self._emptied is not None and self.in_flight == 0:
             self._emptied.set()
-        if connection is not None and (self._waiting or self._emptied is not None):
+        if connection is not None and self._waiting:
             connection.eager = True
 
     def _lost(self, connection: SharedSocket, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
+        self._drop(connection)
         self.report_loss(error, oldest)
-        if self._emptied is not None:
+        if self._emptied is not None and not self._leaving:
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
         for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.barred else 1):
@@ -348,34 +364,56 @@ class ThreadSharing(SharingRules):
             if self.connection is connection:
                 self.connection = None
 
+    # Replacing.
+
+    def replace(self) -> None:
+        connection = self.connection
+        if connection is not None:
+            self._leaving.append(connection)
+            # Its leader reports each batch from now on, so that the last one closes it.
+            connection.eager = True
+            if self.connection is connection:
+                self.connection = None
+            self._close_empty()
+
+    def _close_empty(self) -> None:
+        """Close what has given its last reply."""
+        for connection in list(self._leaving):
+            if connection.close_if_empty():
+                self._drop(connection)
+
+    def _drop(self, connection: SharedSocket) -> None:
+        with suppress(ValueError):  # another thread was quicker
+            self._leaving.remove(connection)
+
     # The end.
 
     def drain(self, timeout: float) -> None:
         """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
         self.closed = True
         self._emptied = emptied = threading.Event()
-        if self.connection is not None:
-            self._leaving, self.connection = self.connection, None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._leaving.append(connection)
         for _ in range(len(self._waiting)):
             self._let_next_in()  # each finds the closed state
         if self.monitor is not None:
             self.monitor.pause.release(self)
-        leaving = self._leaving
-        if leaving is None:
-            return
         try:
-            leaving.eager = True
-            if leaving.in_flight and timeout > 0:
+            for each in list(self._leaving):
+                each.eager = True
+            if self.in_flight and timeout > 0:
                 emptied.wait(timeout)
         finally:
-            self._leaving = None
-            leaving.close()
+            for each in list(self._leaving):
+                self._drop(each)
+                each.close()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
-        connection = self.connection or self._leaving
+        connections = [*self._leaving, *([self.connection] if self.connection is not None else [])]
         self._start_anew()
-        if connection is not None:
+        for connection in connections:
             connection.after_fork_in_child()
             if self.monitor is None:
                 connection.connection.disconnect()  # redis-py closes an inherited socket without shutting it down

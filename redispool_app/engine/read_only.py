@@ -1,0 +1,127 @@
+"""What a READONLY reply means: the server was demoted, or the name leads to another one now.
+
+Such a command was refused, so to send it again is safe. The connection that refused it is replaced, which resolves the
+name again. A name that goes on leading to a replica would cost a connection for each write, so replacements are rare
+then: the time between two doubles, up to a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from .faults import FaultKind, classify
+from .monitor import Monitor
+
+_FIRST_WAIT = 0.1
+_LONGEST_WAIT = 1.0
+"""Seconds between two replacements of which the first has not helped."""
+
+_SHOWN_FOR = 60.0
+"""Seconds for which a refusal is shown that no other follows: perhaps nobody has written since."""
+
+_WORDS = "You can't write against a read only"
+"""How the server words it, which a script's own error does not."""
+
+
+REFUSALS = (redis_exceptions.ReadOnlyError, redis_exceptions.ExecAbortError)
+
+
+def is_refusal(reply: Any) -> bool:
+    """Whether a reply says that the server, being a replica, has not carried out a command."""
+    if isinstance(reply, redis_exceptions.ReadOnlyError):
+        return _WORDS in str(reply)
+    # EXEC after a demotion: nothing of the transaction was carried out.
+    return isinstance(reply, redis_exceptions.ExecAbortError) and "READONLY" in str(reply)
+
+
+class ReadOnlyPolicy:
+    """Decides for one shared connection, or one pool, when a refusal replaces connections."""
+
+    def __init__(self, monitor: Monitor | None) -> None:
+        self._monitor = monitor
+        self.refused_at = -math.inf
+        """When the last refusal came (monotonic seconds)."""
+        self._replace_from = -math.inf
+        self._wait = 0.0
+
+    def may_replace(self) -> bool:
+        """Whether a refusal that has come now may replace the connection; False where that was done just before."""
+        now = monotonic()
+        if now < self._replace_from:
+            return False
+        if now > self._replace_from + _SHOWN_FOR:
+            self._wait = 0.0
+        self._wait = min(_LONGEST_WAIT, self._wait * 2 or _FIRST_WAIT)
+        self._replace_from = now + self._wait
+        if self._monitor is not None:
+            self._monitor.retire_connections()
+        return True
+
+    def accepted(self) -> None:
+        """A command that had been refused was accepted by another connection."""
+        self._wait = 0.0
+        if self._monitor is not None:
+            self._monitor.warn(FaultKind.READONLY, None)
+
+    def refused_again(self, error: Exception) -> None:
+        """A command was refused by the new connection, too: its caller gets ``error``."""
+        if self._monitor is not None:
+            self._monitor.warn(FaultKind.READONLY, classify(error, self._monitor.where), seconds=_SHOWN_FOR)
+
+
+def policy_of(pool: Any) -> ReadOnlyPolicy:
+    """Return the policy of a pool, which its shared connection and its dedicated connections have in common."""
+    policy: ReadOnlyPolicy = pool.__dict__.setdefault("_read_only", ReadOnlyPolicy(getattr(pool, "monitor", None)))
+    return policy
+
+
+def refused_of(replies: Sequence[Any]) -> list[int]:
+    """Return the positions of refusals."""
+    return [at for at, reply in enumerate(replies) if is_refusal(reply)]
+
+
+@contextmanager
+def second_attempt(pool: Any) -> Iterator[None]:
+    """Send again in the block what was refused on a dedicated connection."""
+    policy = policy_of(pool)
+    if policy.may_replace():
+        _replace_shared(pool)
+        if not hasattr(pool, "monitor"):
+            pool.disconnect(inuse_connections=False)  # redis-py's own pool cannot tell old connections from new ones
+    with _judged(policy):
+        yield
+
+
+@asynccontextmanager
+async def second_attempt_async(pool: Any) -> AsyncIterator[None]:
+    """The twin of ``second_attempt``."""
+    policy = policy_of(pool)
+    if policy.may_replace():
+        _replace_shared(pool)
+        if not hasattr(pool, "monitor"):
+            await pool.disconnect(inuse_connections=False)
+    with _judged(policy):
+        yield
+
+
+def _replace_shared(pool: Any) -> None:
+    sharing = getattr(pool, "_sharing", None)
+    if sharing is not None:
+        sharing.replace()
+
+
+@contextmanager
+def _judged(policy: ReadOnlyPolicy) -> Iterator[None]:
+    try:
+        yield
+    except redis_exceptions.ResponseError as error:
+        if is_refusal(error):
+            policy.refused_again(error)
+        raise
+    policy.accepted()
