@@ -14,6 +14,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine.pause import Pause
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, RedisUnavailable
 
+from .interrupts import handled
 from .servers import eventually
 from .test_forks import in_child
 
@@ -128,9 +129,9 @@ def test_threads_are_let_go_in_the_order_in_which_they_came():
     for number in range(5):
         callers.append(Caller(lambda: pause.wait_in_thread(None, lambda: None)))
         eventually(lambda number=number: pause.waiting == number + 1)
-    for number, (_, waiter) in enumerate(pause._waiters):
+    for number, waiter in enumerate(list(pause.waiters)):
         wake = waiter.wake
-        pause._waiters[number] = None, Recorded(lambda number=number, wake=wake: (woken.append(number), wake()))
+        pause.waiters[number] = Recorded(lambda number=number, wake=wake: (woken.append(number), wake()))
     pause.end()
     for caller in callers:
         assert caller.ended() >= 0
@@ -427,3 +428,75 @@ async def test_a_loop_that_ends_while_its_callers_wait_harms_nobody(manager):
     await asyncio.to_thread(run)
     assert manager.get_pool_info()["waiting"] == 0
     manager.resume()
+
+
+# User code that runs inside the pause's own functions.
+
+
+def test_a_listener_of_each_change_may_use_the_pause_itself():
+    heard = []
+
+    def on_change(is_on):
+        heard.append((is_on, pause.is_on, pause.left() is not None))
+        if is_on:
+            pause.begin(20)
+
+    pause = Pause(10, on_change, lambda: heard.append("ended"))
+    pause.begin(30)
+    assert pause.left() <= 20
+    pause.end()
+    assert heard == [(True, True, True), (False, False, False), "ended"]
+
+
+def test_a_listener_that_resumes_what_was_just_paused_is_the_last_word():
+    told = []
+
+    def on_change(is_on):
+        told.append(is_on)
+        if is_on:
+            pause.end()
+
+    pause = Pause(10, on_change)
+    pause.begin(30)
+    assert not pause.is_on
+    assert told == [True, False]
+
+
+def test_a_listener_that_raises_reaches_no_caller():
+    def on_end():
+        raise ValueError
+
+    pause = Pause(10, lambda is_on: None, on_end)
+    pause.begin(30)
+    caller = Caller(lambda: pause.wait_in_thread(None, lambda: None))
+    eventually(lambda: pause.waiting == 1)
+    pause.end()
+    assert caller.ended() < 5
+    pause.begin(0.01)
+    time.sleep(0.02)
+    assert not pause.is_on
+
+
+def test_threads_that_pause_and_resume_at_once_leave_what_the_last_of_them_said():
+    told = []
+    pause = Pause(10, told.append)
+
+    def toggle():
+        for _ in range(300):
+            pause.begin(30)
+            pause.end()
+
+    for caller in [Caller(toggle) for _ in range(4)]:
+        assert caller.ended() is None
+    assert not pause.is_on
+    assert told[-1] is False
+
+
+async def test_a_signal_handler_ends_the_pause_for_a_loop_that_waits(manager):
+    client = await manager.get_client()
+    manager.pause(30)
+    with handled(lambda number, frame: manager.resume()):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        started = time.monotonic()
+        assert await client.ping()
+    assert time.monotonic() - started < 5

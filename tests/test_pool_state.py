@@ -57,9 +57,9 @@ def give_back(state, connection):
 
 def wait(state):
     assert take(state) is None
-    state.check_room()
     caller = Caller()
     state.waiters.append(caller)
+    state.check_room(caller)
     return caller
 
 
@@ -118,9 +118,8 @@ def test_a_connection_that_no_caller_takes_lies_idle(state):
 def test_one_waiter_too_many_is_refused_at_once(state):
     kept = take(state), take(state)
     wait(state), wait(state)
-    assert take(state) is None
     with pytest.raises(PoolQueueFull, match="raise MAX_CONNECTIONS or MAX_WAITING"):
-        state.check_room()
+        wait(state)
     assert kept
 
 
@@ -225,13 +224,14 @@ def test_no_order_of_events_loses_or_doubles_a_connection(events):
         if event == "take":
             connection = take(state)
             if connection is None:
-                try:
-                    state.check_room()
-                except PoolQueueFull:
-                    assert len(waiting) == 5
-                    continue
                 caller = Caller()
                 state.waiters.append(caller)
+                try:
+                    state.check_room(caller)
+                except PoolQueueFull:
+                    assert len(waiting) == 5
+                    state.leave(caller)
+                    continue
                 waiting.append(caller)
             else:
                 held.append(connection)

@@ -194,10 +194,10 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def _wait(self, lease: Lease[Any]) -> Any:
         state, started = self.state, monotonic()
-        state.check_room()
         waiter = LoopWaiter()
         try:
             state.waiters.append(waiter)
+            state.check_room(waiter)
             while True:
                 for lost in state.reclaim():
                     _cut(lost)

@@ -6,72 +6,44 @@ Plain state and two ways to wait. One pause holds back every event loop and thre
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from redispool_app.exceptions import PoolQueueFull
 
 from .runtime import fork
+from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, ThreadWaiter, WaitQueue
 
 LONGEST = 300.0
 """No pause is longer, in seconds: whoever forgets to end it has not stopped a site for good."""
 
 
-class _Waiter(Protocol):
-    def wake(self) -> None: ...
-
-
-class _LoopWaiter:
-    __slots__ = ("future", "loop")
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
-
-    def wake(self) -> None:
-        with suppress(RuntimeError):  # its loop has ended, and with it whoever waited
-            self.loop.call_soon_threadsafe(self._let_go)
-
-    def _let_go(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-class _ThreadWaiter:
-    __slots__ = ("turn",)
-
-    def __init__(self) -> None:
-        self.turn = threading.Lock()
-        self.turn.acquire()
-
-    def wake(self) -> None:
-        with suppress(RuntimeError):  # woken already
-            self.turn.release()
-
-
 class Pause:
-    """Whether new commands are held back, and who waits. At most ``max_waiting`` callers wait.
+    """Whether new commands are held back, and which callers wait. At most ``max_waiting`` callers wait.
 
-    ``on_change(is_on)`` is called at each beginning and end, under this object's lock; ``on_end()`` after each end,
-    however it came, by whoever ended it or found that its time was over.
+    ``on_change(is_on)`` is called after each beginning and end, and must be quick; ``on_end()`` after each end, by the
+    caller that ended it or found that its time was over. Both are called outside any lock: they may call this object.
+
+    There is no lock. ``_until`` is the whole state; what is decided about it is stored before anything is called.
     """
 
     def __init__(
         self, max_waiting: int, on_change: Callable[[bool], None], on_end: Callable[[], None] = lambda: None
     ) -> None:
         self.max_waiting = max_waiting
-        self._on_change = on_change
-        self._on_end = on_end
-        self._lock = threading.Lock()
-        self._until: float | None = None
-        self._waiters: deque[tuple[Any, _Waiter]] = deque()
+        self.waiters = WaitQueue()
         self.ended_at = 0.0
         """When the last one ended, in monotonic seconds."""
+        self._on_change = on_change
+        self._on_end = on_end
+        self._until: float | None = None
+        self._told = False
+        """What ``on_change`` has heard last."""
+        self._teller: int | None = None
+        """The thread that calls ``on_change`` now."""
         fork.register(self.after_fork_in_child)
 
     @property
@@ -79,11 +51,15 @@ class Pause:
         """Whether new commands must wait. Ends a pause whose time is over."""
         until = self._until
         if until is None:
+            if self._told:  # the caller that ended it was interrupted
+                self._settle()
             return False
         if monotonic() < until:
+            if not self._told:
+                self._settle()
             return True
-        self._end_if_over()
-        return False
+        self._end_if(until)
+        return self._until is not None
 
     def left(self) -> float | None:
         """Seconds until the pause ends by itself; None when there is none."""
@@ -92,7 +68,7 @@ class Pause:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     def begin(self, seconds: float) -> None:
         """Hold new commands back for so many seconds; if they are, from now on for so long.
@@ -103,109 +79,112 @@ class Pause:
             raise ValueError(
                 f"A pause cannot take {seconds!r:.40} s: give a number of seconds above 0, at most {LONGEST:g}."
             )
-        with self._lock:
-            self._until = monotonic() + seconds
-            self._on_change(True)
-            woken = self._taken()
-        _wake(woken)  # they wait again, as long as it takes now
+        self._until = monotonic() + seconds
+        try:
+            self._settle()
+            self.waiters.wake_all()  # they wait again, as long as it takes now
+        except BaseException:
+            self._settle()  # interrupted
+            raise
 
     def end(self) -> None:
-        """Let everybody go, in the order in which they came."""
-        with self._lock:
-            was_on, woken = self._until is not None, self._ended()
-        self._let_go(was_on, woken)
+        """Let all callers go, in the order in which they came."""
+        now = monotonic()
+        until, self._until = self._until, None
+        if until is not None:
+            self.ended_at = now
+        self._let_go(until is not None)
 
     def release(self, owner: Any) -> None:
-        """Let those go who wait for ``owner``, which is closing: each finds that for itself."""
-        with self._lock:
-            woken = self._taken(owner)
-        _wake(woken)
+        """Let those go that wait for ``owner``, which is closing: each finds that for itself."""
+        self.waiters.wake_all(owner)
 
     async def wait(self, owner: Any, gate: Callable[[], None]) -> float:
         """Wait for the end; return how many seconds that took. What ``gate`` raises ends the wait before.
 
         Raises ``PoolQueueFull`` at once when as many callers wait as may.
         """
-        started, again = monotonic(), False
-        while self.is_on:
-            gate()
-            waiter = _LoopWaiter()
-            if not self._enter(owner, waiter, again):
-                continue
-            try:
-                await asyncio.wait([waiter.future], timeout=self.left())
-            finally:
-                self._leave(owner, waiter)
-            again = True
+        started, waiter = monotonic(), None
+        try:
+            while self.is_on:
+                gate()
+                if waiter is None:
+                    waiter = LoopWaiter(owner)
+                    self.waiters.append(waiter)
+                    self._check_room(waiter)
+                elif (left := self.left()) is not None:
+                    await waiter.wait(min(left, LOOK_AGAIN))
+        finally:
+            try:  # noqa: SIM105 (see wait_queue: the first call must be this one)
+                self.waiters.remove(waiter)
+            except ValueError:
+                pass
         return monotonic() - started
 
     def wait_in_thread(self, owner: Any, gate: Callable[[], None]) -> float:
         """The same for a thread, which blocks."""
-        started, again = monotonic(), False
-        while self.is_on:
-            gate()
-            waiter = _ThreadWaiter()
-            if not self._enter(owner, waiter, again):
-                continue
-            try:
-                waiter.turn.acquire(timeout=self.left() or 0.0)
-            finally:
-                self._leave(owner, waiter)
-            again = True
+        started, waiter = monotonic(), None
+        try:
+            while self.is_on:
+                gate()
+                if waiter is None:
+                    waiter = ThreadWaiter(owner)
+                    self.waiters.append(waiter)
+                    self._check_room(waiter)
+                elif (left := self.left()) is not None:
+                    waiter.wait(min(left, LOOK_AGAIN))
+        finally:
+            try:  # noqa: SIM105
+                self.waiters.remove(waiter)
+            except ValueError:
+                pass
         return monotonic() - started
 
     def after_fork_in_child(self) -> None:
         """In a forked child: the pause was the parent's, and so are those who wait."""
-        _graveyard.append(self._waiters)
-        self._lock = threading.Lock()
-        self._waiters = deque()
-        self._until = None
-        self._on_change(False)
+        _graveyard.append(self.waiters)
+        self.waiters = WaitQueue()
+        self._until = self._teller = None
+        self._settle()
 
-    def _enter(self, owner: Any, waiter: _Waiter, again: bool) -> bool:
-        """Queue up; return False when the pause has ended meanwhile."""
-        with self._lock:
-            if self._until is None:
-                return False
-            # Who waited already is not turned away because the pause was made longer.
-            if not again and len(self._waiters) >= self.max_waiting:
-                raise PoolQueueFull(
-                    f"The pool is paused and {len(self._waiters)} callers wait for its end: "
-                    "resume it, or raise MAX_WAITING."
-                )
-            self._waiters.append((owner, waiter))
-            return True
+    def _check_room(self, waiter: Any) -> None:
+        if not self.waiters.has_place(waiter, self.max_waiting):
+            raise PoolQueueFull(
+                f"The pool is paused and {self.max_waiting} callers wait for its end: resume it, or raise MAX_WAITING."
+            )
 
-    def _leave(self, owner: Any, waiter: _Waiter) -> None:
-        with self._lock, suppress(ValueError):  # whoever was woken is not there any more
-            self._waiters.remove((owner, waiter))
+    def _end_if(self, until: float) -> None:
+        """End the pause that was to last until then, unless it has been ended or made longer."""
+        now = monotonic()
+        # Nothing is called between the look and the store, so nothing else runs between them.
+        if self._until is until:
+            self._until, self.ended_at = None, now
+            self._let_go(True)
 
-    def _end_if_over(self) -> None:
-        with self._lock:
-            is_over = self._until is not None and monotonic() >= self._until
-            woken = self._ended() if is_over else []
-        self._let_go(is_over, woken)
-
-    def _let_go(self, has_ended: bool, woken: list[_Waiter]) -> None:
-        _wake(woken)
+    def _let_go(self, has_ended: bool) -> None:
+        try:
+            self._settle()
+            self.waiters.wake_all()
+        except BaseException:
+            self._settle()  # interrupted; to do it twice is no error
+            self.waiters.wake_all()
+            raise
         if has_ended:
-            self._on_end()
+            # What a listener raises is no business of the caller that found the time over.
+            with suppress(Exception):
+                self._on_end()
 
-    def _ended(self) -> list[_Waiter]:
-        if self._until is not None:
-            self._until, self.ended_at = None, monotonic()
-            self._on_change(False)
-        return self._taken()
-
-    def _taken(self, owner: Any = None) -> list[_Waiter]:
-        taken = [waiter for waits_for, waiter in self._waiters if owner is None or waits_for is owner]
-        self._waiters = deque(each for each in self._waiters if owner is not None and each[0] is not owner)
-        return taken
-
-
-def _wake(waiters: list[_Waiter]) -> None:
-    for waiter in waiters:
-        waiter.wake()
+    def _settle(self) -> None:
+        """Tell ``on_change`` how it stands, until that is how it still stands afterwards."""
+        if self._teller == (here := threading.get_ident()):
+            return  # called by ``on_change``, or nested in this very loop, which looks again
+        try:
+            while self._told is not (is_on := self._until is not None):
+                self._teller = here
+                self._on_change(is_on)
+                self._told = is_on
+        finally:
+            self._teller = None
 
 
 _graveyard: list[Any] = []

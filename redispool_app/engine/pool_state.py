@@ -159,11 +159,11 @@ class PoolState(Generic[C]):
         finally:
             self.admit()
 
-    def check_room(self) -> None:
-        """Raise ``PoolQueueFull`` when as many callers wait as may."""
-        if len(self.waiters) >= self.max_waiting:
+    def check_room(self, waiter: Any) -> None:
+        """Raise ``PoolQueueFull`` if as many callers as may wait are in the queue before this one."""
+        if not self.waiters.has_place(waiter, self.max_waiting):
             raise PoolQueueFull(
-                f"All {self.max_connections} connections are in use and {len(self.waiters)} callers wait: "
+                f"All {self.max_connections} connections are in use and {self.max_waiting} callers wait: "
                 "raise MAX_CONNECTIONS or MAX_WAITING, or hold connections for less long."
             )
 

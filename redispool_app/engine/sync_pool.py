@@ -213,10 +213,10 @@ class SyncPool(redis.ConnectionPool):
 
     def _wait(self, lease: Lease[Any]) -> Any:
         state, waiter = self.state, ThreadWaiter()
-        state.check_room()
         deadline = monotonic() + self.timeout
         try:
             state.waiters.append(waiter)
+            state.check_room(waiter)
             while True:
                 for connection in state.reclaim():
                     connection.disconnect()

@@ -88,6 +88,10 @@ class LoopWaiter:
 class WaitQueue(deque[Any]):
     """The callers that wait, in the order in which they came: ``append`` enters, ``remove`` leaves."""
 
+    def has_place(self, waiter: Waiter, most: int) -> bool:
+        """Whether ``waiter``, which is in the queue, is among the first ``most``."""
+        return len(self) <= most or self.index(waiter) < most
+
     def wake_first(self, count: int) -> None:
         """Wake the first ``count`` callers; those that were woken before and have not left yet are among them."""
         for place in range(min(count, len(self))):
