@@ -39,6 +39,9 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 class ObservedAsync:
     """Mix into a ``redis.asyncio`` connection class, before it."""
 
+    is_spare = False
+    """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
+
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -57,7 +60,8 @@ class ObservedAsync:
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
-        self._started = self._asked_at = monotonic()
+        self._asked_at = monotonic()
+        self._started = -math.inf if self.is_spare else self._asked_at
         try:
             await super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -92,7 +96,7 @@ class ObservedAsync:
         await super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-        self._started = monotonic()
+        self._started = -math.inf if self.is_spare else monotonic()
         try:
             await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
@@ -134,6 +138,9 @@ class ObservedSync:
 
     is_hurried = False
     """Whether it connects for somebody who has little time left."""
+    is_spare = False
+    """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
+
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -150,7 +157,8 @@ class ObservedSync:
         super().__init__(**kwargs)
 
     def _connect(self) -> Any:
-        self._started = self._asked_at = monotonic()
+        self._asked_at = monotonic()
+        self._started = -math.inf if self.is_spare else self._asked_at
         try:
             connected = super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -187,7 +195,7 @@ class ObservedSync:
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-        self._started = monotonic()
+        self._started = -math.inf if self.is_spare else monotonic()
         try:
             super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
@@ -316,6 +324,8 @@ class AsyncTCPConnection(ObservedAsync, AddressedAsync):
 
 class _AsyncTLS(redis.asyncio.SSLConnection):
     async def _connect(self) -> None:
+        # Read the files again, as the blocking class does: a certificate may have been replaced.
+        self.ssl_context.context = None
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except (TimeoutError, asyncio.CancelledError) as error:

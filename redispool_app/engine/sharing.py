@@ -37,6 +37,8 @@ class Sharing(SharingRules):
         self._leaving: list[SharedConnection] = []
         """Take no new commands and close once what is due has come."""
         self._connecting: asyncio.Task[None] | None = None
+        self._spare: asyncio.Task[None] | None = None
+        """Makes the next connection in advance."""
         self._attempt_ended: BaseException | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._emptied: asyncio.Future[None] | None = None
@@ -245,7 +247,7 @@ class Sharing(SharingRules):
         delay = self.attempt_delay()
         if delay > 0:
             await asyncio.sleep(delay)
-        connection = self.pool.make_connection()
+        connection, stamp = self.pool.make_connection(), self.renewal.before_connecting()
         try:
             await connection.connect()
             if self.closed:
@@ -257,7 +259,11 @@ class Sharing(SharingRules):
             raise
         self._attempt_ended = None
         self.attempt_succeeded()
-        self.connection = share(
+        self.renewal.connected(stamp)
+        self.connection = self._share(connection)
+
+    def _share(self, connection: Any) -> SharedConnection:
+        return share(
             connection,
             self.timeout,
             self.statistics,
@@ -279,6 +285,8 @@ class Sharing(SharingRules):
     def _received(self, count: int, at: float) -> None:
         if self.monitor is not None:
             self.monitor.reply(at)
+        if at >= self.renewal.look_at and self.renewal.is_due():
+            self._spare = self.loop.create_task(self._renew())
         if count:
             self.budget.succeeded(count)
             if self._waiting:
@@ -323,6 +331,30 @@ class Sharing(SharingRules):
             self.connection = None
             self._close_empty()
 
+    async def _renew(self) -> None:
+        """Make a new connection, then let it take the place of the one that is in use."""
+        former, stamp = self.connection, self.renewal.before_connecting()
+        if self.renewal.has_new_files() and self.monitor is not None:
+            self.monitor.retire_connections()
+        connection = self.pool.make_connection()
+        connection.is_spare = True
+        try:
+            await connection.connect()
+        except redis_exceptions.RedisError:
+            await connection.disconnect(nowait=True)  # the one in use goes on
+            return
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        connection.is_spare = False
+        if self.closed or former is None or self.connection is not former:
+            await connection.disconnect(nowait=True)
+            return
+        self.renewal.connected(stamp)
+        self._leaving.append(former)
+        self.connection = self._share(connection)
+        self._close_empty()
+
     def _close_empty(self) -> None:
         """Close what has given its last reply."""
         for connection in list(self._leaving):
@@ -341,6 +373,8 @@ class Sharing(SharingRules):
         if self.monitor is not None:
             self.monitor.pause.release(self)
         attempt, gone = self._connecting, [each.gone for each in leaving]
+        if self._spare is not None:
+            self._spare.cancel()
         try:
             if attempt is not None:
                 attempt.cancel()

@@ -30,6 +30,7 @@ from .outcomes import (
 )
 from .packing import is_utf8
 from .read_only import is_refusal, policy_of
+from .renewal import Renewal
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
@@ -121,6 +122,7 @@ class SharingRules:
         self.telemetry = Telemetry.of(pool)
         self.budget = RetryBudget(limits.max_in_flight)
         self.read_only = policy_of(pool)
+        self.renewal = Renewal(pool)
         self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
         self._counting = threading.Lock()
         self.closed = False

@@ -301,27 +301,31 @@ class ThreadSharing(SharingRules):
                 raise self.too_late(left)
         # Not by the pool, which would count it among those it lends out.
         usual = self.pool.connection_class
-        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
+        connection, stamp = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs), self.renewal.before_connecting()
         try:
             with shortened(connection, deadline):
                 connection.connect()
             if self.closed:
                 raise PoolClosed()
             self.attempt_succeeded()
-            self.connection = SharedSocket(
-                connection,
-                self.timeout,
-                self.statistics,
-                self._received,
-                self.report_error,
-                self._lost,
-                self.slow_commands,
-            )
+            self.renewal.connected(stamp)
+            self.connection = self._share(connection)
         except BaseException as error:
             if isinstance(error, Exception):
                 self.attempt_failed()
             connection.disconnect()
             raise
+
+    def _share(self, connection: Any) -> SharedSocket:
+        return SharedSocket(
+            connection,
+            self.timeout,
+            self.statistics,
+            self._received,
+            self.report_error,
+            self._lost,
+            self.slow_commands,
+        )
 
     # What the connection reports.
 
@@ -331,6 +335,10 @@ class ThreadSharing(SharingRules):
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
             self.monitor.reply(at)
+        if at >= self.renewal.look_at and self.renewal.is_due():
+            # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
+            with suppress(RuntimeError):
+                threading.Thread(target=self._renew, name="redispool-renewal", daemon=True).start()
         if self._shrink is not None:
             self._shrink()
         if self.budget.tokens < self.budget.size:
@@ -376,9 +384,41 @@ class ThreadSharing(SharingRules):
                 self.connection = None
             self._close_empty()
 
+    def _renew(self) -> None:
+        """Make a new connection, then let it take the place of the one that is in use."""
+        former, stamp = self.connection, self.renewal.before_connecting()
+        if self.renewal.has_new_files() and self.monitor is not None:
+            self.monitor.retire_connections()
+        usual = self.pool.connection_class
+        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
+        connection.is_spare = True
+        try:
+            connection.connect()
+            connection.is_spare = False
+            spare = self._share(connection)
+        except redis_exceptions.RedisError:
+            connection.disconnect()  # the one in use goes on
+            return
+        except BaseException:
+            connection.disconnect()
+            raise
+        with self._lock:
+            # An attempt to connect means that the former one is lost.
+            takes_over = not self.closed and self._attempt is None and former is not None and self.connection is former
+            if takes_over:
+                self._leaving.append(former)  # type: ignore[arg-type]
+                self.connection = spare
+        if not takes_over:
+            spare.close()
+            return
+        self.renewal.connected(stamp)
+        former.eager = True  # type: ignore[union-attr]
+        self._close_empty()
+
     def _close_empty(self) -> None:
         """Close what has given its last reply."""
         for connection in list(self._leaving):
+            connection.eager = True  # its leader reports the next batch, too
             if connection.close_if_empty():
                 self._drop(connection)
 
