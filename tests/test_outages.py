@@ -180,10 +180,23 @@ async def test_one_killed_connection_is_one_callers_trouble_and_no_outage(server
 async def test_one_slow_command_on_a_busy_server_is_no_outage(server, pool_settings):
     manager = pool_settings(server.url, SOCKET_TIMEOUT=0.3)
     client = await manager.get_client()
-    slow = asyncio.create_task(client.blpop("never", 20))
-    while not slow.done():
-        await client.ping()
-        await asyncio.sleep(0.01)
+
+    async def write_on_a_connection_of_its_own():
+        async with client.pipeline() as pipe:
+            await pipe.watch("k")
+            pipe.multi()
+            pipe.set("k", "v")
+            await pipe.execute()
+
+    with server.client() as admin:
+        admin.client_pause(20_000, all=False)  # holds writes back
+        try:
+            slow = asyncio.create_task(write_on_a_connection_of_its_own())
+            while not slow.done():
+                await client.ping()
+                await asyncio.sleep(0.01)
+        finally:
+            admin.client_unpause()
     with pytest.raises(redis_exceptions.TimeoutError):
         slow.result()
     assert not manager._built().health.confirmed

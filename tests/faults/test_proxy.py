@@ -34,3 +34,4 @@ def _connect_until(port, ended):
     while not ended.is_set():
         with socket.socket() as newcomer:
             newcomer.connect_ex(("127.0.0.1", port))
+        time.sleep(0.0001)  # or a proxy that gets no processor for a while runs out of descriptors
