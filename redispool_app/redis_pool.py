@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from asyncio import Lock, get_running_loop
+from asyncio import Lock, _get_running_loop, get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -26,6 +26,7 @@ from .engine.loops import LoopClient
 from .engine.patching import UnsupportedRuntimeError, refuse_unsupported_runtime
 from .engine.pool_set import PoolSet, PoolSettings
 from .engine.runtime import fork
+from .engine.runtime.fork import mark
 from .engine.statistics import Statistics
 from .exceptions import PoolClosed
 from .pool_settings import pool_settings
@@ -51,6 +52,8 @@ class RedisConnectionManager:
     def __new__(cls, alias: str = DEFAULT_ALIAS) -> Self:
         found = cls._instances.get((cls, alias))
         if found is None:
+            if not mark[0]:
+                fork.renew()
             with cls._instances_lock:
                 found = cls._instances.get((cls, alias))
                 if found is None:
@@ -165,10 +168,12 @@ class RedisConnectionManager:
 
         Raises ``RuntimeError`` outside of an event loop.
         """
-        loop = get_running_loop()
+        loop = _get_running_loop()
         entry = self._by_loop.get(id(loop))
         if entry is not None and monotonic() < self._health.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
             return entry.client
+        if loop is None:
+            fork.use_running_loop()  # raises
         return None
 
     async def _get_checked_client(self) -> AsyncRedis:
@@ -234,6 +239,8 @@ class RedisConnectionManager:
 
     def get_sync_client(self) -> SyncRedis:
         """Return the blocking client that all threads share; raises what ``get_client`` raises."""
+        if not mark[0]:
+            fork.renew()
         health = self._health
         if health is not None and monotonic() < health.fresh_until and self._pool_set is not None:
             return self._pool_set.sync_client()
@@ -293,7 +300,8 @@ class RedisConnectionManager:
     @property
     def is_down(self) -> bool:
         """Whether callers are refused at once: the manager is closed, or its outage is confirmed. No I/O."""
-        return self._closed or (self._pool_set is not None and self._pool_set.monitor.is_refusing)
+        pool_set = self._known()
+        return self._closed or (pool_set is not None and pool_set.monitor.is_refusing)
 
     def get_pool_info(self) -> dict[str, Any]:
         """Return what is known about the pool: a flat, JSON-ready dict. No I/O, never raises, callable from anywhere.
@@ -351,7 +359,8 @@ class RedisConnectionManager:
 
         Each is ``{"at": Unix seconds, "state": str, "fault": str | None, "fault_kind": str | None}``.
         """
-        return self._pool_set.monitor.history.as_list() if self._pool_set is not None else []
+        pool_set = self._known()
+        return pool_set.monitor.history.as_list() if pool_set is not None else []
 
     def slow_commands(self) -> list[dict[str, Any]]:
         """Return the 32 callers of the last hour that waited longest, from ``SLOW_COMMAND`` seconds on. No I/O.
@@ -360,7 +369,8 @@ class RedisConnectionManager:
         command is a name, never a key or value; of a pipeline the first one's, and how many more: ``"GET +9"``.
         ``callers`` waited for it side by side.
         """
-        return self._pool_set.monitor.slow_commands.as_list() if self._pool_set is not None else []
+        pool_set = self._known()
+        return pool_set.monitor.slow_commands.as_list() if pool_set is not None else []
 
     def latency_histogram(self) -> tuple[list[tuple[float, int]], float]:
         """Return how many commands on shared connections took up to so many seconds, and the sum of all. No I/O.
@@ -368,7 +378,8 @@ class RedisConnectionManager:
         Cumulative ``(upper bound, count)`` pairs, the last bound infinite. A pipeline counts as one command. Counted
         since the process started or forked.
         """
-        return (self._pool_set.statistics() if self._pool_set is not None else Statistics()).histogram()
+        pool_set = self._known()
+        return (pool_set.statistics() if pool_set is not None else Statistics()).histogram()
 
     # A planned failover.
 
@@ -387,7 +398,7 @@ class RedisConnectionManager:
 
     def resume(self) -> None:
         """End a pause: who waits goes on, in the order in which they came. No I/O."""
-        pool_set = self._pool_set
+        pool_set = self._known()
         if pool_set is not None:
             pool_set.monitor.pause.end()
 
@@ -396,6 +407,8 @@ class RedisConnectionManager:
     def _built(self) -> PoolSet:
         """Return the pool set, building it from the settings on first use. Raises ``ImproperlyConfigured``."""
         refuse_unsupported_runtime()
+        if not mark[0]:
+            fork.renew()
         pool_set = self._pool_set
         if pool_set is not None:
             return pool_set
@@ -414,6 +427,12 @@ class RedisConnectionManager:
         publisher.ensure(self)
         return pool_set
 
+    def _known(self) -> PoolSet | None:
+        """Return the pool set if there is one, renewed in a forked child."""
+        if not mark[0]:
+            fork.renew()
+        return self._pool_set
+
     def _open(self) -> PoolSet:
         if self._closed:
             raise PoolClosed(f"Redis pool {self.alias!r} is closed: call initialize() to open it again.")
@@ -429,7 +448,7 @@ class RedisConnectionManager:
 
     def _shut(self) -> PoolSet | None:
         self._closed = True
-        pool_set = self._pool_set
+        pool_set = self._known()
         if pool_set is not None:
             pool_set.monitor.close()
         return pool_set
@@ -440,7 +459,7 @@ class RedisConnectionManager:
             pool_set.settings.embedded.release()
 
     def _doubt(self, error: Exception) -> None:
-        pool_set = self._pool_set
+        pool_set = self._known()
         if pool_set is None:
             return
         if isinstance(error, redis_exceptions.RedisError | OSError):
@@ -452,6 +471,8 @@ class RedisConnectionManager:
 
     def reload_settings(self) -> None:
         """Forget the configuration; the next use reads the settings again and connects anew."""
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             pool_set, was_closed = self._pool_set, self._closed
             self._forget_pool_set()

@@ -20,6 +20,7 @@ from .engine.history import Change
 from .engine.log_limit import LogLimit
 from .engine.monitor import Listener
 from .engine.runtime import fork
+from .engine.runtime.fork import mark
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 
@@ -73,6 +74,8 @@ class Dispatcher:
         """Let ``signal`` be sent soon. Returns at once and never raises."""
         if not signal.receivers:
             return
+        if not mark[0]:
+            fork.renew()
         alias = arguments.get("alias")
         if self._queue.qsize() >= self.most or not self._is_running():
             self.dropped += 1

@@ -134,7 +134,7 @@ def test_without_a_shared_directory_nothing_is_opened(monkeypatch, manager):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     manager.get_sync_client().ping()
     assert len(pools()) == 1
-    assert processes._responder.pid is None
+    assert not processes._responder.is_started
 
 
 def test_a_directory_that_is_not_there_leaves_this_process_alone_in_its_scrape(tmp_path, monkeypatch, manager, caplog):
@@ -203,7 +203,7 @@ def test_a_forked_child_has_a_socket_of_its_own_and_leaves_its_parent_s_alone(sh
     (ours,) = shared.glob("*.sock")
 
     def child():
-        assert processes._responder.pid is None
+        assert not processes._responder.is_started
         manager.get_sync_client().ping()
         (path,) = [path for path in shared.glob("*.sock") if path != ours]
         assert f"-{os.getpid()}-" in path.name

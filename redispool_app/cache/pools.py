@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from redispool_app.conf import DEFAULT_ALIAS, RedisPoolConfig, get_config, own_aliases
 from redispool_app.connection_url import ConnectionURL
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
 
 from .options import find_problems, is_url, pool_keys, single_location
 
@@ -103,6 +104,8 @@ def _alias_for(config: RedisPoolConfig, mapping: dict[str, Any]) -> str:
             continue  # which the checks report
         if _address(own) == _address(config) and _agrees(own, config):
             return alias
+    if not mark[0]:
+        fork.renew()
     with _lock:
         for alias, known in _known.items():
             other = RedisPoolConfig.from_mapping(known)

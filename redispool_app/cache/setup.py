@@ -14,6 +14,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.faults import ANSWERED, classify
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
 from redispool_app.redis_pool import RedisConnectionManager
 
 from . import compression, serializers
@@ -154,6 +155,8 @@ def setup_for(location: Any, params: Mapping[str, Any]) -> Setup:
         # A LOCATION of several servers, or another fault that will be told at first use.
         return Setup(location, params)
     if found is None:
+        if not mark[0]:
+            fork.renew()
         with _setups_lock:
             found = _setups.setdefault(key, Setup(location, params))
     return found

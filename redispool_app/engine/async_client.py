@@ -6,7 +6,7 @@ A program written for ``redis.asyncio.Redis`` runs unchanged on it.
 from __future__ import annotations
 
 import warnings
-from asyncio import Future, get_running_loop
+from asyncio import Future, _get_running_loop, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -26,7 +26,8 @@ from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_of, second_attempt_async
 from .routing import ROUTES, Route, is_exclusive, route_of
-from .runtime import compatibility
+from .runtime import compatibility, fork
+from .runtime.fork import mark
 from .sharing import Sharing, close_sharing, sharing_of
 from .slow_commands import note_alone
 from .tally import current_tally
@@ -134,6 +135,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
 
     async def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        fork.use_running_loop()
         reader, writer = connection._reader, connection._writer
         lost = reader is None or reader.at_eof() or reader.exception() is not None or writer.is_closing()
         if not lost:
@@ -264,7 +266,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             route.plain
             and sharing is not None
             and sharing.telemetry is None
-            and sharing.loop is get_running_loop()
+            and sharing.loop is _get_running_loop()
             and current_tally.get() is None
             and (connection := sharing.open_connection()) is not None
         ):
@@ -280,7 +282,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             sharing is not None
             and sharing.telemetry is None
             and sharing.plain_encoding
-            and sharing.loop is get_running_loop()
+            and sharing.loop is _get_running_loop()
             and current_tally.get() is None
             and len(key) <= SHORT
             and key.isascii()
@@ -300,7 +302,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         name = args[0]
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
-        if sharing is None or sharing.connection is None or sharing.loop is not get_running_loop():
+        if sharing is None or sharing.connection is None or sharing.loop is not _get_running_loop():
             sharing = self._shared = None if self.single_connection_client else sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
             return await self._alone(args, options)
@@ -363,6 +365,8 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             await super().aclose(close_connection_pool)
 
     def __del__(self, _warnings: Any = warnings, _grl: Any = get_running_loop) -> None:
+        if not mark[0]:
+            fork.renew()
         sharing = self._shared
         if sharing is not None and sharing.connection is not None and self.auto_close_connection_pool:
             _warnings.warn(f"unclosed client {self!r}", ResourceWarning, source=self)

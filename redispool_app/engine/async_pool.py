@@ -16,7 +16,9 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from .connections import abandon, borrowed, forget_stream, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
+from .runtime import fork
 from .runtime.call_stack import ensure_room
+from .runtime.fork import mark
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from .sharing import Sharing
 from .sharing_rules import SharingLimits
@@ -55,9 +57,14 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         self._shrinking: asyncio.TimerHandle | None = None
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
+        fork.register(self.after_fork_in_child)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """Borrow a connected connection; give it back with ``release``."""
+        """Borrow a connected connection; give it back with ``release``.
+
+        Raises ``RuntimeError`` on an event loop that existed before the process was forked.
+        """
+        fork.use_running_loop()
         asked_at = monotonic()
         pause = self.monitor.pause
         while True:
@@ -92,6 +99,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def release(self, connection: Any) -> None:
         """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        if not mark[0]:
+            fork.renew()
         ensure_room()
         lease = self.state.lease_of(connection)
         if lease is None:
@@ -142,6 +151,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        if not mark[0]:
+            fork.renew()
         if self._shrinking is not None:
             self._shrinking.cancel()
         state, deadline = self.state, monotonic() + timeout
@@ -164,11 +175,18 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     def abandon(self) -> None:
         """Close every socket without the event loop, which is closed."""
+        if not mark[0]:
+            fork.renew()
         if self._sharing is not None:
             self._sharing.leave_loop()
         connections = [*self.state.close(), *self.state.in_use]
         self.state.forget()
         abandon(connections)
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connections are the parent's, and so is the event loop that would serve the rest."""
+        self.state.after_fork_in_child()
+        self._shrinking = None
 
     def reset(self) -> None:
         """Forget all connections without closing them (redis-py's interface)."""
@@ -218,6 +236,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     def _shrink(self) -> None:
         """Close what has lain idle too long, and look again while something is left."""
+        if not mark[0]:
+            fork.renew()
         self._shrinking = None
         longest = self._max_idle_time
         if longest is None:

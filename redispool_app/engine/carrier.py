@@ -24,6 +24,8 @@ from .loops import LoopClient, running_loop
 from .outcomes import LOST
 from .packing import pack_utf8
 from .pool_set import PoolSet
+from .runtime import fork
+from .runtime.fork import mark
 from .shared_connection import SharedConnection
 from .shared_socket import SharedSocket
 from .sync_pool import SyncPool
@@ -43,6 +45,8 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
     ``timeout`` seconds. Raises ``PoolClosed``, ``RedisUnavailable`` (without I/O), redis-py's ``ConnectionError`` and
     ``TimeoutError``, and without ``connect`` ``NotConnectedError`` where no connection is open.
     """
+    if not mark[0]:
+        fork.renew()
     monitor = pool_set.monitor
     monitor.gate()
     packed, wanted = b"".join([pack_utf8(command) for command in commands]), len(commands)

@@ -15,6 +15,7 @@ import stat
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -25,15 +26,19 @@ from redis import exceptions as redis_exceptions
 from .addresses import AddressedAsync, AddressedSync
 from .blocking import keep_alive
 from .credentials import discreet
+from .exhaust import exhaust
 from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
 from .last_words import LastWords
 from .monitor import Monitor
 from .outcomes import ReplyTooLargeError
 from .replies import is_out_of_memory
 from .runtime import fork
+from .runtime.fork import mark
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Every connected connection of this process, async and sync."""
+"""Every connected connection of this process, async and sync, and those of unmanaged pools that are shared."""
+
+_INHERITED = "This connection belongs to the process that this one was forked from; it was closed here."
 
 
 class ObservedAsync:
@@ -57,9 +62,13 @@ class ObservedAsync:
         """What is still to be sent as its name ..."""
         self._named = False
         """... and whether the answer to that is still to be read."""
+        self._inherited = False
+        """Whether its socket is that of the process that this one was forked from."""
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
+        fork.use_running_loop()
+        self._inherited, generation = False, fork.generation
         self._asked_at = monotonic()
         self._started = -math.inf if self.is_spare else self._asked_at
         try:
@@ -67,9 +76,12 @@ class ObservedAsync:
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
             self.monitor.failure(error, self._started)
             raise
+        _refuse_if_forked(self, generation)
         _count_opened(self)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if not mark[0]:
+            fork.renew()
         transport = getattr(getattr(self, "_writer", None), "transport", None)
         try:
             # A farewell over TLS could wait for a peer that no longer answers.
@@ -96,6 +108,11 @@ class ObservedAsync:
         await super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if not mark[0]:
+            fork.renew()
+        if self._inherited:
+            await self.disconnect(nowait=True)
+            raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
         try:
             await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
@@ -106,6 +123,11 @@ class ObservedAsync:
             raise
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if not mark[0]:
+            fork.renew()
+        if self._inherited:
+            await self.disconnect(nowait=True)
+            raise _not_ours(self)
         if self._named:
             self._named = False
             # A server, or a proxy, that gives no names is as good as any.
@@ -127,6 +149,8 @@ class ObservedAsync:
         return response
 
     def __del__(self, _warnings: Any = warnings) -> None:
+        if not mark[0]:
+            fork.renew()
         try:
             super().__del__()  # type: ignore[misc]
         finally:
@@ -135,6 +159,10 @@ class ObservedAsync:
 
 class ObservedSync:
     """Mix into a ``redis`` connection class, before it."""
+
+    _connect_callbacks: Any
+    _parser: Any
+    _sock: Any
 
     is_hurried = False
     """Whether it connects for somebody who has little time left."""
@@ -154,9 +182,16 @@ class ObservedSync:
         self._last_words: LastWords | None = None
         self._name: str | None = None
         self._named = False
+        self._inherited = False
         super().__init__(**kwargs)
 
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether a subscription holds it, which redis-py renews after each connect."""
+        return bool(self._connect_callbacks)
+
     def _connect(self) -> Any:
+        self._inherited, generation = False, fork.generation
         self._asked_at = monotonic()
         self._started = -math.inf if self.is_spare else self._asked_at
         try:
@@ -167,6 +202,7 @@ class ObservedSync:
         try:
             if isinstance(self, AddressedSync):
                 self.shorten(connected)  # TLS has taken a part of the time
+            _refuse_if_forked(self, generation)
             _count_opened(self)
         except BaseException:  # interrupted
             connected.close()
@@ -174,6 +210,8 @@ class ObservedSync:
         return connected
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if not mark[0]:
+            fork.renew()
         try:
             super().disconnect(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -195,6 +233,11 @@ class ObservedSync:
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if not mark[0]:
+            fork.renew()
+        if self._inherited:
+            self.disconnect()
+            raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
         try:
             super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
@@ -208,6 +251,11 @@ class ObservedSync:
             raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if not mark[0]:
+            fork.renew()
+        if self._inherited:
+            self.disconnect()
+            raise _not_ours(self)
         if self._named:
             self._named = False
             with contextlib.suppress(redis_exceptions.ResponseError):
@@ -236,6 +284,8 @@ def _reported(
 
     ``hurried``: its caller chose the time-out, which therefore says nothing about the server.
     """
+    if connection._inherited:
+        return _not_ours(connection)  # which says nothing about the server
     error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
@@ -274,6 +324,43 @@ def forget_stream(connection: Any) -> None:
     connection._reader = connection._writer = None
     if isinstance(connection, ObservedAsync):
         _count_closed(connection)
+
+
+def _refuse_if_forked(connection: Any, generation: int) -> None:
+    """Raise ``ConnectionError`` if the process was forked while ``connection`` connected: both have its socket."""
+    if not mark[0]:
+        fork.renew()
+    if fork.generation != generation:
+        _let_go([connection])
+        raise _not_ours(connection)
+
+
+def require_own(connection: Any) -> None:
+    """Raise ``ConnectionError`` if a blocking connection belongs to the process that this one was forked from."""
+    if not mark[0]:
+        fork.renew()
+    if getattr(connection, "_inherited", False):
+        connection.disconnect()
+        raise _not_ours(connection)
+
+
+def _not_ours(connection: Any) -> redis_exceptions.ConnectionError:
+    """Return the exception for a connection of the parent process, which is closed here and may connect again."""
+    connection._inherited = False
+    return redis_exceptions.ConnectionError(_INHERITED)
+
+
+def let_go_of_pool(pool: Any) -> None:
+    """In a forked child: let go of what one of redis-py's own pools inherited."""
+    inherited = [*pool._available_connections, *pool._in_use_connections]
+    if inherited:
+        _let_go(inherited)
+    pool.reset()
+
+
+def track(connection: Any) -> None:
+    """Let a forked child let go of this connection's socket. For those that are not observed."""
+    _open.add(connection)
 
 
 def _count_opened(connection: Any) -> None:
@@ -385,22 +472,41 @@ def _after_fork_in_child() -> None:
     nothing can be closed twice, and whatever still holds the socket object
     (a transport, an epoll registration, a finaliser) can no longer touch the parent's connection.
     """
-    inherited = list(_open)
-    _open.clear()
-    if not inherited:
-        return
-    null = os.open(os.devnull, os.O_RDWR)
+    if inherited := list(_open):
+        _let_go(inherited)
+        _open.difference_update(inherited)
+
+
+def _let_go(inherited: list[Any]) -> None:
+    _graveyard.extend(inherited)
+    descriptors = [descriptor for descriptor in map(_descriptor, inherited) if descriptor >= 0]
+    if descriptors:
+        null = _open_null(descriptors)
+        others = [descriptor for descriptor in descriptors if descriptor != null]
+        # One C call: nothing that is made meanwhile, as by a signal handler, can be hit.
+        exhaust(map(os.dup2, repeat(null), others, repeat(False)))
+        if len(others) == len(descriptors):
+            os.close(null)
+    for connection in inherited:
+        connection._inherited = True
+        if not isinstance(connection, ObservedAsync | ObservedSync):
+            continue
+        connection._counted = False
+        if connection._last_words is not None:
+            connection._last_words.close()
+        if isinstance(connection, ObservedSync) and connection.is_subscribed:
+            # It subscribes again by itself. Others must raise: what they watched or began is lost.
+            connection._parser.on_disconnect()
+            connection._sock, connection._inherited = None, False
+
+
+def _open_null(descriptors: list[int]) -> int:
+    """Open /dev/null; at the limit of open files in place of the first of ``descriptors``."""
     try:
-        for connection in inherited:
-            descriptor = _descriptor(connection)
-            if descriptor >= 0:
-                os.dup2(null, descriptor, inheritable=False)
-            connection._counted = False
-            if connection._last_words is not None:
-                connection._last_words.close()
-            _graveyard.append(connection)
-    finally:
-        os.close(null)
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        os.close(descriptors[0])
+        return os.open(os.devnull, os.O_RDWR)
 
 
 fork.register(_after_fork_in_child, first=True)

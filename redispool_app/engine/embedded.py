@@ -26,6 +26,7 @@ from pathlib import Path
 from redispool_app.exceptions import RedisUnavailable
 
 from .runtime import fork
+from .runtime.fork import mark
 
 _SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
 _POLL = 0.02
@@ -53,6 +54,8 @@ class EmbeddedServer:
 
         Raises ``RedisUnavailable`` when it cannot be started.
         """
+        if not mark[0]:
+            fork.renew()
         deadline = time.monotonic() + timeout
         with self._lock:
             self._hold_lease(deadline)
@@ -64,6 +67,8 @@ class EmbeddedServer:
 
     def release(self) -> None:
         """Stop counting as a user."""
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             if self._lease is None:
                 return

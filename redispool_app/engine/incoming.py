@@ -10,6 +10,8 @@ from redis import exceptions as redis_exceptions
 
 from .exhaust import exhaust
 from .replies import INCOMPLETE, error_parser
+from .runtime import fork
+from .runtime.fork import mark
 from .socket_calls import ENDED, SocketCalls
 
 _FIRST = (0,)
@@ -48,7 +50,11 @@ class Incoming:
         received = self.received
         if not received:
             if self._calls.lock is None:
-                received.extend(map(self._calls.receive, *how))
+                receive = map(self._calls.receive, *how)
+                # Nothing can run between this look and the call that reads.
+                if not mark[0]:
+                    _end_in_child()
+                received.extend(receive)
             else:
                 self._receive_in_tls(received)
         size = len(received[0])
@@ -61,10 +67,15 @@ class Incoming:
     def _receive_in_tls(self, received: list[bytes]) -> None:
         """A TLS session holds back decrypted bytes that no poll sees, so read to its end; the leader comes back."""
         calls = self._calls
+        if not mark[0]:
+            _end_in_child()
         with calls.lock:
             try:
                 while not received or received[-1]:
-                    received.extend(map(calls.receive, *calls.receive_now))
+                    receive = map(calls.receive, *calls.receive_now)
+                    if not mark[0]:
+                        _end_in_child()
+                    received.extend(receive)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 if not received:
                     raise
@@ -75,3 +86,9 @@ class Incoming:
         """Return all replies that are complete and not handed out. Raises what is in ``NOT_A_REPLY``."""
         self.replies.extend(iter(self._gets, INCOMPLETE))
         return self.replies
+
+
+def _end_in_child() -> None:
+    """The process was forked during a call, which goes on in the child: it must not read what is the parent's."""
+    fork.renew()
+    raise ConnectionResetError("The process was forked during this call.")

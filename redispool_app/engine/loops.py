@@ -17,6 +17,7 @@ from typing import Any
 from .async_client import AsyncRedis
 from .async_pool import AsyncPool
 from .runtime import fork
+from .runtime.fork import mark
 from .statistics import Statistics
 
 
@@ -59,12 +60,15 @@ class LoopClients:
         return entry if entry is not None and entry.loop_ref() is loop else None
 
     async def open(self) -> LoopClient:
-        """Return the running loop's client, building it if need be. No I/O."""
+        """Return the running loop's client, building it if need be. No I/O.
+
+        Raises ``RuntimeError`` on an event loop that existed before the process was forked.
+        """
+        loop = fork.use_running_loop()
         entry = self.current()
         if entry is not None:
             return entry
         self.sweep()
-        loop = asyncio.get_running_loop()
         entry = LoopClient(loop, *self._build())
         # The first step registers the generator with this loop; it does not suspend.
         entry.keeper = self._keep(entry)
@@ -75,6 +79,8 @@ class LoopClients:
 
     def retire_current(self) -> LoopClient | None:
         """Take the running loop's client out of service; the caller closes it."""
+        if not mark[0]:
+            fork.renew()
         entry = self.current()
         if entry is not None:
             self._drop(entry)
@@ -82,6 +88,8 @@ class LoopClients:
 
     def retire_all(self) -> list[LoopClient]:
         """Take every client out of service; the caller closes those whose loop still runs."""
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             entries = list(self.by_loop.values())
             self.by_loop.clear()
@@ -90,6 +98,8 @@ class LoopClients:
 
     def call_each(self, function: Callable[[LoopClient], None]) -> None:
         """Let every loop that runs call ``function`` with its client, soon."""
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             entries = list(self.by_loop.values())
         for entry in entries:
@@ -100,6 +110,8 @@ class LoopClients:
 
     def sweep(self) -> None:
         """Close what closed loops left behind."""
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             entries = [*self.by_loop.values(), *self._retired]
         for entry in entries:
@@ -135,6 +147,8 @@ class LoopClients:
         try:
             yield
         finally:
+            if not mark[0]:
+                fork.renew()  # then there is nothing left to close
             self._drop(entry)
             try:
                 await entry.pool.drain(0)

@@ -18,6 +18,7 @@ from typing import Any
 
 from .faults import UnansweredNameError
 from .runtime import fork
+from .runtime.fork import mark
 
 _AGAIN_AFTER = 2.0
 """A question this many seconds old may have been lost on a network that is back by now: ask anew ..."""
@@ -137,6 +138,8 @@ def shares(addresses: list[str], until: float) -> Iterator[tuple[str, float | No
 
 def _ask(name: _Name) -> _Question:
     """Return the question that is under way, else ask it."""
+    if not mark[0]:
+        fork.renew()
     with _lock:
         asked = _asked.get(name, [])
         if asked and (len(asked) == _MOST_AT_ONCE or monotonic() - asked[-1].began < _AGAIN_AFTER):

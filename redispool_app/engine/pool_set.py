@@ -30,6 +30,7 @@ from .loops import LoopClient, LoopClients, pool_numbers, running_loop
 from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
 from .runtime import fork
+from .runtime.fork import mark
 from .sharing_rules import SharingLimits
 from .statistics import Statistics
 from .sync_client import SyncRedis
@@ -111,6 +112,8 @@ class PoolSet:
     def _sync_pair(self) -> tuple[SyncRedis, SyncPool]:
         pair = self._sync
         if pair is None:
+            if not mark[0]:
+                fork.renew()
             with self._lock:
                 pair = self._sync
                 if pair is None:
@@ -148,14 +151,18 @@ class PoolSet:
     # Checks: whoever claims the flight PINGs, the others share its verdict.
 
     async def check(self) -> bool:
-        """PING now, or share the PING that is under way; return whether the server is healthy."""
+        """PING now, or share the PING that is under way; return whether the server is healthy.
+
+        Raises ``RuntimeError`` on an event loop that existed before the process was forked.
+        """
+        loop = fork.use_running_loop()
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
             flight, mine = self.monitor.claim()
             if mine:
                 # A task of its own: the caller may be cancelled, the others still get their verdict.
-                task = asyncio.get_running_loop().create_task(self._check())
+                task = loop.create_task(self._check())
                 self._keep_task(task)
                 await asyncio.shield(task)
                 break

@@ -241,6 +241,13 @@ class PoolState(Generic[C]):
         since = [slot.since for slot in self._slots() if slot]
         return max(0.0, min(since) + longest - monotonic()) if since else None
 
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connections and the callers that wait are the parent's."""
+        _graveyard.append((self.free, self.reserve, self._leases, list(self.waiters), list(self.drainers)))
+        self.forget()
+        self.waiters.clear()
+        self.drainers.clear()
+
     def close(self) -> list[C]:
         """Refuse new work and all callers that wait; return the idle connections, to be disconnected."""
         self.closed = True
@@ -257,3 +264,7 @@ class PoolState(Generic[C]):
             with suppress(IndexError):
                 connections.extend(map(slot.pop, (-1,)))
         return connections
+
+
+_graveyard: list[Any] = []
+"""What a forked child must neither use nor finalise."""

@@ -26,6 +26,8 @@ from redis import exceptions as redis_exceptions
 
 from .batches import Batch, Unit, done, sealed, units_in, without_leavers
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, invalid
+from .runtime import fork
+from .runtime.fork import mark
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
 _EARLY = 3 * 32
@@ -101,6 +103,8 @@ class SharedConnection(WatchedConnection):
         return future
 
     def _begin_tick(self) -> None:
+        if not mark[0]:
+            fork.use_running_loop()  # raises
         now = monotonic()
         if not self._gathered:
             self._tick = now
@@ -128,6 +132,8 @@ class SharedConnection(WatchedConnection):
     def _flush(self) -> None:
         if self._flushing:
             return  # asked for by code that interrupted a flush: the end of the tick sends it
+        if not mark[0]:
+            fork.renew()
         committed = False
         try:
             self._flushing = True
@@ -172,6 +178,9 @@ class SharedConnection(WatchedConnection):
             statistics.commands += len(packed)
             statistics.batches += 1
             statistics.bytes_sent += len(data)
+            if not mark[0]:
+                fork.renew()
+                return
             self._transport.write(data)
         except BaseException as error:
             if committed or isinstance(error, MemoryError):
@@ -220,6 +229,8 @@ class SharedConnection(WatchedConnection):
     # Reading: replies come in the order of their commands.
 
     def data_received(self, data: bytes) -> None:
+        if not mark[0]:
+            fork.renew()
         try:
             if self.closed:
                 return
@@ -340,6 +351,8 @@ class _BufferedConnection(SharedConnection, asyncio.BufferedProtocol):
         return not self._mark or self._buffer[: self._mark_size] != self._mark
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if not mark[0]:
+            fork.renew()  # then there is nothing to read
         if self._is_reading and self._has_lost_bytes() and not self.closed:
             self._lose_for(INTERRUPTED)
         if self._mark_size:
@@ -348,6 +361,8 @@ class _BufferedConnection(SharedConnection, asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
+        if not mark[0]:
+            fork.renew()
         try:
             self._is_reading = False
             if self.closed:

@@ -17,6 +17,7 @@ import select
 import threading
 from collections.abc import Callable
 from queue import Empty
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -28,6 +29,8 @@ from .exhaust import exhaust
 from .incoming import Incoming
 from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
 from .replies import HARMLESS, NOT_A_REPLY, invalid
+from .runtime import fork
+from .runtime.fork import mark
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
@@ -48,6 +51,9 @@ _REPORT_AFTER = 0.001
 
 _LAST_LOOK = 0.02
 """How many seconds beyond a deadline its caller leaves for reading what is there."""
+
+
+_FORKED = "The process was forked during this call."
 
 
 class SharedSocket:
@@ -97,6 +103,9 @@ class SharedSocket:
         self._calls = SocketCalls(connection._sock, timeout)
         self._incoming = Incoming(connection, self._calls)
         self._descriptor = connection._sock.fileno()
+        self._main_thread = threading.main_thread().ident
+        """It runs signal handlers, also within a call to receive, which then goes on: in a child, if one has forked. So
+        this thread waits in ``poll``, and looks before it receives."""
         self._may_wait_whole = max(0.0, timeout - _LATE) if timeout is not None and self._calls.waits else math.inf
         """Who has more than so many seconds left may wait in the kernel for a whole time-out."""
 
@@ -178,6 +187,8 @@ class SharedSocket:
     def _lead_or_follow(self, exchange: Exchange) -> Any:
         """Return the reply, or the error that stands for it."""
         while not self._leads(exchange):
+            if not mark[0]:
+                fork.renew()
             left = exchange.deadline - monotonic()
             try:
                 # Once the time is over, its leader gets a last moment to look: the process may have stood still.
@@ -225,11 +236,14 @@ class SharedSocket:
                 self._flush(exchange)
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
+                if exchange.empty():
+                    # A fork came before it was in the queue.
+                    exchange.put(ConnectionLostError(_FORKED, written=False, started=exchange.started))
             if not exchange.empty():
                 return
             if not self._incoming.received:
                 left = exchange.deadline - monotonic()
-                if left > self._may_wait_whole:
+                if left > self._may_wait_whole and get_ident() != self._main_thread:
                     self._read(calls.receive_waiting)
                     continue
                 if left <= 0:
@@ -251,12 +265,19 @@ class SharedSocket:
             while outgoing:
                 sent = self._sent
                 try:
-                    # One C call: an interrupt finds the count of what went out, or nothing went out.
+                    # One C call: an interrupt finds the count of what went out, or nothing went out. Nothing can run
+                    # between a look for a fork and that call.
+                    transmit = map(calls.transmit, (outgoing,), *calls.transmit_now)
+                    if not mark[0]:
+                        fork.renew()
+                        return
                     if calls.lock is None:
-                        sent.extend(map(calls.transmit, (outgoing,), *calls.transmit_now))
+                        sent.extend(transmit)
                     else:
                         with calls.lock:
-                            sent.extend(map(calls.transmit, (outgoing,), *calls.transmit_now))
+                            if not mark[0]:
+                                return
+                            sent.extend(transmit)
                     if sent[-1] == len(outgoing):
                         self._outgoing, self._sent, self._sender = b"", [], None
                         if self._written == len(self.queue):
@@ -502,7 +523,14 @@ class SharedSocket:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the socket is the parent's, and its threads are not here."""
+        """In a forked child: the socket is the parent's, and its threads are not here.
+
+        The thread that forked may be inside a call, which goes on in the child.
+        """
         self.closed = True
         self._mutex = threading.Lock()
         self._leader = self._sender = None
+        for position, exchange in enumerate(self.queue):
+            lost = ConnectionLostError(_FORKED, written=position < self._written, started=exchange.started)
+            exchange.put(lost)
+        self.queue, self._written, self._units = [], 0, 0

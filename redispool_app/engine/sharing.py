@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -18,12 +19,15 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed
 
-from .connections import abandon
+from .connections import abandon, let_go_of_pool, track
 from .monitor import Monitor
 from .outcomes import FAILED, FailedCommandError
 from .patching import refuse_unsupported_runtime
+from .runtime import fork
+from .runtime.fork import mark
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .statistics import Statistics
 
 
 class Sharing(SharingRules):
@@ -31,7 +35,7 @@ class Sharing(SharingRules):
 
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         super().__init__(pool, monitor, limits)
-        self.loop = asyncio.get_running_loop()
+        self.loop = fork.use_running_loop()
         self._patience = math.inf if self.timeout is None else self.timeout
         self.connection: SharedConnection | None = None
         self._leaving: list[SharedConnection] = []
@@ -42,6 +46,7 @@ class Sharing(SharingRules):
         self._attempt_ended: BaseException | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._emptied: asyncio.Future[None] | None = None
+        fork.register(self.after_fork_in_child)
 
     @property
     def in_flight(self) -> int:
@@ -217,6 +222,7 @@ class Sharing(SharingRules):
 
     async def _connect(self, deadline: float) -> None:
         refuse_unsupported_runtime()
+        fork.use_running_loop()
         if self._connecting is None:
             self._connecting = self.loop.create_task(self._make_connection())
             self._connecting.add_done_callback(self._attempted)
@@ -263,6 +269,7 @@ class Sharing(SharingRules):
         self.connection = self._share(connection)
 
     def _share(self, connection: Any) -> SharedConnection:
+        track(connection)
         return share(
             connection,
             self.timeout,
@@ -366,6 +373,8 @@ class Sharing(SharingRules):
 
     async def drain(self, timeout: float) -> None:
         """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        if not mark[0]:
+            fork.renew()
         self.closed = True
         leaving = [*self._leaving, *([self.connection] if self.connection is not None else [])]
         self._leaving, self.connection = leaving, None
@@ -392,6 +401,8 @@ class Sharing(SharingRules):
 
     def leave_loop(self) -> None:
         """Let go of a connection whose event loop is not the running one, and is probably closed."""
+        if not mark[0]:
+            fork.renew()
         self.closed = True
         for connection in (self.connection, *self._leaving):
             if connection is not None:
@@ -402,6 +413,8 @@ class Sharing(SharingRules):
 
     def abandon(self) -> None:
         """Close at once, without waiting."""
+        if not mark[0]:
+            fork.renew()
         self.closed = True
         leaving = [*self._leaving, self.connection]
         self._leaving, self.connection = [], None
@@ -409,17 +422,37 @@ class Sharing(SharingRules):
             if connection is not None:
                 connection.close()
 
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connection is the parent's, and the event loop shares an epoll with the parent's.
+
+        Calls that wait are told, for the case that their loop goes on here.
+        """
+        connections = [*self._leaving, *([self.connection] if self.connection is not None else [])]
+        _graveyard.append((connections, self._connecting, self._spare, self._emptied))
+        for connection in connections:
+            connection.after_fork_in_child()
+        if self.monitor is None:
+            let_go_of_pool(self.pool)
+        self._leaving, self.connection = [], None
+        self._connecting = self._spare = self._emptied = None
+        self.statistics = Statistics()
+        for turn in list(self._waiting):
+            with suppress(RuntimeError):  # its loop is closed
+                if not turn.done():
+                    turn.set_result(None)
+
 
 def sharing_of(pool: Any) -> Sharing | None:
     """Return what the running event loop shares of ``pool``, made on first use. None where nothing may be shared."""
     sharing: Sharing | None = getattr(pool, "_sharing", None)
     if (
         sharing is not None
-        and sharing.loop is asyncio.get_running_loop()
+        and sharing.loop is asyncio._get_running_loop()
         and not (sharing.closed and sharing.monitor is None)
     ):
         # A managed pool that was drained stays closed; redis-py's own may be used again.
         return sharing
+    fork.use_running_loop()
     limits = limits_of(pool)
     if limits is None:
         return None
@@ -439,3 +472,7 @@ async def close_sharing(pool: Any) -> None:
             await sharing.drain(0)
         else:
             sharing.leave_loop()
+
+
+_graveyard: list[Any] = []
+"""What a forked child must neither use nor finalise."""

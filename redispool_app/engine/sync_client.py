@@ -16,6 +16,7 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .alone import AloneSync, is_harmless, may_be_written
+from .connections import require_own
 from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_of, second_attempt
@@ -134,6 +135,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     def _assert_watched(self, connection: Any) -> None:
         """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        require_own(connection)
         watches = connection._sock
         if watches is not None:
             connection.can_read(timeout=0)

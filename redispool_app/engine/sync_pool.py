@@ -15,7 +15,9 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from .connections import ObservedSync, borrowed, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
+from .runtime import fork
 from .runtime.call_stack import ensure_room, inside, is_nested
+from .runtime.fork import mark
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
 from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits
@@ -56,6 +58,7 @@ class SyncPool(redis.ConnectionPool):
         self._look_at = 0.0
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
+        fork.register(self.after_fork_in_child)
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
@@ -69,6 +72,8 @@ class SyncPool(redis.ConnectionPool):
         return self._borrow(True)
 
     def _borrow(self, is_nested: bool) -> Any:
+        if not mark[0]:
+            fork.renew()
         asked_at = monotonic()
         pause = self.monitor.pause
         while True:
@@ -106,6 +111,8 @@ class SyncPool(redis.ConnectionPool):
 
     def release(self, connection: Any) -> None:
         """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        if not mark[0]:
+            fork.renew()
         ensure_room()
         lease = self.state.lease_of(connection)
         if lease is None:
@@ -131,6 +138,8 @@ class SyncPool(redis.ConnectionPool):
 
     def take_at_once(self) -> Any:
         """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        if not mark[0]:
+            fork.renew()
         return self.state.take_at_once(Lease(self.state))
 
     def make_connection(self) -> Any:
@@ -156,6 +165,8 @@ class SyncPool(redis.ConnectionPool):
 
     def drain(self, timeout: float) -> None:
         """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        if not mark[0]:
+            fork.renew()
         state, deadline = self.state, monotonic() + timeout
         idle = state.close()
         self.monitor.pause.release(self)
@@ -201,7 +212,12 @@ class SyncPool(redis.ConnectionPool):
         pass
 
     def _checkpid(self) -> None:
-        """Nothing to do: a forked child drops the whole pool (see ``PoolSet.after_fork_in_child``)."""
+        """Nothing to do: see ``after_fork_in_child``."""
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connections are the parent's, and the threads that hold or await one are not here."""
+        self.state.after_fork_in_child()
+        self._look_at = 0.0
 
     def shrink(self) -> None:
         """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""

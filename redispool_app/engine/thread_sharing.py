@@ -17,15 +17,17 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed
 
-from .connections import BOUNDED
+from .connections import BOUNDED, let_go_of_pool, track
 from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import FAILED, LOST
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
+from .runtime.fork import mark
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .statistics import Statistics
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
@@ -86,6 +88,7 @@ class ThreadSharing(SharingRules):
         self._attempt: _Attempt | None = None
         self._waiting: deque[Any] = deque()
         self._emptied: threading.Event | None = None
+        self.statistics = Statistics()
 
     @property
     def in_flight(self) -> int:
@@ -105,6 +108,8 @@ class ThreadSharing(SharingRules):
 
         With ``wanted`` it is a unit of so many commands: all their replies, with errors among them as values.
         """
+        if not mark[0]:
+            fork.renew()
         started = monotonic()
         deadline, connection = started + self._patience, self.connection
         failure: Exception | None = None
@@ -184,6 +189,8 @@ class ThreadSharing(SharingRules):
 
         Return their replies, not decoded, with errors among them as values.
         """
+        if not mark[0]:
+            fork.renew()
         began, cuts = monotonic(), 0
         while True:
             try:
@@ -317,6 +324,7 @@ class ThreadSharing(SharingRules):
             raise
 
     def _share(self, connection: Any) -> SharedSocket:
+        track(connection)
         return SharedSocket(
             connection,
             self.timeout,
@@ -366,6 +374,8 @@ class ThreadSharing(SharingRules):
 
     def leave_silent(self, since: float) -> None:
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
+        if not mark[0]:
+            fork.renew()
         connection = self.connection
         if connection is not None and is_silent(connection, since):
             connection.close()
@@ -430,6 +440,8 @@ class ThreadSharing(SharingRules):
 
     def drain(self, timeout: float) -> None:
         """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        if not mark[0]:
+            fork.renew()
         self.closed = True
         self._emptied = emptied = threading.Event()
         connection, self.connection = self.connection, None
@@ -452,12 +464,20 @@ class ThreadSharing(SharingRules):
     def after_fork_in_child(self) -> None:
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
         connections = [*self._leaving, *([self.connection] if self.connection is not None else [])]
-        self._start_anew()
+        attempt, waiting = self._attempt, self._waiting
+        _graveyard.extend(connections)
         for connection in connections:
             connection.after_fork_in_child()
-            if self.monitor is None:
-                connection.connection.disconnect()  # redis-py closes an inherited socket without shutting it down
-            _graveyard.append(connection)
+        if self.monitor is None:
+            let_go_of_pool(self.pool)
+        self._start_anew()
+        # The thread that forked may be waiting for one of these, and goes on in the child.
+        if attempt is not None:
+            attempt.error = redis_exceptions.ConnectionError("The process was forked while it connected.")
+            attempt.end()
+        for turn in list(waiting):
+            with suppress(RuntimeError):
+                turn.release()
 
 
 _graveyard: list[SharedSocket] = []
@@ -475,6 +495,8 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
     limits = limits_of(pool)
     if limits is None:
         return None
+    if not mark[0]:
+        fork.renew()
     with _making:
         sharing = getattr(pool, "_sharing", None)
         if sharing is None or (sharing.closed and sharing.monitor is None):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from time import monotonic
@@ -21,6 +22,8 @@ from .batches import Batch, Unit
 from .connections import forget_stream
 from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
 from .replies import make_reader
+from .runtime import fork
+from .runtime.fork import mark
 from .runtime.lost_callbacks import schedule_lost_callbacks
 from .slow_commands import SlowCommands
 from .statistics import Statistics
@@ -45,6 +48,9 @@ class _Loss(NamedTuple):
 INTERRUPTED = _Loss(
     redis_exceptions.ConnectionError(), True, None, "An exception interrupted the reading of a reply.", False
 )
+
+
+_FORKED = _Loss(redis_exceptions.ConnectionError(), False, None, "The process was forked during this call.", False)
 
 
 class WatchedConnection:
@@ -248,6 +254,8 @@ class WatchedConnection:
 
     def _lose_for(self, loss: _Loss) -> None:
         """End the connection. What is interrupted here goes on in the next turn of the event loop, or at a look."""
+        if not mark[0]:
+            fork.renew()
         self._loss = self._loss or loss
         self.closed = True
         try:
@@ -287,4 +295,20 @@ class WatchedConnection:
                     error = ConnectionLostError(loss.text, written=written, started=batch.started, stuck=loss.stuck)
                     future.set_exception(error)
         del self._gathered[: len(gathered)]
+        self.in_flight = self.bytes_in_flight = self._due_commands = self._due_bytes = 0
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the socket is the parent's. Callers that wait are told, as if it had been lost."""
+        self._loss, self.closed = _FORKED, True
+        gathered = self._gathered[:]
+        unsent = [*self._held, Batch(self._tick, gathered)]
+        for batches, written in ((list(self._due), True), (unsent, False)):
+            for batch in batches:
+                for future in batch.waiting():
+                    # The loop may be closed, or that of a thread that is not here.
+                    with suppress(RuntimeError, asyncio.InvalidStateError):
+                        future.set_exception(
+                            ConnectionLostError(_FORKED.text, written=written, started=batch.started, stuck=False)
+                        )
+                        future.exception()  # if nobody asks, nothing is logged
         self.in_flight = self.bytes_in_flight = self._due_commands = self._due_bytes = 0

@@ -14,6 +14,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 
 from redispool_app import __version__
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
 
 from .definitions import METRICS, Kind, Metric
 from .readings import PoolReading, take
@@ -66,6 +67,8 @@ class _Recent:
         self._readings: list[PoolReading] = []
 
     def __call__(self) -> list[PoolReading]:
+        if not mark[0]:
+            fork.renew()
         with self._lock:
             if time.monotonic() - self._taken_at >= _AGE:
                 self._readings = take()

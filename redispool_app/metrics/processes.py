@@ -21,6 +21,7 @@ from time import monotonic
 
 from redispool_app.engine.log_limit import LogLimit
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
 
 from .readings import PoolReading, take
 
@@ -60,7 +61,9 @@ def gather(patience: float = _PATIENCE) -> list[PoolReading]:
 
 def serve() -> None:
     """Answer other processes from now on; asked for as often as anybody likes. Does nothing without the variable."""
-    if _responder.pid == os.getpid() or (shared := directory()) is None:
+    if not mark[0]:
+        fork.renew()
+    if _responder.is_started or (shared := directory()) is None:
         return
     try:
         _responder.start(shared)
@@ -72,7 +75,7 @@ class _Responder:
     """This process's socket and the thread behind it."""
 
     def __init__(self) -> None:
-        self.pid: int | None = None
+        self.is_started = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._path: Path | None = None
@@ -80,10 +83,10 @@ class _Responder:
     def start(self, shared: Path) -> None:
         """Open the socket and start the thread. Raises ``OSError``; does not try again in this process."""
         with self._lock:
-            if self.pid == os.getpid():
+            if self.is_started:
                 return
-            self.pid = os.getpid()
-            name = f"{_PREFIX}{self.pid}-{secrets.token_hex(4)}"
+            self.is_started = True
+            name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 with _address(shared / name) as address:
@@ -104,7 +107,9 @@ class _Responder:
 
     def stop(self) -> None:
         """Take the socket away."""
-        if self.pid != os.getpid():
+        if not mark[0]:
+            fork.renew()
+        if not self.is_started:
             return
         listening, self._socket = self._socket, None
         if listening is not None:
@@ -114,13 +119,13 @@ class _Responder:
         path, self._path = self._path, None
         if path is not None:
             path.unlink(missing_ok=True)
-        self.pid = None
+        self.is_started = False
 
     def after_fork_in_child(self) -> None:
         """In a forked child: the socket is the parent's, who must not seem to live on here."""
         self._lock = threading.Lock()
         inherited, self._socket = self._socket, None
-        self._path = self.pid = None
+        self._path, self.is_started = None, False
         if inherited is not None:
             inherited.close()
 

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
 
 from . import identity, snapshot
 from .publication import Publication
@@ -135,6 +136,8 @@ def recent(alias: str) -> list[dict[str, Any]]:
 
     Where publishing is switched off they begin with the first call of this function. No I/O.
     """
+    if not mark[0]:
+        fork.renew()
     publication = _publisher.find(alias)
     if publication is None:
         from redispool_app.redis_pool import RedisConnectionManager

@@ -73,6 +73,7 @@ _ADDRESS = "connecting within one time-out whatever the name server does"
 _POOL = "the fair pool of connections"
 _TAKE = "taking over the transport of a connection"
 _ABANDON = "closing the sockets of an event loop that has ended"
+_FORK = "letting go of what a forked child inherited"
 _LOCK = "locks that outlive a reset of the pool"
 _DISCREET = "hiding what a credential provider says"
 _LIMIT = "keeping a health check within its time-out"
@@ -145,6 +146,7 @@ NAMES: tuple[Name, ...] = (
     *_connection(f"{_SYNC}:AbstractConnection", "*args, **kwargs"),
     *_connection(f"{_ASYNC}:AbstractConnection", _DISCONNECT_ASYNC),
     *_attributes(f"{_SYNC}:AbstractConnection", _TAKE, True, "_sock"),
+    *_attributes(f"{_SYNC}:AbstractConnection", _FORK, False, "_connect_callbacks"),
     *_attributes(f"{_SYNC}:AbstractConnection", "sending text in the configured encoding", True, "_command_packer"),
     *_methods(f"{_ASYNC}:AbstractConnection", _REPORT, False, __del__="_warnings"),
     *_attributes(f"{_ASYNC}:AbstractConnection", _TAKE, True, "_reader", "_writer"),
@@ -177,6 +179,7 @@ NAMES: tuple[Name, ...] = (
     *_methods(
         "asyncio:BufferedProtocol", _SHARING, True, get_buffer="sizehint", buffer_updated="nbytes", eof_received=""
     ),
+    *_attributes("asyncio:", _FORK, True, "_get_running_loop", "_set_running_loop"),
     *_methods("asyncio:BaseEventLoop", _WAKE, False, call_soon="callback, *args, =context"),
     *_attributes("asyncio:BaseEventLoop", _WAKE, False, "_ready"),
     *_attributes("asyncio:Handle", _WAKE, False, "_callback", "_args"),

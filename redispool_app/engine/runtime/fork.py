@@ -14,6 +14,7 @@ page, the mark compares process ids.
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import threading
@@ -24,10 +25,15 @@ from itertools import count
 from types import MethodType
 from typing import Any
 
-__all__ = ["mark", "register", "renew", "renew_lock"]
+__all__ = ["generation", "mark", "register", "renew", "renew_lock", "use_running_loop"]
 
 _WIPE_ON_FORK = 18
 """``MADV_WIPEONFORK``, which the ``mmap`` module does not name."""
+
+_STALE_LOOP = (
+    "This event loop was made before the process was forked and cannot go on in the child: "
+    "create a new one there, as asyncio.run() does."
+)
 
 Hook = Callable[[], None]
 
@@ -58,6 +64,18 @@ mark = _make_mark()
 """``mark[0]`` is false in a forked child whose hooks have not all run yet. One look takes 20 ns."""
 
 mark[0] = 1
+
+generation = 0
+"""How many renewals lie between this process and the one that imported this module first."""
+
+_renewed_in: int | None = None
+"""The process id of the last renewal."""
+
+_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""The event loops that have used connections of this process."""
+
+_stale_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""Event loops of a process that forked without Python's knowledge: they share one epoll with the parent's."""
 
 _first: dict[int, Callable[[], Hook | None]] = {}
 _others: dict[int, Callable[[], Hook | None]] = {}
@@ -98,12 +116,13 @@ def renew_lock(owner: Any, name: str = "_lock") -> None:
     _others[number] = lambda: hook
 
 
-def renew() -> None:
+def renew(*, heard: bool = False) -> None:
     """Run all hooks, unless that has been done in this process. Other threads wait until it is done.
 
-    Raises what a hook raises; the next look begins again. A signal handler or finalizer that interrupts the renewal
-    and looks, too, completes it, and the interrupted one stops.
+    ``heard``: Python made the fork, and has told asyncio. Raises what a hook raises; the next look begins again. A
+    signal handler or finalizer that interrupts the renewal and looks, too, completes it, and the interrupted one stops.
     """
+    global generation, _renewed_in
     with _renewals.setdefault(os.getpid(), threading.RLock()):
         for hooks in (_first, _others):
             for find in list(hooks.values()):
@@ -111,15 +130,43 @@ def renew() -> None:
                     return
                 if (hook := find()) is not None:
                     hook()
+        if not heard:
+            _refuse_inherited_loops()
+        generation, _renewed_in = generation + 1, os.getpid()
         mark[0] = 1
         # No other lock is needed from here on, and a later process may have this one's number.
         _renewals.clear()
 
 
+def use_running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop, which is going to use connections of this process.
+
+    Raises ``RuntimeError`` where none runs, and for one that existed before a fork that Python did not make.
+    """
+    if not mark[0]:
+        renew()
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        # Python 3.11 sees by the process id that the running loop is the parent's.
+        raise RuntimeError(_STALE_LOOP if len(_stale_loops) else "no running event loop")
+    if loop in _stale_loops:
+        raise RuntimeError(_STALE_LOOP)
+    _loops.add(loop)
+    return loop
+
+
+def _refuse_inherited_loops() -> None:
+    _stale_loops.update(_loops)
+    _loops.clear()
+    if asyncio._get_running_loop() in _stale_loops:
+        asyncio._set_running_loop(None)  # as Python does after a fork that it makes itself
+
+
 def _after_fork_in_child() -> None:
-    # Whatever the page says: an emulator may take the advice and not follow it.
-    mark[0] = 0
-    renew()
+    if _renewed_in != os.getpid():
+        # Whatever the page says: an emulator may take the advice and not follow it.
+        mark[0] = 0
+    renew(heard=True)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
