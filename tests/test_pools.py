@@ -11,8 +11,10 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+from redispool_app.redis_pool import RedisConnectionManager
 
 from .servers import eventually
+from .test_forks import in_child
 
 
 def in_use(manager):
@@ -241,15 +243,76 @@ async def test_an_idle_connection_is_closed_and_the_shared_one_stays(own_server,
     assert await client.blpop("never", 0.01) is None
 
 
-def test_threads_close_idle_connections_when_they_give_one_back(own_server, pool_settings):
-    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.1)
+def idle_thread():
+    return [thread for thread in threading.enumerate() if thread.name == "redispool-idle"]
+
+
+def test_idle_connections_of_threads_are_closed_without_a_call(own_server, pool_settings):
+    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.2)
     pool = manager.get_sync_client().connection_pool
+    assert manager.get_sync_client().ping()
     held = [pool.get_connection() for _ in range(4)]
+    assert own_server.connections() == 5
     for connection in held:
         pool.release(connection)
-    time.sleep(0.15)
-    manager.get_sync_client().ping()
+    assert len(idle_thread()) == 1
+    assert own_server.connections() == 5
     eventually(lambda: own_server.connections() == 1)
+    eventually(lambda: not idle_thread())
+    info = manager.get_pool_info()
+    assert (info["connections_open"], info["connections_idle"]) == (1, 0)
+    assert manager.get_sync_client().blpop("never", 0.01) is None
+    assert len(idle_thread()) == 1, "it is started again"
+
+
+def test_one_thread_serves_all_pools_and_ends_when_they_are_closed(own_server, pools):
+    pools(first={"CONNECTION_URL": own_server.url, "MAX_IDLE_TIME": 60}, second={"CONNECTION_URL": own_server.url})
+    managers = [RedisConnectionManager("first"), RedisConnectionManager("second")]
+    for manager in managers:
+        manager.get_sync_client().blpop("never", 0.01)
+    assert len(idle_thread()) == 1
+    managers[0].close_sync()
+    assert len(idle_thread()) == 1
+    managers[1].close_sync()
+    eventually(lambda: not idle_thread())
+
+
+def test_a_pool_with_a_shorter_time_is_not_kept_waiting_by_another(own_server, pools):
+    pools(
+        first={"CONNECTION_URL": own_server.url, "MAX_IDLE_TIME": 60},
+        second={"CONNECTION_URL": own_server.url, "MAX_IDLE_TIME": 0.1},
+    )
+    for alias in ("first", "second"):
+        RedisConnectionManager(alias).get_sync_client().blpop("never", 0.01)
+    eventually(lambda: RedisConnectionManager("second").get_pool_info()["connections_idle"] == 0)
+    assert RedisConnectionManager("first").get_pool_info()["connections_idle"] == 1
+
+
+def test_a_connection_that_its_borrower_has_lost_is_closed_with_the_idle_ones(own_server, pool_settings):
+    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.1)
+    pool = manager.get_sync_client().connection_pool
+    lost, kept = pool.get_connection(), pool.get_connection()
+    pool.release(pool.get_connection())
+    del lost
+    eventually(lambda: pool.state.in_use == [kept])
+    eventually(lambda: own_server.connections() == 2)  # and the shared one
+    pool.release(kept)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_closes_its_own_idle_connections(own_server, pool_settings):
+    manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.2)
+    manager.get_sync_client().blpop("never", 0.01)
+
+    def work():
+        here = len(idle_thread())
+        manager.get_sync_client().blpop("never", 0.01)
+        started = len(idle_thread())
+        eventually(lambda: manager.get_pool_info()["connections_idle"] == 0)
+        eventually(lambda: not idle_thread())
+        return here, started
+
+    assert in_child(work) == "(0, 1)"
 
 
 async def test_a_connection_is_replaced_at_the_end_of_its_lifetime(server, pool_settings):

@@ -242,10 +242,10 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         longest = self._max_idle_time
         if longest is None:
             return
-        for connection in self.state.take_out_expired(longest):
+        for connection in [*self.state.take_out_expired(longest), *self.state.reclaim()]:
             _cut(connection)
-        if self.state.has_idle:
-            self._shrinking = asyncio.get_running_loop().call_later(longest, self._shrink)
+        if (seconds := self.state.next_expiry(longest)) is not None:
+            self._shrinking = asyncio.get_running_loop().call_later(seconds, self._shrink)
 
 
 def _cut(connection: Any) -> None:

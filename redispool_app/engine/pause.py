@@ -6,7 +6,6 @@ Plain state and two ways to wait. One pause holds back every event loop and thre
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -40,10 +39,9 @@ class Pause:
         self._on_change = on_change
         self._on_end = on_end
         self._until: float | None = None
-        self._told = False
-        """What ``on_change`` has heard last."""
-        self._teller: int | None = None
-        """The thread that calls ``on_change`` now."""
+        self._told: bool | None = False
+        """What ``on_change`` has heard last; None when that is not certain."""
+        self._tells = 0
         fork.register(self.after_fork_in_child)
 
     @property
@@ -51,11 +49,11 @@ class Pause:
         """Whether new commands must wait. Ends a pause whose time is over."""
         until = self._until
         if until is None:
-            if self._told:  # the caller that ended it was interrupted
+            if self._told is not False:  # the caller that ended it was interrupted
                 self._settle()
             return False
         if monotonic() < until:
-            if not self._told:
+            if self._told is not True:
                 self._settle()
             return True
         self._end_if(until)
@@ -144,7 +142,7 @@ class Pause:
         """In a forked child: the pause was the parent's, and so are those who wait."""
         _graveyard.append(self.waiters)
         self.waiters = WaitQueue()
-        self._until = self._teller = None
+        self._until = None
         self._settle()
 
     def _check_room(self, waiter: Any) -> None:
@@ -176,15 +174,17 @@ class Pause:
 
     def _settle(self) -> None:
         """Tell ``on_change`` how it stands, until that is how it still stands afterwards."""
-        if self._teller == (here := threading.get_ident()):
-            return  # called by ``on_change``, or nested in this very loop, which looks again
-        try:
-            while self._told is not (is_on := self._until is not None):
-                self._teller = here
+        while self._told is not (is_on := self._until is not None):
+            # Stored first, for ``on_change`` may ask whether the pause is on.
+            self._told = is_on
+            self._tells = number = self._tells + 1
+            try:
                 self._on_change(is_on)
-                self._told = is_on
-        finally:
-            self._teller = None
+            except BaseException:
+                self._told = None  # perhaps it has not heard
+                raise
+            if self._tells != number:
+                self._told = None  # another change was told meanwhile, perhaps before this one arrived
 
 
 _graveyard: list[Any] = []

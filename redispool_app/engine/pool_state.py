@@ -202,16 +202,17 @@ class PoolState(Generic[C]):
         """
         home, slots, kept = lease.home, lease.slots, False
         try:
-            slot = slots[0]
-            is_surplus = home is self.reserve and bool(home)
-            if connection is not None and not is_surplus and not self.closed:
-                slot.since = monotonic()
+            slot, move, now = slots[0], map(slots.pop, (-1,)), monotonic()
+            if connection is not None and not self.closed:
+                slot.since = now
                 slot[:] = (connection,)
                 kept = True
-            if is_surplus:
-                slots.pop()
+            # Nothing is called between the look and the step, so that no more than one is kept in reserve.
+            if home is not self.reserve or not home:
+                home.extend(move)
             else:
-                home.extend(map(slots.pop, (-1,)))
+                kept = False
+                slots.pop()
         except IndexError:  # it has been given back already
             kept = True
         self._leases.pop(id(lease), None)

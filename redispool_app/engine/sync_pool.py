@@ -15,7 +15,7 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from .connections import ObservedSync, borrowed, given_back, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
-from .runtime import fork
+from .runtime import fork, idle_timer
 from .runtime.call_stack import ensure_room, inside, is_nested
 from .runtime.fork import mark
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
@@ -55,7 +55,6 @@ class SyncPool(redis.ConnectionPool):
         self.timeout = timeout
         self._max_idle_time = max_idle_time
         self._max_lifetime = max_lifetime
-        self._look_at = 0.0
         # redis-py renews credentials on this event.
         self._dispatcher: Any = self._event_dispatcher
         fork.register(self.after_fork_in_child)
@@ -126,7 +125,6 @@ class SyncPool(redis.ConnectionPool):
                 self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
         finally:
             self._put_back(lease, connection)
-            self.shrink()
 
     def _put_back(self, lease: Lease[Any], connection: Any) -> None:
         try:
@@ -135,6 +133,8 @@ class SyncPool(redis.ConnectionPool):
         except BaseException:
             self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
             raise
+        if self._max_idle_time is not None and not self.state.closed:
+            idle_timer.watch(self)
 
     def take_at_once(self) -> Any:
         """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
@@ -187,6 +187,7 @@ class SyncPool(redis.ConnectionPool):
         # What was given back at the moment of closing is idle.
         for connection in [*state.close(), *state.in_use]:
             connection.disconnect()
+        idle_timer.forget(self)
 
     def reset(self) -> None:
         """Forget all connections without closing them (redis-py's interface)."""
@@ -217,15 +218,17 @@ class SyncPool(redis.ConnectionPool):
     def after_fork_in_child(self) -> None:
         """In a forked child: the connections are the parent's, and the threads that hold or await one are not here."""
         self.state.after_fork_in_child()
-        self._look_at = 0.0
 
-    def shrink(self) -> None:
-        """Close what has lain idle too long. Whoever gives a connection back, or uses the shared one, looks."""
-        if self._max_idle_time is None or monotonic() < self._look_at:
-            return
-        self._look_at = monotonic() + self._max_idle_time / 4
-        for connection in self.state.take_out_expired(self._max_idle_time):
+    def close_idle(self) -> float | None:
+        """Close what has been idle for longer than ``max_idle_time``, and what its borrower has lost.
+
+        Return the seconds until the next is due; None when nothing is idle.
+        """
+        if self._max_idle_time is None:
+            return None
+        for connection in [*self.state.take_out_expired(self._max_idle_time), *self.state.reclaim()]:
             connection.disconnect()
+        return self.state.next_expiry(self._max_idle_time)
 
     def _wait(self, lease: Lease[Any]) -> Any:
         state, waiter = self.state, ThreadWaiter()
