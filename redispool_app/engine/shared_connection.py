@@ -337,13 +337,14 @@ class _BufferedConnection(SharedConnection, asyncio.BufferedProtocol):
     it was asked for the buffer and never told how much was read.
     """
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, connection: Any, *args: Any) -> None:
         self._is_reading = False
         self._buffer = memoryview(bytearray(_BUFFER))
-        super().__init__(*args)
         # A TLS transport asks for the buffer before it knows whether there is anything.
-        self._mark = b"" if self._transport.get_extra_info("sslcontext") is None else os.urandom(16)
+        speaks_tls = connection._writer.get_extra_info("sslcontext") is not None
+        self._mark = os.urandom(16) if speaks_tls else b""
         self._mark_size = len(self._mark)
+        super().__init__(connection, *args)
 
     def _has_lost_bytes(self) -> bool:
         if not self._is_reading:

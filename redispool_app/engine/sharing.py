@@ -25,9 +25,16 @@ from .outcomes import FAILED, FailedCommandError
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.lost_callbacks import schedule_lost_callbacks
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 from .statistics import Statistics
+
+_LOOK_AGAIN = 1.0
+"""A caller that waits for room looks again after so many seconds: who had the turn may have been interrupted."""
+
+_FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
+"""What connecting raises by itself; the rest comes from outside, or from code of others, such as credentials."""
 
 
 class Sharing(SharingRules):
@@ -44,6 +51,8 @@ class Sharing(SharingRules):
         self._spare: asyncio.Task[None] | None = None
         """Makes the next connection in advance."""
         self._attempt_ended: BaseException | None = None
+        self._accident: BaseException | None = None
+        """The first exception of other code that has ended an attempt since the last connection was made."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._emptied: asyncio.Future[None] | None = None
         fork.register(self.after_fork_in_child)
@@ -113,6 +122,8 @@ class Sharing(SharingRules):
                     if limit is not None:
                         limit.cancel()
         finally:
+            if self._waiting:
+                self._let_next_in()  # this caller may have been interrupted between its turn and its sending
             self.note_slow(request)
 
     async def _admit(self, request: Request) -> SharedConnection:
@@ -195,18 +206,26 @@ class Sharing(SharingRules):
         if len(self._waiting) >= self.limits.max_waiting:
             raise self.too_many(self.in_flight, len(self._waiting))
         turn: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.append(turn)
-        self._let_next_in()  # there may be room behind those who have not taken their turns yet
         try:
-            await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
+            try:
+                self._waiting.append(turn)
+                left = deadline - monotonic()
+                while not turn.done() and left > 0:
+                    # There may be room: behind those that have not taken their turns, or that an interrupt left.
+                    self._let_next_in()
+                    await asyncio.wait([turn], timeout=min(_LOOK_AGAIN, left))
+                    left = deadline - monotonic()
+            finally:
+                # Not before: a caller with a turn still waits, so that no newcomer takes its place.
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+            if not turn.done():
+                raise self.no_room()
         except BaseException:
-            self._waiting.remove(turn)
+            if turn in self._waiting:
+                self._waiting.remove(turn)  # the first try was interrupted
             self._let_next_in()  # the turn may have been given at the same moment; let the next have it
             raise
-        # Not before: who has a turn still waits, so that no newcomer takes its place.
-        self._waiting.remove(turn)
-        if not turn.done():
-            raise self.no_room()
 
     def _let_next_in(self) -> None:
         """Give turns to the first in the queue, as many as there is room for; some may not have taken theirs yet."""
@@ -214,19 +233,21 @@ class Sharing(SharingRules):
         room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
         if connection is not None and connection.bytes_in_flight >= self.limits.max_in_flight_bytes:
             return
-        for turn in islice(self._waiting, max(0, room)):
-            if not turn.done():
-                turn.set_result(None)
+        self._give_turns(list(islice(self._waiting, max(0, room))))
 
     # Connecting: one attempt for all who wait.
 
     async def _connect(self, deadline: float) -> None:
+        """Wait for an attempt to connect; raise why it failed.
+
+        Not if that was an accident, such as an interrupt: it was meant for the code that it met. A second is raised.
+        """
         refuse_unsupported_runtime()
         fork.use_running_loop()
-        if self._connecting is None:
-            self._connecting = self.loop.create_task(self._make_connection())
-            self._connecting.add_done_callback(self._attempted)
         attempt = self._connecting
+        if attempt is None or attempt.done():  # an interrupted event loop may never call ``_attempted``
+            attempt = self._connecting = self.loop.create_task(self._make_connection())
+            attempt.add_done_callback(self._attempted)
         # The attempt outlives any one caller.
         left = deadline - monotonic()
         done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
@@ -235,8 +256,14 @@ class Sharing(SharingRules):
         if attempt.cancelled():
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         error = attempt.exception()
-        if error is not None:
-            raise copy_of(error) from error
+        if error is None:
+            return
+        if not isinstance(error, _FAILURES) and self._accident in (None, error):
+            self._accident = error
+            return
+        if not isinstance(error, Exception):
+            raise redis_exceptions.ConnectionError(f"{type(error).__name__} ended the attempt to connect.") from error
+        raise copy_of(error) from error
 
     async def give_up_connecting(self) -> BaseException | None:
         """End an attempt that takes too long for a health check; return what it was waiting for, as its exception.
@@ -253,20 +280,24 @@ class Sharing(SharingRules):
         delay = self.attempt_delay()
         if delay > 0:
             await asyncio.sleep(delay)
-        connection, stamp = self.pool.make_connection(), self.renewal.before_connecting()
+        connection: Any = None
+        stamp = self.renewal.before_connecting()
         try:
+            connection = self.pool.make_connection()
             await connection.connect()
             if self.closed:
                 raise PoolClosed()
+            shared = self._share(connection)
+            self._attempt_ended = self._accident = None
+            self.attempt_succeeded()
+            self.renewal.connected(stamp)
+            self.connection = shared
         except BaseException as error:
             self._attempt_ended = error
             self.attempt_failed()
-            await connection.disconnect(nowait=True)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
             raise
-        self._attempt_ended = None
-        self.attempt_succeeded()
-        self.renewal.connected(stamp)
-        self.connection = self._share(connection)
 
     def _share(self, connection: Any) -> SharedConnection:
         track(connection)
@@ -284,16 +315,13 @@ class Sharing(SharingRules):
         # Looked at here, for its callers may all have left.
         if not attempt.cancelled():
             attempt.exception()
-        self._connecting = None
+        if self._connecting is attempt:
+            self._connecting = None
         self._let_next_in()
 
     # What the connection reports.
 
     def _received(self, count: int, at: float) -> None:
-        if self.monitor is not None:
-            self.monitor.reply(at)
-        if at >= self.renewal.look_at and self.renewal.is_due():
-            self._spare = self.loop.create_task(self._renew())
         if count:
             self.budget.succeeded(count)
             if self._waiting:
@@ -302,25 +330,40 @@ class Sharing(SharingRules):
                 self._close_empty()
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
+        if at >= self.renewal.look_at and self.renewal.is_due():
+            self._spare = self.loop.create_task(self._renew())
+        if self.monitor is not None:
+            self.monitor.reply(at)
 
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
         elif connection in self._leaving:
             self._leaving.remove(connection)
-        self.report_loss(error, oldest)
-        if self._emptied is not None and not self._emptied.done() and not self._leaving:
-            self._emptied.set_result(None)
-        if self.monitor is not None and self.monitor.health.barred:
-            self._dismiss()
-        else:
-            self._let_next_in()
+        if isinstance(error, MemoryError):
+            self.attempt_failed()  # the next connection meets the same: not at once
+        try:
+            self.report_loss(error, oldest)
+        finally:
+            if self._emptied is not None and not self._emptied.done() and not self._leaving:
+                self._emptied.set_result(None)
+            if self.monitor is not None and self.monitor.health.barred:
+                self._dismiss()
+            else:
+                self._let_next_in()
 
     def _dismiss(self) -> None:
         """Let all who wait go on: each finds for itself that there is nothing to wait for."""
-        for turn in self._waiting:
-            if not turn.done():
-                turn.set_result(None)
+        self._give_turns(list(self._waiting))
+
+    def _give_turns(self, turns: list[asyncio.Future[None]]) -> None:
+        try:
+            for turn in turns:
+                if not turn.done():
+                    turn.set_result(None)
+        except BaseException as error:
+            schedule_lost_callbacks(self.loop, error)
+            raise
 
     def leave_silent(self, since: float) -> None:
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""

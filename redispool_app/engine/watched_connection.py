@@ -24,7 +24,7 @@ from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError
 from .replies import make_reader
 from .runtime import fork
 from .runtime.fork import mark
-from .runtime.lost_callbacks import schedule_lost_callbacks
+from .runtime.lost_callbacks import abort, schedule_lost_callbacks
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 
@@ -262,7 +262,7 @@ class WatchedConnection:
             try:
                 self._loop.call_soon(self._end)
             finally:
-                self._transport.abort()
+                abort(self._transport, self._loop)
             self._end()
         except BaseException as error:
             schedule_lost_callbacks(self._loop, error)

@@ -8,6 +8,7 @@ kept by the future. But the frame in which it was raised still holds it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 
@@ -31,3 +32,20 @@ def _schedule(loop: asyncio.AbstractEventLoop, call: dict[str, Any]) -> None:
         if handle._callback is callback and handle._args == args:
             return
     loop.call_soon(callback, *args, context=call["context"])
+
+
+def abort(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    """Call ``transport.abort()``; if that is interrupted, finish it and raise.
+
+    asyncio would not do the rest at a second call, and would go on watching a descriptor that a later socket may have.
+    """
+    try:
+        transport.abort()
+    except BaseException as error:
+        schedule_lost_callbacks(loop, error)
+        with suppress(RuntimeError, AttributeError):  # not begun, or no socket any more
+            descriptor = transport.get_extra_info("socket").fileno()
+            loop.remove_reader(descriptor)
+            loop.remove_writer(descriptor)
+        transport.abort()
+        raise

@@ -1,0 +1,127 @@
+"""Exceptions from outside inside an event loop: raised at each point of the package's code while the loop runs.
+
+What is struck is found by file: every function of the package, and what such a function calls, in asyncio and redis-py
+too. So the code may move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import gc
+import sys
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import uvloop
+
+import redispool_app
+
+from .interrupts import TESTS, _bytes_of, _is_finaliser, _looks_outside
+
+PACKAGE = str(Path(redispool_app.__file__).parent)
+
+
+class SoftTimeLimitError(Exception):
+    """What the handler of a signal raises in a task that has taken too long: an ordinary exception."""
+
+
+def _after_what_looks_for_signals(last: str, coming: str) -> bool:
+    return _looks_outside(last)
+
+
+def _before_a_call(last: str, coming: str) -> bool:
+    return coming in ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
+
+
+def _before_an_allocation(last: str, coming: str) -> bool:
+    return _before_a_call(last, coming) or coming.startswith(("BUILD_", "BINARY_OP", "MAKE_FUNCTION", "LIST_EXTEND"))
+
+
+KINDS = {
+    KeyboardInterrupt: _after_what_looks_for_signals,
+    SoftTimeLimitError: _after_what_looks_for_signals,
+    RecursionError: _before_a_call,
+    MemoryError: _before_an_allocation,
+}
+"""What is raised, and where CPython could raise it: given the operation before the point, and the one after it."""
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
+
+
+if hasattr(asyncio, "eager_task_factory"):
+    LOOPS["eager tasks"] = _eager_loop
+
+
+class Strike:
+    """While it is entered, raises ``kind`` at the point numbered ``victim`` (from 1; 0 only counts)."""
+
+    def __init__(self, victim: int, kind: type[BaseException]) -> None:
+        self.victim = victim
+        self.kind = kind
+        self.count = 0
+        self.where = ""
+        self.functions: set[CodeType] = set()
+        """The package's functions in which there was a point."""
+        self._is_point = KINDS[kind]
+        self._last: dict[FrameType, str] = {}
+
+    def __enter__(self) -> Strike:
+        gc.disable()  # CPython 3.12.1 cannot collect garbage in one thread while another is traced by opcode
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(None)
+        gc.enable()
+        self._last.clear()
+
+    def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
+        name = frame.f_code.co_filename
+        if name.startswith(TESTS) or _is_finaliser(frame):
+            return None
+        if not name.startswith(PACKAGE) and frame.f_back not in self._last:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        self._last[frame] = ""
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "return":
+            self._last.pop(frame, None)
+        elif event == "opcode":
+            coming = dis.opname[_bytes_of(frame.f_code)[frame.f_lasti]]
+            last, self._last[frame] = self._last.get(frame, ""), coming
+            if self._is_point(last, coming):
+                self.count += 1
+                if frame.f_code.co_filename.startswith(PACKAGE):
+                    self.functions.add(frame.f_code)
+                if self.count == self.victim:
+                    self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
+                    raise self.kind("from outside")
+        return self._step
+
+
+def functions_of(*modules: Any) -> dict[str, CodeType]:
+    """Return the code of each function of some modules, by module and qualified name."""
+    found: dict[str, CodeType] = {}
+
+    def visit(code: CodeType, module: str) -> None:
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                if not constant.co_name.startswith("<") and constant.co_flags & 1:
+                    found[f"{module} {constant.co_qualname}"] = constant
+                visit(constant, module)
+
+    for module in modules:
+        path = Path(module.__file__)
+        visit(compile(path.read_text(), str(path), "exec"), path.stem)
+    return found
