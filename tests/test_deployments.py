@@ -1,11 +1,15 @@
-"""The app behind real servers: uvicorn, Daphne and gunicorn, each in a process of its own."""
+"""The app behind real servers: uvicorn, Daphne, gunicorn and uWSGI, each in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from redispool_app.cache import RedisPoolCache
 
 from .lab.sites import Site
 from .servers import eventually
@@ -89,3 +93,78 @@ def test_gunicorns_workers_each_talk_to_redis_on_their_own_connections(site, own
     site.stop(signal.SIGTERM)
     eventually(lambda: own_server.connections() == 0)
     site.assert_clean()
+
+
+UWSGI = (
+    "tests.sites.run_uwsgi",
+    *("--module", "tests.sites.uwsgi_site:application", "--http-socket", "127.0.0.1:{port}"),
+    *("--master", "--processes", "4", "--die-on-term", "--need-app", "--disable-logging"),
+)
+
+
+@pytest.fixture
+def uwsgi_site(own_server, tmp_path):
+    """A site whose users' sessions are in the cache."""
+    pytest.importorskip("pyuwsgi")
+    site = Site(tmp_path, {"CONNECTION_URL": own_server.url, "RETRY_BACKOFF_CAP": 0.1}, "tests.sites.uwsgi_settings")
+    yield site
+    site.kill()
+
+
+def remember_sessions(site, users):
+    """Put a session of each user into the cache, through the site."""
+    with cache_of(site) as cache:
+        for user in users:
+            cache.set(f"session-{user}", f"the session of {user}", None)
+
+
+@contextlib.contextmanager
+def cache_of(site):
+    """Yield a cache on the site's server, with the prefixes that the site uses."""
+    cache = RedisPoolCache(site.pool["CONNECTION_URL"], {})
+    try:
+        yield cache
+    finally:
+        cache._setup.manager.close_sync()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--enable-threads", "--threads", "3"), ("--lazy-apps",), ("--lazy-apps", "--enable-threads")],
+    ids=["workers", "workers with threads", "each worker loads", "each worker loads, with threads"],
+)
+def test_uwsgis_workers_give_each_user_the_own_session(uwsgi_site, own_server, options):
+    """uWSGI forks in C: no hook of Python's runs. The site reads the cache while it loads, in uWSGI's master."""
+    users = [f"user{number}" for number in range(8)]
+    remember_sessions(uwsgi_site, users)
+    uwsgi_site.start(*UWSGI, *options).serves()
+
+    def visit(user):
+        return [uwsgi_site.get(f"/session/{user}/") for _ in range(60)]
+
+    with ThreadPoolExecutor(len(users)) as pool:
+        visits = dict(zip(users, pool.map(visit, users), strict=True))
+    wrong = Counter(body for user in users for _, body, _ in visits[user] if body != f"the session of {user}")
+    assert not wrong
+    seen = {process for each in visits.values() for _, _, process in each}
+    seen |= assert_right_replies(uwsgi_site, "echo") | assert_right_replies(uwsgi_site, "echo-async")
+    assert len(seen) > 1
+    uwsgi_site.stop(signal.SIGTERM)
+    eventually(lambda: own_server.connections() == 0)
+    uwsgi_site.assert_clean()
+
+
+def test_a_mule_and_a_spooler_of_uwsgi_use_the_cache_beside_the_workers(uwsgi_site, own_server, tmp_path):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    extras = ("--mule=tests/sites/uwsgi_mule.py", "--spooler", str(spool), "--spooler-frequency", "1")
+    uwsgi_site.start(*UWSGI, *extras).serves()
+    assert uwsgi_site.get("/spool/")[1] == "spooled"
+    assert_right_replies(uwsgi_site, "echo")
+    for name in ("mule", "spooler"):
+        eventually(lambda name=name: uwsgi_site.get(f"/remembered/{name}/")[1] != "None", 30)
+        assert uwsgi_site.get(f"/remembered/{name}/")[1] == "right"
+    assert_right_replies(uwsgi_site, "echo-async")
+    uwsgi_site.stop(signal.SIGTERM)
+    eventually(lambda: own_server.connections() == 0)
+    uwsgi_site.assert_clean()

@@ -1,0 +1,31 @@
+"""Views for uWSGI: sessions of users, read from the cache, and work for the spooler."""
+
+from django.core.cache import cache
+from django.urls import path
+
+from .urls import _answer
+from .urls import urlpatterns as shared
+
+
+def session(request, user):
+    """Answer with what the cache says twenty times, which must be the same each time."""
+    return _answer(" ".join(sorted({str(cache.get(f"session-{user}")) for _ in range(20)})))
+
+
+def spool(request):
+    import uwsgi
+
+    uwsgi.spool({b"for": b"the spooler"})
+    return _answer("spooled")
+
+
+def remembered(request, name):
+    return _answer(str(cache.get(name)))
+
+
+urlpatterns = [
+    path("session/<user>/", session),
+    path("spool/", spool),
+    path("remembered/<name>/", remembered),
+    *shared,
+]
