@@ -46,7 +46,8 @@ class ObservedAsync:
 
     is_spare = False
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
-
+    is_outdated = False
+    """Whether it is closed when its caller gives it back, or before the next one gets it."""
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -168,7 +169,8 @@ class ObservedSync:
     """Whether it connects for somebody who has little time left."""
     is_spare = False
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
-
+    is_outdated = False
+    """Whether it is closed when its caller gives it back, or before the next one gets it."""
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -365,6 +367,7 @@ def track(connection: Any) -> None:
 
 def _count_opened(connection: Any) -> None:
     connection._opened_at = monotonic()
+    connection.is_outdated = False
     _open.add(connection)
     connection.monitor.opened(connection)
 
@@ -390,7 +393,7 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
     if not connection._counted:
         return False
     monitor = connection.monitor
-    if connection._opened_at <= monitor.health.last_outage or connection._opened_at <= monitor.retired_before:
+    if connection.is_outdated or connection._opened_at <= max(monitor.health.last_outage, monitor.retired_before):
         return True
     if max_lifetime is None:
         return False

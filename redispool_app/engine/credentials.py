@@ -71,6 +71,11 @@ class _DiscreetProvider(CredentialProvider):
         return UnansweredCredentialsError(f"The credential provider has not answered {within}.")
 
 
+def discreet_provider(provider: Any, timeout: float | None) -> CredentialProvider:
+    """Return what asks ``provider`` within ``timeout`` seconds, and repeats nothing that it says when it fails."""
+    return _DiscreetProvider(provider, timeout)
+
+
 def _answers_async(provider: Any) -> bool:
     """Whether a provider has an asynchronous way of its own, beside the base class's, which blocks."""
     return getattr(type(provider), "get_credentials_async", None) is not CredentialProvider.get_credentials_async

@@ -26,6 +26,7 @@ from .client_name import client_name
 from .connections import ASYNC_CLASSES, SYNC_CLASSES
 from .embedded import EmbeddedServer
 from .health import Health
+from .login import Login, ask_shared_soon, send_shared_soon
 from .loops import LoopClient, LoopClients, pool_numbers, running_loop
 from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
@@ -92,6 +93,7 @@ class PoolSet:
             listener=listener,
         )
         self.monitor.on_outage = self._leave_silent
+        self.monitor.on_login = self._logged_in
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
@@ -232,6 +234,14 @@ class PoolSet:
         if (pair := self._sync) is not None:
             _leave_silent(pair[1], since)
 
+    def _logged_in(self, login: Login, pool: AsyncPool | SyncPool) -> None:
+        """AUTH was accepted on ``pool``: let every other pool, and those to come, use the same password."""
+        login.keep(self.settings.connection_kwargs)
+        self.loops.call_each(lambda entry: _log_in_soon(entry.pool, login) if entry.pool is not pool else None)
+        if (pair := self._sync) is not None and pair[1] is not pool:
+            login.adopt(pair[1])
+            ask_shared_soon(pair[1]._sharing, login)
+
     # Ending.
 
     async def drain(self, timeout: float) -> None:
@@ -331,6 +341,12 @@ class PoolSet:
 def _leave_silent(pool: AsyncPool | SyncPool, since: float) -> None:
     if pool._sharing is not None:
         pool._sharing.leave_silent(since)
+
+
+def _log_in_soon(pool: AsyncPool, login: Login) -> None:
+    """Run by the event loop of ``pool``."""
+    login.adopt(pool)
+    send_shared_soon(pool._sharing, login)
 
 
 def _tell_built() -> None:
