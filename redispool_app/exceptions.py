@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from redis import exceptions as redis_exceptions
 
-__all__ = ["OutcomeUnknown", "PoolClosed", "PoolQueueFull", "PoolTimeout", "RedisUnavailable"]
+__all__ = ["CommandRefused", "OutcomeUnknown", "PoolClosed", "PoolQueueFull", "PoolTimeout", "RedisUnavailable"]
 
 
 class RedisUnavailable(redis_exceptions.ConnectionError):
@@ -46,4 +46,11 @@ class OutcomeUnknown(redis_exceptions.ConnectionError, redis_exceptions.TimeoutE
     """A command that changes data was written and its reply lost: it may or may not have been carried out.
 
     It was not sent again, so that an INCR never counts twice; ``RETRY_WRITES`` asks for that.
+    """
+
+
+class CommandRefused(redis_exceptions.ResponseError):
+    """A command was not sent: on a client that many callers share it would answer falsely or change what others see.
+
+    The message is one line that names the cure.
     """

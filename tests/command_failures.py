@@ -32,8 +32,6 @@ FAILURES = [
     do("execute_command", "GET"),
     do("execute_command", "GET", "a", "b"),
     do("execute_command", "CONFIG NOSUCH"),
-    do("execute_command", "EXEC"),
-    do("execute_command", "DISCARD"),
     do("evalsha", "0" * 40, 0),
     do("eval", "return redis.error_reply('MINE own words')", 0),
     do("eval", "syntax error", 0),

@@ -352,8 +352,6 @@ SERVER = [
     do("memory_purge"),
     do("module_list"),
     do("role"),
-    do("wait", 0, 1),
-    do("waitaof", 0, 0, 1),
     do("pubsub_channels"),
     do("pubsub_numsub", "a", "b"),
     do("pubsub_numpat"),

@@ -10,6 +10,7 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
+from redispool_app.exceptions import CommandRefused
 
 from .twin_clients import opened
 
@@ -88,9 +89,11 @@ async def test_state_that_one_caller_sets_reaches_no_plain_command(server, proto
         await client.client_setname("chosen")
         await client.client_no_touch("on")
         await client.client_no_evict("on")
-        await client.execute_command("SELECT", 1)
+        with pytest.raises(CommandRefused):
+            await client.execute_command("SELECT", 1)
         await client.execute_command("CLIENT REPLY", "ON")
-        await client.execute_command("SCRIPT", "DEBUG", "YES")
+        with pytest.raises(CommandRefused):
+            await client.execute_command("SCRIPT", "DEBUG", "YES")
         assert await client.get("where") == b"database 0"
         assert await client.eval("return 'ran'", 0) == b"ran"
         (still,) = [each for each in connections_named(server, "given") if each["id"] == shared]
@@ -101,15 +104,19 @@ async def test_state_that_one_caller_sets_reaches_no_plain_command(server, proto
 async def test_a_refused_login_of_one_caller_logs_nobody_out(server):
     async with AsyncRedis(port=server.port, retry=None) as client:
         await client.set("k", "v")
-        with pytest.raises(redis_exceptions.AuthenticationError):
+        with pytest.raises(CommandRefused):
             await client.execute_command("AUTH", "nobody", "wrong")
+        with pytest.raises(redis_exceptions.AuthenticationError):
+            await client.execute_command("AUTH", "wrong")
         assert await client.get("k") == b"v"
         assert await client.acl_whoami() in ("default", b"default")
 
 
 async def test_a_multi_without_exec_swallows_no_command_of_another_caller(server):
     async with AsyncRedis(port=server.port) as client:
-        await client.execute_command("MULTI")
+        with pytest.raises(CommandRefused):
+            await client.execute_command("MULTI")
+        await client.pipeline(transaction=False).execute_command("MULTI").execute()
         replies = await asyncio.gather(*(client.echo(str(number)) for number in range(50)))
         assert replies == [str(number).encode() for number in range(50)]
 

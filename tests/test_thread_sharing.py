@@ -11,7 +11,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import SyncRedis
-from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
+from redispool_app.exceptions import CommandRefused, OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from .crowd import HANGS, Caller, at_once, joined, started, value_of, working
 from .servers import eventually
@@ -105,9 +105,12 @@ def test_state_that_one_caller_sets_reaches_no_plain_command(own_server, protoco
         shared = connections_named(own_server, "given")[0]["id"]
         client.client_setname("chosen")
         client.client_no_evict("on")
+        for command in (["MULTI"], ["SELECT", 1], ["AUTH", "nobody", "wrong"], ["SCRIPT", "DEBUG", "YES"]):
+            with pytest.raises(CommandRefused):
+                client.execute_command(*command)
         with pytest.raises(redis_exceptions.AuthenticationError):
-            client.execute_command("AUTH", "nobody", "wrong")
-        for command in (["MULTI"], ["QUIT"], ["SELECT", 1], ["CLIENT REPLY", "ON"], ["SCRIPT", "DEBUG", "YES"]):
+            client.execute_command("AUTH", "wrong")
+        for command in (["QUIT"], ["CLIENT REPLY", "ON"]):
             client.execute_command(*command)
         assert client.get("where") == b"database 0"
         assert client.eval("return 'ran'", 0) == b"ran"

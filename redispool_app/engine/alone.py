@@ -17,7 +17,8 @@ from redispool_app.exceptions import OutcomeUnknown
 
 from .blocking import AsyncMonitor, SyncMonitor, patient, patient_for_next, wait_of, waits_of
 from .pipeline_unit import PipelineUnit
-from .routing import leaves_nothing
+from .refusals import WAITING, no_writes, refuse_silence
+from .routing import leaves_nothing, leaves_state, sent_words
 
 _LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
 _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
@@ -38,26 +39,79 @@ def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
         raise OutcomeUnknown(f"{error} (the {what} may or may not have been carried out)") from error
 
 
+class OwnConnection:
+    """What a client or pipeline knows of the one connection that it keeps for itself in ``connection``."""
+
+    connection: Any
+    parse_response: Any
+    _is_spoilt = False
+    """Whether a command left state there that no other caller may meet."""
+    _wrote_on: Any = None
+    """The socket on which it has changed data."""
+
+    def _note_written(self, conn: Any) -> None:
+        if self.connection is conn:
+            self._wrote_on = socket_of(conn)
+
+    def _check_written(self, conn: Any, args: Any) -> None:
+        """Raise ``CommandRefused`` for a WAIT that would answer for no writes, or for those of a lost connection."""
+        if self._wrote_on is None or self._wrote_on is not socket_of(conn):
+            raise no_writes(sent_words(args, 1)[0])
+
+
+def socket_of(connection: Any) -> Any:
+    """Return what stands for the socket of a connection of redis-py, None while it has none."""
+    connection = getattr(connection, "_conn", connection)
+    return getattr(connection, "_sock", None) or getattr(connection, "_writer", None)
+
+
+def _waits_for_writes(args: Any) -> bool:
+    return any(word in WAITING for word in sent_words(args, 1))
+
+
 def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
     """Whether losing these pipelined commands needs no verdict here: a unit that shares has had its own."""
     return isinstance(connection, PipelineUnit) or all(leaves_nothing(args[0]) for args, _ in commands)
 
 
-class AloneSync:
+class AloneSync(OwnConnection):
     """Mix into redis-py's client and its pipeline, before them."""
 
     connection_pool: Any
-    parse_response: Any
 
     def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        if not leaves_state(args):
+            return self._send_once(conn, command_name, *args, **options)
+        refuse_silence(sent_words(args))
+        if self.connection is conn:
+            # A pipeline that watches ends that itself.
+            self._is_spoilt = self._is_spoilt or command_name != "WATCH"
+            return self._send_once(conn, command_name, *args, **options)
+        try:
+            return self._send_once(conn, command_name, *args, **options)
+        finally:
+            # It is not as other callers expect it.
+            conn.disconnect()
+
+    def _send_once(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
         if (wait := wait_of(args)) is not None:
             send = partial(self._send_and_wait, wait)
         if leaves_nothing(args[0]):
+            if wait is not None and _waits_for_writes(args):
+                self._check_written(conn, args)
             return send(conn, command_name, *args, **options)
         conn.connect()
         with may_be_written(self.connection_pool):
-            return send(conn, command_name, *args, **options)
+            reply = send(conn, command_name, *args, **options)
+        self._note_written(conn)
+        return reply
+
+    def _close_spoilt(self) -> None:
+        """Close the own connection, before it is given back, if it is not as other callers expect it."""
+        spoilt, self._is_spoilt, self._wrote_on = self._is_spoilt, False, None
+        if spoilt and (conn := self.connection) is not None:
+            conn.disconnect()
 
     def _send_and_wait(self, wait: float, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         """Do what redis-py does, with more patience for the reply: ``wait`` is in seconds."""
@@ -72,7 +126,7 @@ class AloneSync:
         if waits is None:
             yield
             return
-        parse: Any = super().parse_response  # type: ignore[misc]
+        parse: Any = super().parse_response
 
         def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
             with patient_for_next(connection, waits, command_name):
@@ -111,21 +165,44 @@ class AloneSync:
         super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
 
 
-class AloneAsync:
+class AloneAsync(OwnConnection):
     """The twin for ``redis.asyncio``."""
 
     connection_pool: Any
-    parse_response: Any
 
     async def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        if not leaves_state(args):
+            return await self._send_once(conn, command_name, *args, **options)
+        refuse_silence(sent_words(args))
+        if self.connection is conn:
+            # A pipeline that watches ends that itself.
+            self._is_spoilt = self._is_spoilt or command_name != "WATCH"
+            return await self._send_once(conn, command_name, *args, **options)
+        try:
+            return await self._send_once(conn, command_name, *args, **options)
+        finally:
+            # It is not as other callers expect it.
+            await conn.disconnect(nowait=True)
+
+    async def _send_once(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
         if (wait := wait_of(args)) is not None:
             send = partial(self._send_and_wait, wait)
         if leaves_nothing(args[0]):
+            if wait is not None and _waits_for_writes(args):
+                self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)
         await conn.connect()
         with may_be_written(self.connection_pool):
-            return await send(conn, command_name, *args, **options)
+            reply = await send(conn, command_name, *args, **options)
+        self._note_written(conn)
+        return reply
+
+    async def _close_spoilt(self) -> None:
+        """Close the own connection, before it is given back, if it is not as other callers expect it."""
+        spoilt, self._is_spoilt, self._wrote_on = self._is_spoilt, False, None
+        if spoilt and (conn := self.connection) is not None:
+            await conn.disconnect(nowait=True)
 
     async def _send_and_wait(self, wait: float, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
         await conn.send_command(*args)
@@ -138,7 +215,7 @@ class AloneAsync:
         if waits is None:
             yield
             return
-        parse: Any = super().parse_response  # type: ignore[misc]
+        parse: Any = super().parse_response
 
         async def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
             with patient_for_next(connection, waits, command_name):

@@ -20,12 +20,16 @@ from hiredis import pack_command
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from .alone import AloneAsync, is_harmless, may_be_written
+from redispool_app.exceptions import CommandRefused
+
+from .alone import AloneAsync, is_harmless, may_be_written, socket_of
+from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_of, second_attempt_async
-from .routing import ROUTES, Route, is_exclusive, route_of
+from .refusals import refuse_alone, refuse_in_pipeline
+from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
 from .runtime import compatibility, fork
 from .runtime.fork import mark
 from .sharing import Sharing, close_sharing, sharing_of
@@ -51,17 +55,21 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
 
     async def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack
+        transaction = self.is_transaction or self.explicit_transaction
         if not stack or self.watching or self.connection is not None:
-            return await self._alone(raise_on_error)
+            return await self._alone(raise_on_error, transaction)
         if self.scripts:
             await self._load_scripts()
         sharing = sharing_of(self.connection_pool)
         if sharing is None or any(is_exclusive(args) for args, _ in stack):
-            return await self._alone(raise_on_error)
-        transaction = self.is_transaction or self.explicit_transaction
-        unit = _Unit(sharing, stack, transaction)
+            return await self._alone(raise_on_error, transaction)
+        try:
+            unit = _Unit(sharing, stack, transaction)
+        except BaseException:
+            await self.reset()  # as redis-py does after a command that cannot be sent
+            raise
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return await self._alone(raise_on_error)
+            return await self._alone(raise_on_error, transaction)
         execute = self._execute_transaction if transaction else self._execute_pipeline
         replies: Awaitable[list[Any]] = execute(cast(Any, unit), stack, raise_on_error)
         if sharing.telemetry is not None:
@@ -71,9 +79,14 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         finally:
             await self.reset()
 
-    async def _alone(self, raise_on_error: bool) -> list[Any]:
+    async def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
         stack, started = [args for args, _ in self.command_stack], monotonic()
+        try:
+            self._refuse_what_cannot_be(transaction)
+        except CommandRefused:
+            await self.reset()
+            raise
         try:
             if self.watching:  # a new connection would watch nothing
                 return await super().execute(raise_on_error)
@@ -110,6 +123,14 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         if raise_on_error:
             self.raise_first_error(commands, replies)
         return replies
+
+    def _refuse_what_cannot_be(self, transaction: bool) -> None:
+        """Raise ``CommandRefused`` for commands that cannot answer truly; note those that leave state behind."""
+        stack = self.command_stack
+        own = self.connection
+        has_written = own is not None and self._wrote_on is socket_of(own)
+        refuse_in_pipeline(stack, transaction=transaction, has_written=has_written)
+        self._is_spoilt = self._is_spoilt or any(leaves_state(args) for args, _ in stack)
 
     async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
@@ -151,6 +172,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
             if watching and connection is not None and connection.is_connected:
                 await _unwatch(connection)
+            await self._close_spoilt()
         finally:
             await super().reset()  # type: ignore[no-untyped-call]
 
@@ -219,6 +241,23 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             compatibility.require()
             super().__init__(*args, **kwargs)
+
+    @property
+    def connection(self) -> Any:
+        """The one connection that carries all commands of this client, where it has one; else None."""
+        try:
+            return self.__dict__["connection"]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        self._shared = None
+
+    @property
+    def _keeps_connection(self) -> bool:
+        return self.single_connection_client or self.connection is not None
 
     @property
     def sharing(self) -> Sharing | None:
@@ -303,7 +342,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None or sharing.loop is not _get_running_loop():
-            sharing = self._shared = None if self.single_connection_client else sharing_of(self.connection_pool)
+            sharing = self._shared = None if self._keeps_connection else sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
             return await self._alone(args, options)
         packed = _packed(route, args, sharing)
@@ -325,6 +364,8 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
             raise
+        if reply.__class__ is list and reply and isinstance(reply[0], redis_exceptions.ConnectionError):
+            raise reply[0]  # as redis-py's parser does
         # The dict folds case in Python; redis-py's own names need no folding.
         callback = _dict_get(self.response_callbacks, name)
         if callback is None:
@@ -343,6 +384,12 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
     async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py carry it out, on a connection of its own."""
         started = monotonic()
+        if not self._keeps_connection:
+            refuse_alone(args)
+            if (login := login_of(args)) is not None:
+                sharing = sharing_of(self.connection_pool)
+                reply = await log_in_async(self.connection_pool, sharing, login)
+                return reply in (b"OK", "OK")
         try:
             try:
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
@@ -359,6 +406,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         try:
+            await self._close_spoilt()
             if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
                 await close_sharing(self.connection_pool)
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from .read_only import ReadOnlyPolicy, is_refusal, refused_of
+from .replies import raise_connection_error
 from .routing import only_reads
 
 
@@ -54,8 +55,10 @@ class PipelineUnit:
             policy.refused_again(still)
 
     def next_reply(self) -> Any:
-        """Return the next reply, or raise it if it is an error."""
+        """Return the next reply, or raise it if it is an error, or a list that redis-py's parser would raise."""
         reply = self.replies.popleft()
         if isinstance(reply, Exception):
             raise reply
+        if reply.__class__ is list:
+            raise_connection_error(reply)
         return reply

@@ -77,3 +77,9 @@ def make_reader(connection: Any) -> Any:
     if encoder.decode_responses:
         options.update(encoding=encoder.encoding, errors=encoder.encoding_errors)
     return hiredis.Reader(**options)
+
+
+def raise_connection_error(reply: list[Any]) -> None:
+    """Raise the first item of a list if it is a ``ConnectionError`` of redis-py, whose parser does that."""
+    if reply and isinstance(reply[0], redis_exceptions.ConnectionError):
+        raise reply[0]

@@ -17,10 +17,16 @@ BLOCKING_BY_OPTION = frozenset(("XREAD", "XREADGROUP"))
 """Commands that block only with the option ``BLOCK``."""
 
 STATEFUL = frozenset(
-    "ASKING AUTH CLIENT DISCARD EXEC HELLO HIMPORT MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY "
+    "ASKING AUTH CLIENT DEBUG DISCARD EXEC HELLO HIMPORT MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY "
     "READWRITE REPLCONF RESET SELECT SHUTDOWN SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH".split()
 )
 """Commands that change, read or end the state of the connection they travel on."""
+
+LEAVES_STATE = STATEFUL - frozenset(("CLIENT", "DEBUG", "DISCARD", "EXEC", "HIMPORT", "UNWATCH"))
+"""Stateful commands after which a connection serves no other caller. redis-py itself keeps account of HIMPORT."""
+
+LEAVES_NO_STATE = frozenset("GETNAME GETREDIR HELP ID INFO KILL LIST PAUSE TRACKINGINFO UNBLOCK UNPAUSE".split())
+"""Subcommands of CLIENT after which a connection is as it was."""
 
 READING = frozenset(
     "BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH "
@@ -128,7 +134,31 @@ def only_reads(name: Any) -> bool:
     return route_of(name).reads
 
 
-_FORGOTTEN = (STATEFUL - {"CLIENT", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
+def sent_words(args: Sequence[Any], most: int = 3) -> list[str]:
+    """Return the first ``most`` words of a command as the server gets them, in upper case."""
+    words = words_of(args[0])
+    words += [_word_of(arg) for arg in args[1 : 1 + max(0, most - len(words))]]
+    return [word.upper().decode("latin-1") for word in words[:most]]
+
+
+def _word_of(value: Any) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return value.encode(errors="replace") if isinstance(value, str) else repr(value).encode(errors="replace")
+
+
+def leaves_state(args: Sequence[Any]) -> bool:
+    """Whether a connection is no longer fit for other callers once a command, name first, has run on it."""
+    route = route_of(args[0])
+    if not (route.exclusive or route.depends):
+        return False
+    first, second, *_ = [*sent_words(args, 2), "", ""]
+    if first == "CLIENT":
+        return second not in LEAVES_NO_STATE
+    return first in LEAVES_STATE or first == "" or (first, second) == ("SCRIPT", "DEBUG")
+
+
+_FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
 """Commands that leave nothing behind when the connection they travel on ends."""
 
 

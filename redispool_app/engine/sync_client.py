@@ -15,13 +15,17 @@ import redis.client
 from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from .alone import AloneSync, is_harmless, may_be_written
+from redispool_app.exceptions import CommandRefused
+
+from .alone import AloneSync, is_harmless, may_be_written, socket_of
 from .connections import require_own
+from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_of, second_attempt
+from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
-from .routing import ROUTES, Route, is_exclusive, route_of
+from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
 from .runtime import compatibility
 from .runtime.call_stack import entry
 from .slow_commands import note_alone
@@ -47,18 +51,22 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack
+        # Its attribute hides the method of this name.
+        transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
         if not stack or self.watching or self.connection is not None:
-            return self._alone(raise_on_error)
+            return self._alone(raise_on_error, transaction)
         if self.scripts:
             self._load_scripts()
         sharing = thread_sharing_of(self.connection_pool)
         if sharing is None or any(is_exclusive(args) for args, _ in stack):
-            return self._alone(raise_on_error)
-        # Its attribute hides the method of this name.
-        transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
-        unit = _Unit(sharing, stack, transaction)
+            return self._alone(raise_on_error, transaction)
+        try:
+            unit = _Unit(sharing, stack, transaction)
+        except BaseException:
+            self.reset()  # as redis-py does after a command that cannot be sent
+            raise
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return self._alone(raise_on_error)
+            return self._alone(raise_on_error, transaction)
         execute = self._execute_transaction if transaction else self._execute_pipeline
 
         def replies() -> list[Any]:
@@ -72,9 +80,14 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             self.reset()
 
     @entry
-    def _alone(self, raise_on_error: bool) -> list[Any]:
+    def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
         stack, started = [args for args, _ in self.command_stack], monotonic()
+        try:
+            self._refuse_what_cannot_be(transaction)
+        except CommandRefused:
+            self.reset()
+            raise
         try:
             if self.watching:  # a new connection would watch nothing
                 return super().execute(raise_on_error)
@@ -110,6 +123,14 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         if raise_on_error:
             self.raise_first_error(commands, replies)  # type: ignore[no-untyped-call]
         return replies
+
+    def _refuse_what_cannot_be(self, transaction: bool) -> None:
+        """Raise ``CommandRefused`` for commands that cannot answer truly; note those that leave state behind."""
+        stack = self.command_stack
+        own = self.connection
+        has_written = own is not None and self._wrote_on is socket_of(own)
+        refuse_in_pipeline(stack, transaction=transaction, has_written=has_written)
+        self._is_spoilt = self._is_spoilt or any(leaves_state(args) for args, _ in stack)
 
     def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = super()._execute_transaction
@@ -151,6 +172,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
             if watching and connection is not None and connection.is_connected:
                 _unwatch(connection)
+            self._close_spoilt()
         finally:
             super().reset()
 
@@ -233,6 +255,23 @@ class SyncRedis(AloneSync, redis.Redis):
                 self.connection._command_packer = packer
 
     @property
+    def connection(self) -> Any:
+        """The one connection that carries all commands of this client, where it has one; else None."""
+        try:
+            return self.__dict__["connection"]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        self._shared = None
+
+    @property
+    def _keeps_connection(self) -> bool:
+        return self._single_connection_client or self.connection is not None
+
+    @property
     def sharing(self) -> ThreadSharing | None:
         """The shared connection; None where every command has one of its own."""
         return thread_sharing_of(self.connection_pool)
@@ -287,7 +326,7 @@ class SyncRedis(AloneSync, redis.Redis):
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None:
-            sharing = self._shared = None if self._single_connection_client else thread_sharing_of(self.connection_pool)
+            sharing = self._shared = None if self._keeps_connection else thread_sharing_of(self.connection_pool)
         if sharing is None or (not route.plain and is_exclusive(args)):
             return self._alone(args, options)
         packed = _packed(route, args, sharing)
@@ -302,6 +341,8 @@ class SyncRedis(AloneSync, redis.Redis):
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
             raise
+        if reply.__class__ is list and reply and isinstance(reply[0], redis_exceptions.ConnectionError):
+            raise reply[0]  # as redis-py's parser does
         if sharing.decoding and reply.__class__ not in UNDECODED and NEVER_DECODE not in options:
             reply = decoded(reply, *sharing.decoding)
         # The dict folds case in Python; redis-py's own names need no folding.
@@ -322,6 +363,12 @@ class SyncRedis(AloneSync, redis.Redis):
     def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py carry it out, on a connection of its own."""
         started = monotonic()
+        if not self._keeps_connection:
+            refuse_alone(args)
+            if (login := login_of(args)) is not None:
+                sharing = thread_sharing_of(self.connection_pool)
+                reply = log_in(self.connection_pool, sharing, login)
+                return reply in (b"OK", "OK")
         try:
             try:
                 return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
@@ -338,6 +385,7 @@ class SyncRedis(AloneSync, redis.Redis):
 
     def close(self) -> None:
         try:
+            self._close_spoilt()
             if getattr(self, "auto_close_connection_pool", False):
                 close_thread_sharing(self.connection_pool)
         finally:
