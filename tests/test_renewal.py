@@ -54,7 +54,7 @@ class Traffic:
         while not self._ends:
             started = time.monotonic()
             try:
-                self._count(at, client.incr(f"n{at}"), started)
+                self._count(at, client.incr(f"{self.side}-{at}"), started)
             except Exception as error:
                 self.errors.append(repr(error))
 
@@ -65,12 +65,11 @@ class Traffic:
             while not self._ends:
                 started = time.monotonic()
                 try:
-                    self._count(at, await client.incr(f"n{at}"), started)
+                    self._count(at, await client.incr(f"{self.side}-{at}"), started)
                 except Exception as error:
                     self.errors.append(repr(error))
 
         await asyncio.gather(*map(call, range(self.callers)))
-        await self.manager.close()
 
 
 @SIDES

@@ -194,6 +194,10 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     # The inherited methods walk these two, and the inherited ``__init__`` sets them.
 
+    async def re_auth_callback(self, token: Any) -> None:
+        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        self.monitor.retire_connections()
+
     @property
     def _available_connections(self) -> list[Any]:
         return self.state.idle

@@ -17,6 +17,7 @@ from redis.credentials import CredentialProvider, UsernamePasswordCredentialProv
 
 from .faults import CredentialProviderError, UnansweredCredentialsError
 from .runtime import blocking_call
+from .runtime.token_stream import ListenedProvider, TokenStream, listened
 
 Credentials = tuple[str] | tuple[str, str]
 
@@ -25,6 +26,9 @@ class _DiscreetProvider(CredentialProvider):
     """Stands in for a provider, which has ``timeout`` seconds for each answer, None for ever."""
 
     def __init__(self, provider: Any, timeout: float | None) -> None:
+        if isinstance(provider, ListenedProvider):
+            provider.stream.listen()
+            provider = provider.provider
         self._provider = provider
         self._timeout = timeout
 
@@ -91,6 +95,8 @@ def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | No
 
     That is so once it has been asked for ``seconds``: a younger question is not what took the time.
     """
+    if isinstance(provider, ListenedProvider):
+        provider = provider.provider
     began = blocking_call.oldest(id(provider)) if provider is not None else None
     if began is None or began > monotonic() - seconds:
         return None
@@ -114,3 +120,31 @@ def discreet(connection: Any) -> Iterator[None]:
         raise
     finally:
         connection.credential_provider = provider
+
+
+# Tokens that come while connections are in use.
+
+
+def tokens_of(pool: Any) -> TokenStream | None:
+    """Return the stream of new tokens for ``pool``; None where its provider has none."""
+    kwargs = pool.connection_kwargs
+    provider = kwargs.get("credential_provider")
+    if provider is None:
+        return None
+    kwargs["credential_provider"] = provider = listened(provider)
+    return provider.stream if isinstance(provider, ListenedProvider) else None
+
+
+def auth_of(token: Any) -> tuple[str, ...]:
+    """Return the AUTH command for a token, with the user that it names."""
+    user, value = token.try_get("oid"), token.get_value()
+    return ("AUTH", user, value) if user else ("AUTH", value)
+
+
+def mark_dedicated(pool: Any, token: Any) -> None:
+    """Let the dedicated connections of redis-py's own pool use a token when they are given back; ours are retired."""
+    if getattr(pool, "monitor", None) is not None:
+        pool.monitor.retire_connections()
+        return
+    for connection in [*list(pool._available_connections), *list(pool._in_use_connections)]:
+        connection.set_re_auth_token(token)

@@ -32,6 +32,7 @@ from .monitor import Flight, Listener, Monitor
 from .probe import ping, ping_sync
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.token_stream import ListenedProvider, listened
 from .sharing_rules import SharingLimits
 from .statistics import Statistics
 from .sync_client import SyncRedis
@@ -94,6 +95,9 @@ class PoolSet:
         )
         self.monitor.on_outage = self._leave_silent
         self.monitor.on_login = self._logged_in
+        self._provider = listened(settings.connection_kwargs.get("credential_provider"))
+        if isinstance(self._provider, ListenedProvider):
+            self._provider.on_next(self._retire_dedicated)
         self.loops = LoopClients(self._build_async)
         self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
@@ -148,7 +152,12 @@ class PoolSet:
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             "driver_info": DriverInfo().add_upstream_driver("django-redispool-app", __version__),
             **self.settings.connection_kwargs,
+            **({} if self._provider is None else {"credential_provider": self._provider}),
         }
+
+    def _retire_dedicated(self, token: Any) -> None:
+        """There is a new token: dedicated connections are replaced when they are free, the shared ones log in."""
+        self.monitor.retire_connections()
 
     # Checks: whoever claims the flight PINGs, the others share its verdict.
 

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -20,8 +21,10 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed
 
 from .connections import abandon, let_go_of_pool, track
+from .credentials import auth_of, mark_dedicated
 from .monitor import Monitor
 from .outcomes import FAILED, FailedCommandError
+from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
@@ -281,7 +284,7 @@ class Sharing(SharingRules):
         if delay > 0:
             await asyncio.sleep(delay)
         connection: Any = None
-        stamp = self.renewal.before_connecting()
+        stamp, token = self.renewal.before_connecting(), self.latest_token()
         try:
             connection = self.pool.make_connection()
             await connection.connect()
@@ -298,6 +301,8 @@ class Sharing(SharingRules):
             if connection is not None:
                 await connection.disconnect(nowait=True)
             raise
+        if self.latest_token() is not token:  # it came meanwhile
+            self._log_in(self.latest_token())
 
     def _share(self, connection: Any) -> SharedConnection:
         track(connection)
@@ -372,13 +377,33 @@ class Sharing(SharingRules):
             self.connection = None
             connection.close()
 
+    def use_token(self, token: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self._log_in, token)
+
+    def _log_in(self, token: Any) -> None:
+        mark_dedicated(self.pool, token)
+        connection = self.connection
+        if connection is not None and not connection.closed:
+            sent = connection.send_unit(pack(auth_of(token), self.encoder), [False], quiet=True)
+            sent.add_done_callback(partial(self._logged_in, connection))
+
+    def _logged_in(self, connection: SharedConnection, sent: asyncio.Future[list[Any]]) -> None:
+        if sent.cancelled() or sent.exception() is not None:
+            return  # the connection is lost, and the next has credentials of its own
+        (reply,) = sent.result()
+        if isinstance(reply, Exception):
+            self.login_failed(reply)
+            if self.connection is connection:
+                self.replace()
+
     # Replacing.
 
     def replace(self) -> None:
         connection = self.connection
         if connection is not None:
-            self._leaving.append(connection)
             self.connection = None
+            self._leaving.append(connection)
             self._close_empty()
 
     async def _renew(self) -> None:
@@ -400,9 +425,10 @@ class Sharing(SharingRules):
         if self.closed or former is None or self.connection is not former:
             await connection.disconnect(nowait=True)
             return
+        spare = self._share(connection)
         self.renewal.connected(stamp)
+        self.connection = spare
         self._leaving.append(former)
-        self.connection = self._share(connection)
         self._close_empty()
 
     def _close_empty(self) -> None:

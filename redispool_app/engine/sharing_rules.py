@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -16,6 +17,7 @@ from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from . import credentials, names
+from .credentials import tokens_of
 from .faults import FaultKind, classify
 from .health import full_jitter
 from .monitor import Monitor
@@ -34,6 +36,8 @@ from .renewal import Renewal
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
+
+logger = logging.getLogger("redispool_app.pool")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +127,9 @@ class SharingRules:
         self.budget = RetryBudget(limits.max_in_flight)
         self.read_only = policy_of(pool)
         self.renewal = Renewal(pool)
+        self.tokens = tokens_of(pool)
+        if self.tokens is not None:
+            self.tokens.add(self.use_token)
         self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
         self._counting = threading.Lock()
         self.closed = False
@@ -278,6 +285,22 @@ class SharingRules:
             kwargs.get("credential_provider"), long
         )
         return error
+
+    # Tokens of a streaming credential provider.
+
+    def latest_token(self) -> Any:
+        """Return the last token that the provider has streamed; None without one."""
+        return None if self.tokens is None else self.tokens.latest
+
+    def use_token(self, token: Any) -> None:
+        """Log in with a new token on the shared connection, in place. Called in any thread; must not wait."""
+        raise NotImplementedError
+
+    def login_failed(self, error: Any) -> None:
+        """The server has refused a new token: the connection is replaced by one with credentials of its own."""
+        extra = {"pool": getattr(self.monitor, "alias", None), "fault_kind": "auth"}
+        text = "Redis refused a new token (%s): the shared connection is replaced."
+        logger.warning(text, type(error).__name__, extra=extra)
 
     # What the connection reports.
 

@@ -196,6 +196,10 @@ class SyncPool(redis.ConnectionPool):
 
     # The inherited methods walk these two, and ``reset`` sets them.
 
+    def re_auth_callback(self, token: Any) -> None:
+        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        self.monitor.retire_connections()
+
     @property
     def _available_connections(self) -> list[Any]:
         return self.state.idle

@@ -18,16 +18,21 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed
 
 from .connections import BOUNDED, let_go_of_pool, track
+from .credentials import auth_of, mark_dedicated
 from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .monitor import Monitor
 from .outcomes import FAILED, LOST
+from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 from .statistics import Statistics
+
+_LOGIN_PATIENCE = 5.0
+"""Seconds for AUTH on a connection without a time-out."""
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
@@ -309,6 +314,7 @@ class ThreadSharing(SharingRules):
         # Not by the pool, which would count it among those it lends out.
         usual = self.pool.connection_class
         connection, stamp = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs), self.renewal.before_connecting()
+        token = self.latest_token()
         try:
             with shortened(connection, deadline):
                 connection.connect()
@@ -317,6 +323,8 @@ class ThreadSharing(SharingRules):
             self.attempt_succeeded()
             self.renewal.connected(stamp)
             self.connection = self._share(connection)
+            if self.latest_token() is not token:  # it came meanwhile
+                self.use_token(self.latest_token())
         except BaseException as error:
             if isinstance(error, Exception):
                 self.attempt_failed()
@@ -382,16 +390,36 @@ class ThreadSharing(SharingRules):
             if self.connection is connection:
                 self.connection = None
 
+    def use_token(self, token: Any) -> None:
+        with suppress(RuntimeError):  # an interpreter that shuts down starts no threads
+            threading.Thread(target=self._log_in, args=(token,), name="redispool-login", daemon=True).start()
+
+    def _log_in(self, token: Any) -> None:
+        mark_dedicated(self.pool, token)
+        connection = self.connection
+        if connection is None or connection.closed:
+            return
+        started, patience = monotonic(), self.timeout or _LOGIN_PATIENCE
+        packed = pack(auth_of(token), self.encoder)
+        try:
+            (reply,) = connection.exchange(
+                packed, 1, started, started + patience, first_wait(patience), math.inf, quiet=True
+            )
+        except LOST:
+            return  # the next connection has credentials of its own
+        if isinstance(reply, Exception):
+            self.login_failed(reply)
+            if self.connection is connection:
+                self.replace()
+
     # Replacing.
 
     def replace(self) -> None:
         connection = self.connection
         if connection is not None:
-            self._leaving.append(connection)
-            # Its leader reports each batch from now on, so that the last one closes it.
-            connection.eager = True
             if self.connection is connection:
                 self.connection = None
+            self._leaving.append(connection)
             self._close_empty()
 
     def _renew(self) -> None:
@@ -416,13 +444,12 @@ class ThreadSharing(SharingRules):
             # An attempt to connect means that the former one is lost.
             takes_over = not self.closed and self._attempt is None and former is not None and self.connection is former
             if takes_over:
-                self._leaving.append(former)  # type: ignore[arg-type]
                 self.connection = spare
+                self._leaving.append(former)  # type: ignore[arg-type]
         if not takes_over:
             spare.close()
             return
         self.renewal.connected(stamp)
-        former.eager = True  # type: ignore[union-attr]
         self._close_empty()
 
     def _close_empty(self) -> None:
