@@ -13,6 +13,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from .engine.runtime.hooks import tell
 from .exceptions import RedisUnavailable
 from .redis_pool import RedisConnectionManager, get_managers
 
@@ -88,7 +89,7 @@ class _Lifespan:
         except Exception as error:
             if not self._taken and not self._answered:
                 # The protocol's way to say that an application has no lifespan.
-                logger.debug("The application has no lifespan of its own: %s", error)
+                tell(logger.debug, "The application has no lifespan of its own: %s", error)
                 return None
             if self._startup_failed:
                 return None
@@ -96,7 +97,7 @@ class _Lifespan:
                 # Fatal or not is the server's policy (uvicorn's --lifespan). The pools close with the event loop.
                 raise
             # Raised on, it would end the protocol, and with it the chance to close the pools in order.
-            logger.exception("The application's lifespan ended with an exception.")
+            tell(logger.exception, "The application's lifespan ended with an exception.")
             return f"{type(error).__name__}: {error}" if _SHUTDOWN in self._taken else None
         return None
 

@@ -28,6 +28,7 @@ from django.views.decorators.http import require_safe
 from . import __version__
 from .access import may_view, shows_token, wanted_token
 from .conf import get_aliases
+from .engine.runtime.hooks import tell
 from .redis_pool import RedisConnectionManager, get_managers
 
 logger = logging.getLogger("redispool_app.probe")
@@ -178,7 +179,7 @@ def _unavailable(
     response = _answer(request, 503, "unavailable", document, media_type)
     response["Retry-After"] = str(max(1, math.ceil(retry_after)))
     # Logged here, or Django would report every single probe of an outage as an error, by mail if so set up.
-    log_response("%s", message, response=response, request=request, logger=logger, level=level)
+    tell(log_response, "%s", message, response=response, request=request, logger=logger, level=level)
     return response
 
 

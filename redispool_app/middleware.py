@@ -23,6 +23,7 @@ from redis import exceptions as redis_exceptions
 
 from .conf import SETTING, get_config
 from .engine import AsyncRedis, SyncRedis
+from .engine.runtime.hooks import tell
 from .engine.tally import CommandTally, current_tally
 from .exceptions import PoolClosed, RedisUnavailable
 from .redis_pool import redis_connection_manager
@@ -93,7 +94,8 @@ class RedisPoolMiddleware:
             return None
         response = _service_unavailable(request, self._retry_after(exception))
         # Also keeps django.request from reporting each of a thousand requests as an error.
-        log_response(
+        tell(
+            log_response,
             "Answered %s with 503: %s: %s",
             request.path,
             type(exception).__name__,

@@ -21,12 +21,13 @@ from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config
 from .engine import AsyncRedis, SyncRedis
 from .engine.client_name import client_name
 from .engine.faults import Fault, FaultKind, classify
-from .engine.health import Health
+from .engine.health import Health, HealthState
 from .engine.loops import LoopClient
 from .engine.patching import UnsupportedRuntimeError, refuse_unsupported_runtime
 from .engine.pool_set import PoolSet, PoolSettings
 from .engine.runtime import fork
 from .engine.runtime.fork import mark
+from .engine.runtime.hooks import tell
 from .engine.statistics import Statistics
 from .exceptions import PoolClosed
 from .pool_settings import pool_settings
@@ -109,11 +110,13 @@ class RedisConnectionManager:
 
     @_is_healthy.setter
     def _is_healthy(self, value: bool) -> None:
-        health = self._built().health
+        pool_set = self._built()
         if value:
-            health.passed(health.latency or 0.0)
+            pool_set.health.passed(pool_set.health.latency or 0.0)
         else:
-            health.doubt(Fault(FaultKind.UNKNOWN, "The pool was marked unhealthy; the next caller checks."))
+            fault = Fault(FaultKind.UNKNOWN, "The pool was marked unhealthy; the next caller checks.")
+            pool_set.health.doubt(fault)
+        pool_set.monitor.tell_changes()
 
     @property
     def _last_health_check(self) -> float:
@@ -170,7 +173,7 @@ class RedisConnectionManager:
         """
         loop = _get_running_loop()
         entry = self._by_loop.get(id(loop))
-        if entry is not None and monotonic() < self._health.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
+        if entry is not None and monotonic() < self._health.now.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
             return entry.client
         if loop is None:
             fork.use_running_loop()  # raises
@@ -242,7 +245,7 @@ class RedisConnectionManager:
         if not mark[0]:
             fork.renew()
         health = self._health
-        if health is not None and monotonic() < health.fresh_until and self._pool_set is not None:
+        if health is not None and monotonic() < health.now.fresh_until and self._pool_set is not None:
             return self._pool_set.sync_client()
         pool_set = self._open()
         if pool_set.monitor.pause.is_on:
@@ -315,7 +318,7 @@ class RedisConnectionManager:
             pool_set, config = self._built(), self._config
         except (ImproperlyConfigured, UnsupportedRuntimeError) as error:
             return {**info, "state": "misconfigured", "is_healthy": False, "fault": str(error), "config": {}}
-        health, monitor = pool_set.health, pool_set.monitor
+        health, monitor = pool_set.health.newest(), pool_set.monitor
         counters, fault, warning, last_error, paused_for = (
             monitor.counters,
             health.fault,
@@ -326,7 +329,7 @@ class RedisConnectionManager:
         return {
             **info,
             "state": "closed" if self._closed else str(health.state),
-            "is_healthy": health.is_healthy,
+            "is_healthy": health.state is HealthState.HEALTHY,
             "url": config.masked_url,
             "fault": fault.message if fault else None,
             "fault_kind": str(fault.kind) if fault else None,
@@ -334,7 +337,7 @@ class RedisConnectionManager:
             "warning_kind": str(warning.kind) if warning else None,
             "last_error": last_error.message if last_error else None,
             "last_error_kind": str(last_error.kind) if last_error else None,
-            "retry_after": round(health.retry_after(), 3),
+            "retry_after": round(pool_set.health.retry_after(), 3),
             "since": _unix_time(health.since),
             "last_health_check": _unix_time(health.last_check) if health.last_check is not None else None,
             "latency_ms": round(health.latency * 1000, 3) if health.latency is not None else None,
@@ -360,7 +363,7 @@ class RedisConnectionManager:
         Each is ``{"at": Unix seconds, "state": str, "fault": str | None, "fault_kind": str | None}``.
         """
         pool_set = self._known()
-        return pool_set.monitor.history.as_list() if pool_set is not None else []
+        return [change.as_dict() for change in pool_set.health.history] if pool_set is not None else []
 
     def slow_commands(self) -> list[dict[str, Any]]:
         """Return the 32 callers of the last hour that waited longest, from ``SLOW_COMMAND`` seconds on. No I/O.
@@ -394,7 +397,7 @@ class RedisConnectionManager:
         """
         self._built().monitor.pause.begin(seconds)
         extra = {"pool": self.alias, "state": "paused"}
-        logger.info("Redis pool %r is paused for %g s.", self.alias, seconds, extra=extra)
+        tell(logger.info, "Redis pool %r is paused for %g s.", self.alias, seconds, extra=extra)
 
     def resume(self) -> None:
         """End a pause: who waits goes on, in the order in which they came. No I/O."""
@@ -416,7 +419,8 @@ class RedisConnectionManager:
             if self._pool_set is None:
                 config = get_config(self.alias)
                 pool_set = PoolSet(self._settings_for(self.alias, config), self._announcer)
-                pool_set.monitor.closed = self._closed
+                if self._closed:
+                    pool_set.health.forget(closed=True)
                 # A forked child, or code that keeps a client, may use the pool without asking its manager.
                 pool_set.monitor.on_opened = partial(publisher.opened, self)
                 self._announcer.created(config.masked_url)

@@ -21,6 +21,7 @@ from .engine.log_limit import LogLimit
 from .engine.monitor import Listener
 from .engine.runtime import fork
 from .engine.runtime.fork import mark
+from .engine.runtime.hooks import tell
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 
@@ -110,7 +111,7 @@ class Dispatcher:
             try:
                 send()  # Django logs what a receiver raises, to ``django.dispatch``
             except Exception:
-                logger.exception("Redis pool %r: an event could not be sent.", alias, extra={"pool": alias})
+                tell(logger.exception, "Redis pool %r: an event could not be sent.", alias, extra={"pool": alias})
             finally:
                 close_old_connections()
 

@@ -57,9 +57,10 @@ class FakePool:
     def _set_connected(self, connected: bool) -> None:
         self.server.connected = connected
         # The next caller checks, rather than trusting the last reply or waiting for the next probe.
-        health = self.manager._health
-        if health is not None:
-            health.forget()
+        pool_set = self.manager._pool_set
+        if pool_set is not None:
+            pool_set.health.forget()
+            pool_set.monitor.tell_changes()
 
     def settings_for(self, alias: str, config: RedisPoolConfig) -> PoolSettings:
         """Return what the engine builds from: the project's configuration on the server in memory."""

@@ -113,12 +113,15 @@ def handled(handler: Callable[[int, FrameType | None], Any], every: float = 0) -
 class InterruptAt:
     """Calls a function and interrupts it at the point numbered ``victim`` (from 1; 0 only counts).
 
+    There ``act`` is called, as a signal handler or finalizer would be; without it ``Interruption`` is raised.
+
     A point is where CPython looks for signals and exceptions from outside: on entering a Python function, after a call
     of one in C, and where a loop goes back. Code of the tests themselves is left alone.
     """
 
-    def __init__(self, victim: int, function: Callable[[], Any]) -> None:
+    def __init__(self, victim: int, function: Callable[[], Any], act: Callable[[], Any] | None = None) -> None:
         self.victim = victim
+        self._act = act
         self.count = 0
         self.where = ""
         self._function = function
@@ -151,7 +154,9 @@ class InterruptAt:
                 self.count += 1
                 if self.count == self.victim:
                     self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
-                    raise Interruption
+                    if self._act is None:
+                        raise Interruption
+                    self._act()
             self._last[frame] = dis.opname[_bytes_of(frame.f_code)[frame.f_lasti]]
         elif event == "return":
             self._last.pop(frame, None)
@@ -182,16 +187,22 @@ def _bytes_of(code: CodeType) -> bytes:
 
 
 def at_every_point(
-    function: Callable[[], Any], prepare: Callable[[], Any] = lambda: None, most: int = MOST_POINTS
+    function: Callable[[], Any],
+    prepare: Callable[[], Any] = lambda: None,
+    most: int = MOST_POINTS,
+    act: Callable[[], Any] | None = None,
 ) -> Iterator[InterruptAt]:
-    """Yield, for point after point, how to run ``function`` interrupted there, until it has no further point."""
+    """Yield, for point after point, how to run ``function`` interrupted there, until it has no further point.
+
+    ``act``: call that there instead of raising.
+    """
     prepare()
     counting = InterruptAt(0, function)
     value_of(at_once([counting])[0])
     step = max(1, counting.count // most)
     for victim in itertools.count(1, step):
         prepare()
-        running = InterruptAt(victim, function)
+        running = InterruptAt(victim, function, act)
         yield running
         if not running.where:
             assert victim > 5, "nothing was interrupted"

@@ -134,7 +134,7 @@ async def works(manager):
     if manager._closed:
         await manager.initialize()
     # A check outlives its cancelled caller, and the scenario may have cut its connection: its verdict comes first.
-    while manager._built().monitor._flight is not None:
+    while not manager._built().monitor.checks.latest.is_over:
         await asyncio.sleep(0.001)
     for _ in range(200):
         with contextlib.suppress(*LOST):

@@ -105,7 +105,7 @@ def test_a_child_that_exits_normally_finalises_nothing_of_its_parents(manager):
 def test_a_fork_while_another_thread_holds_every_lock_does_not_hang_the_child(manager):
     manager.get_sync_client().ping()
     pool_set = manager._built()
-    locks = [manager._lock, pool_set._lock, pool_set.health._lock, pool_set.monitor._lock, pool_set.loops._lock]
+    locks = [manager._lock, pool_set._lock, pool_set.loops._lock]
     held, release = threading.Event(), threading.Event()
 
     def hold():

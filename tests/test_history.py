@@ -7,7 +7,7 @@ import time
 import pytest
 
 from redispool_app.engine.faults import Fault, FaultKind
-from redispool_app.engine.history import LONGEST, History
+from redispool_app.engine.history import LONGEST, with_change
 from redispool_app.engine.monitor import Monitor
 from redispool_app.exceptions import RedisUnavailable
 
@@ -42,7 +42,7 @@ def test_another_cause_of_the_same_outage_is_told_too():
     health.failed(Fault(FaultKind.REFUSED, "refused"))
     health.failed(Fault(FaultKind.REFUSED, "refused again"))
     health.failed(Fault(FaultKind.LOADING, "loading"))
-    assert [each["fault"] for each in health.on_change.__self__.history.as_list()] == ["refused", "loading"]
+    assert [change.fault for change in health.history] == ["refused", "loading"]
 
 
 def test_a_doubt_is_told_and_so_is_what_becomes_of_it():
@@ -51,7 +51,7 @@ def test_a_doubt_is_told_and_so_is_what_becomes_of_it():
     monitor.health.doubt(Fault(FaultKind.UNKNOWN, "a block raised"))
     monitor.health.doubt(Fault(FaultKind.UNKNOWN, "another raised"))
     monitor.health.passed(0.001)
-    assert [(each["state"], each["fault"]) for each in monitor.history.as_list()] == [
+    assert [(change.state, change.fault) for change in monitor.health.history] == [
         ("healthy", None),
         ("unhealthy", "a block raised"),
         ("healthy", None),
@@ -65,12 +65,11 @@ def test_closing_forgets_the_verdict_and_says_so(manager):
 
 
 def test_only_the_last_changes_are_kept():
-    history = History()
+    kept = ()
     for number in range(LONGEST + 5):
-        history.add(f"state {number}", None)
-    kept = history.as_list()
+        kept = with_change(kept, f"state {number}", None)
     assert len(kept) == LONGEST == 200
-    assert (kept[0]["state"], kept[-1]["state"]) == ("state 5", f"state {LONGEST + 4}")
+    assert (kept[0].state, kept[-1].state) == ("state 5", f"state {LONGEST + 4}")
 
 
 def test_an_unused_manager_has_no_history(pool_settings):

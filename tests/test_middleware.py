@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from asgiref.sync import iscoroutinefunction
@@ -311,7 +312,7 @@ def test_retry_after_is_the_managers_when_the_exception_has_none(manager):
     manager.get_sync_client()
     assert Client().get("/fail/").headers["Retry-After"] == "1"
     manager._health.failed(Fault(FaultKind.TIMEOUT, "too slow"))
-    manager._health.next_probe = time.monotonic() + 300
+    manager._health.advance(lambda now: replace(now, next_probe=time.monotonic() + 300))
     assert 200 < int(Client().get("/fail/").headers["Retry-After"]) <= 300
 
 

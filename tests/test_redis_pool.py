@@ -15,6 +15,7 @@ import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
+from redispool_app.engine.runtime.single_flight import Flight
 from redispool_app.exceptions import PoolClosed, RedisUnavailable
 from redispool_app.redis_pool import RedisConnectionManager, get_managers, redis_connection_manager
 
@@ -499,11 +500,12 @@ async def test_settings_changed_inside_a_running_loop_close_its_old_connections(
 
 async def test_a_check_that_ends_without_a_verdict_is_made_by_those_who_waited(manager, server):
     pool_set = manager._built()
-    _, mine = pool_set.monitor.claim()
-    assert mine
+    own = Flight(asyncio.current_task())
+    assert pool_set.monitor.claim(own) is own
     waiting = [asyncio.create_task(manager.get_client()) for _ in range(20)]
     await asyncio.sleep(0.05)
-    pool_set.monitor.abandoned()
+    own.ended = True
+    own.leave()
     clients = await asyncio.gather(*waiting)
     assert len(set(map(id, clients))) == 1
     assert server.calls("ping") == 1

@@ -15,6 +15,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine.faults import ANSWERED, classify
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.hooks import tell
 from redispool_app.redis_pool import RedisConnectionManager
 
 from . import compression, serializers
@@ -104,8 +105,12 @@ class Setup:
             return False
         if self.options.log_ignored_exceptions and self._is_news():
             extra = {"pool": self.manager.alias, "fault_kind": str(classify(error, "").kind)}
-            logger.warning(
-                "The cache on Redis pool %r goes on without it: %s", extra["pool"], _line(error), extra=extra
+            tell(
+                logger.warning,
+                "The cache on Redis pool %r goes on without it: %s",
+                extra["pool"],
+                _line(error),
+                extra=extra,
             )
         return True
 

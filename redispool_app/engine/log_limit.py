@@ -7,12 +7,12 @@ counted, and the next message says how many.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from .runtime import fork
+from .runtime.hooks import tell
 
 INTERVAL = 10.0
 """Seconds of silence after a message."""
@@ -28,22 +28,23 @@ class LogLimit:
         fork.register(self._after_fork_in_child)
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
         self._silent_until = -float("inf")
         self._left_out = 0
 
     def log(self, logger: logging.Logger, level: int, text: str, *args: object, extra: dict[str, Any]) -> bool:
-        """Log, or count it as left out; return whether it was logged. ``extra["left_out"]`` becomes the count."""
+        """Log, or count it as left out; return whether it was logged. ``extra["left_out"]`` becomes the count.
+
+        What a handler or filter raises goes no further.
+        """
         now = self._clock()
-        with self._lock:
-            if now < self._silent_until:
-                self._left_out += 1
-                return False
-            left_out, self._left_out = self._left_out, 0
-            self._silent_until = now + self.interval
+        # No call from the comparison to the last store: neither another thread nor a signal handler comes between.
+        if now < self._silent_until:
+            self._left_out += 1
+            return False
+        left_out, self._left_out, self._silent_until = self._left_out, 0, now + self.interval
         if left_out:
             text, args = text + " (%d more were not logged).", (*args, left_out)
         else:
             text += "."
-        logger.log(level, text, *args, extra={**extra, "left_out": left_out})
+        tell(logger.log, level, text, *args, extra={**extra, "left_out": left_out})
         return True

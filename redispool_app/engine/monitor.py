@@ -11,7 +11,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -22,12 +21,14 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, Red
 
 from .durations import ConnectionTimes
 from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify, denies_health_check, says_elsewhere
-from .health import Health, HealthState
-from .history import Change, History
+from .health import Health, HealthState, Snapshot
+from .history import Change
 from .log_limit import LogLimit
 from .pause import Pause
 from .recovery import Recovery
 from .runtime import fork
+from .runtime.hooks import tell
+from .runtime.single_flight import Flight, SingleFlight
 from .slow_commands import SlowCommands
 
 logger = logging.getLogger("redispool_app.health")
@@ -51,20 +52,24 @@ class Counters:
 
 
 class Listener:
-    """Told what happens to a pool, as it happens, by whoever made it happen: must return at once and not raise."""
+    """Told what happens to a pool by the caller that made it happen, which holds nothing. It should return at once.
+
+    What it raises goes no further.
+    """
 
     def health_changed(self, change: Change) -> None: ...
 
     def pool_exhausted(self, reason: str, total: int) -> None: ...
 
 
-class Flight(Future[bool | None]):
-    """A check under way; its result is the verdict, None when there was none. ``thread`` carries it out."""
+class _Quiet:
+    """Marks a thread whose failures say nothing about the pool, until ``ended``."""
+
+    __slots__ = ("ended", "thread")
 
     def __init__(self) -> None:
-        super().__init__()
         self.thread = threading.get_ident()
-        self.began = monotonic()
+        self.ended = False
 
 
 class Monitor:
@@ -73,6 +78,9 @@ class Monitor:
     ``where`` names the server without credentials; ``probe`` is one blocking
     PING, used while the server is down; a check that takes longer than
     ``longest_check`` seconds has been given up.
+
+    No lock: counts change in one statement without a call, which neither another thread nor a signal handler can
+    divide. What happened is told last, when the state has changed, the waiters are awake and the recovery has begun.
     """
 
     def __init__(
@@ -94,14 +102,12 @@ class Monitor:
         self.health = health
         self.counters = Counters()
         self.times = ConnectionTimes()
-        self.closed = False
         self.last_error: Fault | None = None
         self.was_moved = False
         """Whether a reply has said that another server has a key: MOVED and its kin."""
         self.retired_before = -math.inf
         """Connections made before this moment (monotonic seconds) are replaced when they are free."""
         self._warnings: dict[FaultKind, tuple[Fault, float]] = {}
-        self.history = History()
         self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.slow_commands = SlowCommands(alias, slow_command)
         self.client_name = client_name
@@ -109,17 +115,21 @@ class Monitor:
         self._listener = listener or Listener()
         self._exhausted_limit = LogLimit()
         self._next_exhausted = 0.0
-        health.on_change = self._changed
+        self._told = health.newest()
+        self._telling: SingleFlight[None] = SingleFlight()
+        """The role of the caller that tells; the others leave to it what they have to tell."""
         self._probe = probe
-        self._lock = threading.Lock()
-        self._flight: Flight | None = None
+        self.checks: SingleFlight[bool] = SingleFlight()
+        """The check under way; it lands with the verdict, and ends without one when it was abandoned."""
+        self.reply = health.saw_reply
+        """A reply came, now or ``at`` (monotonic seconds): the server lives."""
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a connection has been opened: the pool is in use."""
         self.on_outage: Callable[[float], None] = lambda since: None
         """Called before each probe in an outage, by the thread that probes, with when that was confirmed."""
         self.on_login: Callable[[Any, Any], None] = lambda login, pool: None
         """Called when AUTH on ``pool`` has been accepted: the other pools of the server use its password too."""
-        self._quiet: set[int] = set()
+        self._quiet: list[_Quiet] = []
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
         fork.register(self.after_fork_in_child)
 
@@ -131,24 +141,18 @@ class Monitor:
 
     def opened(self, connection: Any) -> None:
         """Count a connection as open, once; one statement, so that an interrupt finds it counted or not."""
-        with self._lock:
-            if not connection._counted:
-                connection._counted, self.counters.opened = True, self.counters.opened + 1
-        self.on_opened()
+        if not connection._counted:
+            connection._counted, self.counters.opened = True, self.counters.opened + 1
+        tell(self.on_opened)
 
     def disconnected(self, connection: Any) -> None:
         """Count a connection as closed, once."""
-        with self._lock:
-            if connection._counted:
-                connection._counted, self.counters.closed = False, self.counters.closed + 1
-
-    def reply(self, at: float | None = None) -> None:
-        """A reply came, now or ``at`` (monotonic seconds): the server lives."""
-        self.health.saw_reply(at)
+        if connection._counted:
+            connection._counted, self.counters.closed = False, self.counters.closed + 1
 
     def error_reply(self, error: BaseException) -> None:
         """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said."""
-        if threading.get_ident() in self._quiet or denies_health_check(error):
+        if self._is_quiet() or denies_health_check(error):
             return
         fault = self._fault_in(error)
         if says_elsewhere(error) and not self.closed:
@@ -163,13 +167,12 @@ class Monitor:
 
         ``hurried``: it was given so little time that a time-out says nothing about the server.
         """
-        if threading.get_ident() in self._quiet:
+        if self._is_quiet():
             return
         fault = self._fault_in(error)
         timed_out = isinstance(error, redis_exceptions.TimeoutError | TimeoutError)
-        with self._lock:
-            self.counters.errors += 1
-            self.counters.timeouts += timed_out
+        self.counters.errors += 1
+        self.counters.timeouts += timed_out
         self.last_error = fault
         if self.closed:
             return
@@ -178,12 +181,14 @@ class Monitor:
         if news is None:
             self.doubt(fault)
         else:
-            self._went_down(fault, news)
+            self._recovery.start()
+            self.tell_changes()
 
     def doubt(self, fault: Fault) -> None:
         """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
         if self.health.doubt(fault):
             self._recovery.start()
+            self.tell_changes()
 
     def warn(self, kind: FaultKind, fault: Fault | None, seconds: float = math.inf) -> None:
         """Show a ``fault`` that stands although the server is healthy, or with None no longer; logged once.
@@ -198,7 +203,7 @@ class Monitor:
         self._warnings[kind] = (fault, now + seconds)
         if shown != fault or until <= now:
             extra = {"pool": self.alias, "state": "healthy", "where": self.where, "fault_kind": str(kind)}
-            logger.warning("Redis pool %r: %s", self.alias, fault.message, extra=extra)
+            tell(logger.warning, "Redis pool %r: %s", self.alias, fault.message, extra=extra)
 
     @property
     def warning(self) -> Fault | None:
@@ -217,22 +222,27 @@ class Monitor:
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:
         """Let what fails in this thread meanwhile say nothing about the pool: nobody's command depends on it."""
-        self._quiet.add(threading.get_ident())
+        mark = _Quiet()
         try:
+            self._quiet.append(mark)
             yield
         finally:
-            self._quiet.discard(threading.get_ident())
+            mark.ended = True  # before any call, which may be interrupted
+            self._quiet[:] = [each for each in self._quiet if not each.ended]
+
+    def _is_quiet(self) -> bool:
+        thread = threading.get_ident()
+        return any(mark.thread == thread and not mark.ended for mark in list(self._quiet))
 
     def exhausted(self, error: PoolTimeout | PoolQueueFull) -> None:
         """A caller was refused for want of a connection, of room on the shared one, or even of room to wait."""
-        now = monotonic()
-        with self._lock:
-            self.counters.exhausted += 1
-            self.counters.acquire_timeouts += isinstance(error, PoolTimeout)
-            total = self.counters.exhausted
-            told = now >= self._next_exhausted
-            if told:
-                self._next_exhausted = now + _EXHAUSTED_INTERVAL
+        now, is_timeout, counters = monotonic(), isinstance(error, PoolTimeout), self.counters
+        counters.exhausted += 1
+        counters.acquire_timeouts += is_timeout
+        total = counters.exhausted
+        told = now >= self._next_exhausted
+        if told:
+            self._next_exhausted = now + _EXHAUSTED_INTERVAL
         self._exhausted_limit.log(
             pool_logger,
             logging.WARNING,
@@ -242,14 +252,40 @@ class Monitor:
             extra={"pool": self.alias, "reason": type(error).__name__, "exhausted_total": total},
         )
         if told:
-            self._listener.pool_exhausted(str(error), total)
+            tell(self._listener.pool_exhausted, str(error), total)
 
     def _resumed(self) -> None:
         extra = {"pool": self.alias, "state": "resumed"}
-        pool_logger.info("Redis pool %r is resumed.", self.alias, extra=extra)
+        tell(pool_logger.info, "Redis pool %r is resumed.", self.alias, extra=extra)
 
-    def _changed(self, state: HealthState, fault: Fault | None) -> None:
-        self._listener.health_changed(self.history.add(str(state), fault))
+    # Telling: in the order of the changes, by one caller at a time, for which no other waits.
+
+    def tell_changes(self) -> None:
+        """Tell the log and the listener each change of the health that they have not been told yet."""
+        while self._told.successor:
+            own: Flight[None] = Flight()
+            try:
+                if self._telling.join(own) is not own:
+                    return  # that caller looks again before it ends
+                while True:
+                    before = self._told
+                    if not before.successor:
+                        break
+                    # First, so that what is interrupted is not told twice.
+                    self._told = after = before.successor[0]
+                    if after.history is not before.history:
+                        self._tell(before, after)
+            finally:
+                own.ended = True
+
+    def _tell(self, before: Snapshot, after: Snapshot) -> None:
+        extra = {"pool": self.alias, "state": str(after.state), "where": self.where, "fault_kind": None}
+        if after.confirmed and after.fault is not None:
+            extra["fault_kind"] = str(after.fault.kind)
+            tell(logger.warning, "Redis pool %r is unhealthy: %s", self.alias, after.fault.message, extra=extra)
+        elif before.confirmed and after.state is HealthState.HEALTHY:
+            tell(logger.info, "Redis pool %r is healthy again: %s answers.", self.alias, self.where, extra=extra)
+        tell(self._listener.health_changed, after.history[-1])
 
     # What pools and callers ask.
 
@@ -261,6 +297,8 @@ class Monitor:
         if self.closed:
             raise PoolClosed("This Redis manager is closed: call initialize() to open it again.")
         if self.is_refusing:
+            if not self._recovery.is_running:
+                self._recovery.start()  # its start was interrupted, or there were too many threads
             raise self.unavailable()
 
     @property
@@ -279,66 +317,56 @@ class Monitor:
 
     # Checks: one at a time in the whole process, everyone shares the verdict.
 
-    def claim(self) -> tuple[Flight, bool]:
-        """Return the check in flight, and whether the caller is the one who must carry it out."""
-        with self._lock:
-            if self._flight is None or monotonic() - self._flight.began > self.longest_check:
-                # Whoever was to carry out the other was interrupted before it could say so.
-                self._flight = Flight()
-                return self._flight, True
-            return self._flight, False
+    def claim(self, own: Flight[bool]) -> Flight[bool]:
+        """Return the check under way; if there is none, ``own``, which its maker must carry out."""
+        return self.checks.join(own, self.longest_check)
 
     def passed(self, latency: float) -> None:
         """A PING came back after ``latency`` seconds. After ``close()`` that changes nothing any more."""
-        with self._lock:
-            was_down, closed = self.health.confirmed, self.closed
-            if not closed:
-                self.health.passed(latency)
-        if was_down and not closed:
-            extra = {"pool": self.alias, "state": "healthy", "where": self.where, "fault_kind": None}
-            logger.info("Redis pool %r is healthy again: %s answers.", self.alias, self.where, extra=extra)
-        self._land(not closed)
+        self.health.passed(latency)
+        self._land(not self.closed)
+        self.tell_changes()
 
     def failed(self, error: BaseException) -> None:
         """A health check failed. Trouble within this process's own pool says nothing about the server."""
         fault = self._fault_in(error)
         self.last_error = fault
         if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
-            self.doubt(fault)
+            self.health.doubt(fault)
         else:
-            self._went_down(fault, self.health.failed(fault))
+            self.health.failed(fault)
         self._land(False)
+        self._recovery.start()
+        self.tell_changes()
 
-    def abandoned(self) -> None:
-        """The check in flight ended without a verdict (its event loop is ending); waiters look again."""
-        self._land(None)
-
-    def _land(self, healthy: bool | None) -> None:
-        with self._lock:
-            flight, self._flight = self._flight, None
-        if flight is not None and not flight.done():
-            flight.set_result(healthy)
+    def _land(self, healthy: bool) -> None:
+        """Give the verdict to all that wait for the check under way, even if another check found it."""
+        flight = self.checks.latest
+        flight.land(healthy)
+        flight.ended = True
 
     # Going down and coming back.
-
-    def _went_down(self, fault: Fault, news: bool) -> None:
-        if news:
-            extra = {"pool": self.alias, "state": "unhealthy", "where": self.where, "fault_kind": str(fault.kind)}
-            logger.warning("Redis pool %r is unhealthy: %s", self.alias, fault.message, extra=extra)
-        self._recovery.start()
 
     def _recovery_delay(self) -> float | None:
         """Seconds until the next probe; None when there is nothing to recover from."""
         return None if self.closed else self.health.probe_delay()
 
     def _recover(self) -> None:
-        flight, mine = self.claim()
-        if not mine:
-            with contextlib.suppress(TimeoutError):
-                flight.result(self.health.backoff_cap)
-            return
-        if self.health.confirmed:
-            self.on_outage(self.health.last_outage)
+        own: Flight[bool] = Flight()
+        try:
+            flight = self.claim(own)
+            if flight is own:
+                self._probe_now()
+        finally:
+            own.ended = True
+            own.leave()
+        if flight is not own:
+            flight.wait(self.health.backoff_cap)
+
+    def _probe_now(self) -> None:
+        now = self.health.newest()
+        if now.confirmed:
+            tell(self.on_outage, now.last_outage)
         try:
             latency = self._probe()
         except Exception as error:
@@ -348,22 +376,25 @@ class Monitor:
 
     # Life cycle.
 
+    @property
+    def closed(self) -> bool:
+        """Whether new work is refused because the manager is closed."""
+        return self.health.closed
+
     def open(self) -> None:
-        self.closed = False
+        self.health.forget(closed=False)
 
     def close(self) -> None:
         """Refuse new work and stop probing; what is known about the server is forgotten."""
-        with self._lock:
-            self.closed = True
-            self.health.forget()
+        self.health.forget(closed=True)
         self.pause.end()
         self._recovery.stop()
+        self.tell_changes()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: no check is in flight, nothing is open."""
-        self._lock = threading.Lock()
-        self._flight = None
-        self._quiet = set()
+        self._told = self.health.newest()
+        self._quiet = []
         self.counters = Counters()
         self.times = ConnectionTimes()
         self._next_exhausted = 0.0

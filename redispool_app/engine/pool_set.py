@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -28,10 +27,12 @@ from .embedded import EmbeddedServer
 from .health import Health
 from .login import Login, ask_shared_soon, send_shared_soon
 from .loops import LoopClient, LoopClients, pool_numbers, running_loop
-from .monitor import Flight, Listener, Monitor
+from .monitor import Listener, Monitor
 from .probe import ping, ping_sync
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.hooks import tell
+from .runtime.single_flight import Flight
 from .runtime.token_stream import ListenedProvider, listened
 from .sharing_rules import SharingLimits
 from .statistics import Statistics
@@ -170,14 +171,24 @@ class PoolSet:
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
-            flight, mine = self.monitor.claim()
-            if mine:
-                # A task of its own: the caller may be cancelled, the others still get their verdict.
-                task = loop.create_task(self._check())
-                self._keep_task(task)
-                await asyncio.shield(task)
+            own: Flight[bool] = Flight(asyncio.current_task())
+            task = None
+            try:
+                flight = self.monitor.claim(own)
+                if flight is own:
+                    # A task of its own: the caller may be cancelled, the others still get their verdict.
+                    task = loop.create_task(self._check(own))
+                    self._keep_task(task)
+                    await asyncio.shield(task)
+                    break
+            finally:
+                if task is None:
+                    own.ended = True
+            if own.is_nested_in(flight):
+                await self._check(own)
                 break
-            if await _landed(flight, self._patience()) is not None:
+            await flight.wait_async(self._patience())
+            if flight.has_landed:
                 break
         return self.health.is_healthy
 
@@ -186,18 +197,23 @@ class PoolSet:
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
-            flight, mine = self.monitor.claim()
-            # A flight of this very thread belongs to its event loop, which cannot go on before we return.
-            if mine or flight.thread == threading.get_ident():
-                self._check_sync(timeout)
-                break
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                # Somebody else's deadline does not answer a check that has one of its own.
-                if flight.result(self._patience()) is not None and timeout is None:
+            own: Flight[bool] = Flight()
+            try:
+                flight = self.monitor.claim(own)
+                # A flight that this very thread leads cannot go on before this call returns.
+                if flight is own or own.is_nested_in(flight):
+                    self._check_sync(timeout)
                     break
+            finally:
+                own.ended = True
+                own.leave()
+            flight.wait(self._patience())
+            # Another caller's deadline does not answer a check that has one of its own.
+            if flight.has_landed and timeout is None:
+                break
         return self.health.is_healthy
 
-    async def _check(self) -> None:
+    async def _check(self, own: Flight[bool]) -> None:
         try:
             if self.settings.embedded is not None and not self.health.is_healthy:
                 await asyncio.to_thread(self.settings.embedded.ensure_running, _EMBEDDED_START)
@@ -205,11 +221,11 @@ class PoolSet:
             latency = await ping(entry.pool, self.settings.check_timeout)
         except Exception as error:
             self.monitor.failed(error)
-        except BaseException:
-            self.monitor.abandoned()
-            raise
         else:
             self.monitor.passed(latency)
+        finally:
+            own.ended = True  # also without a verdict: the waiters look again
+            own.leave()
         # Closed while this check was under way: what it opened is not wanted any more.
         if self.monitor.closed and (late := self.loops.retire_current()) is not None:
             await late.close(0)
@@ -219,9 +235,6 @@ class PoolSet:
             latency = self._probe(timeout)
         except Exception as error:
             self.monitor.failed(error)
-        except BaseException:
-            self.monitor.abandoned()
-            raise
         else:
             self.monitor.passed(latency)
         if self.monitor.closed and (late := self._retire_sync()) is not None:
@@ -359,26 +372,9 @@ def _log_in_soon(pool: AsyncPool, login: Login) -> None:
 
 
 def _tell_built() -> None:
-    for told in on_client_built:
-        told()
+    for hook in tuple(on_client_built):
+        tell(hook)
 
 
 _graveyard: list[Any] = []
 """What a forked child must neither use nor finalise."""
-
-
-async def _landed(flight: Flight, timeout: float) -> bool | None:
-    """Wait up to ``timeout`` seconds for a check that another thread or task makes; None when it has no verdict."""
-    loop = asyncio.get_running_loop()
-    landed = asyncio.Event()
-
-    def wake(_: Any) -> None:
-        # The loop may have ended while the check was under way.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(landed.set)
-
-    flight.add_done_callback(wake)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            await landed.wait()
-    return flight.result() if flight.done() else None

@@ -6,60 +6,61 @@ is not there otherwise.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from .runtime import fork
+from .runtime.worker import Run, Worker
 
 
 class Recovery:
     """Run ``probe`` whenever ``delay()`` seconds have passed, until ``delay`` returns None."""
 
     def __init__(self, name: str, delay: Callable[[], float | None], probe: Callable[[], None]) -> None:
-        self._name = name
         self._delay = delay
         self._probe = probe
-        self._lock = threading.Lock()
-        self._wake: threading.Event | None = None
+        self._worker = Worker(name, self._run)
+        # Not an event: its put is one call in C, which a signal handler cannot find half done.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         fork.register(self.after_fork_in_child)
 
     def start(self) -> None:
         """Start the thread, or let it look again. A shutting-down interpreter has nothing to recover for."""
-        with self._lock:
-            if self._wake is not None:
-                self._wake.set()
-                return
-            wake = threading.Event()
-            thread = threading.Thread(target=self._run, args=(wake,), name=self._name, daemon=True)
-            with contextlib.suppress(RuntimeError):
-                thread.start()
-                self._wake = wake
+        if self._wake.empty():
+            self._wake.put(None)
+        self._worker.ensure()
 
     def stop(self) -> None:
         """Ask the thread to end. It is not awaited: a probe under way ends by its own timeout."""
-        with self._lock:
-            wake, self._wake = self._wake, None
-        if wake is not None:
-            wake.set()
+        self._worker.stop()
+        self._wake.put(None)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is there."""
+        return not self._worker.latest.is_over
 
     def after_fork_in_child(self) -> None:
-        """In a forked child the parent's thread does not run and its lock may be held for ever."""
-        self._lock = threading.Lock()
-        self._wake = None
+        """In a forked child the parent's thread does not run."""
+        self._wake = SimpleQueue()
 
-    def _run(self, wake: threading.Event) -> None:
-        while True:
-            wake.clear()
-            # Leaving is decided under the lock, so a failure reported now finds either
-            # a thread that will look again or none.
-            with self._lock:
-                delay = self._delay() if self._wake is wake else None
-                if delay is None:
-                    if self._wake is wake:
-                        self._wake = None
+    def _run(self, run: Run) -> None:
+        wake = self._wake
+        while not run.stopped:
+            with suppress(Empty):
+                while True:
+                    wake.get(False)
+            delay = self._delay()
+            if delay is None:
+                # A failure reported from here on finds that no thread is there; one reported before is seen here.
+                run.ended = True
+                if self._delay() is None:
                     return
+                self.start()
+                return
             if delay > 0:
-                wake.wait(delay)
+                with suppress(Empty):
+                    wake.get(True, delay)
             else:
                 self._probe()

@@ -83,7 +83,7 @@ class Sharing(SharingRules):
             or self._waiting
         ):
             return None
-        if self.monitor is not None and self.monitor.health.barred:
+        if self.monitor is not None and self.monitor.health.now.barred:
             self.monitor.gate()
             if self.monitor.pause.is_on:
                 return None
@@ -352,7 +352,7 @@ class Sharing(SharingRules):
         finally:
             if self._emptied is not None and not self._emptied.done() and not self._leaving:
                 self._emptied.set_result(None)
-            if self.monitor is not None and self.monitor.health.barred:
+            if self.monitor is not None and self.monitor.health.now.barred:
                 self._dismiss()
             else:
                 self._let_next_in()

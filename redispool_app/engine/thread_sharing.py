@@ -21,6 +21,7 @@ from .connections import BOUNDED, let_go_of_pool, track
 from .credentials import auth_of, mark_dedicated
 from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
+from .health import Snapshot
 from .monitor import Monitor
 from .outcomes import FAILED, LOST
 from .packing import pack
@@ -67,7 +68,7 @@ class _Attempt:
 class _Unbarred:
     """Stands in for the health of a pool that nobody watches."""
 
-    barred = False
+    now = Snapshot(since=0.0)
 
 
 class ThreadSharing(SharingRules):
@@ -118,7 +119,7 @@ class ThreadSharing(SharingRules):
         started = monotonic()
         deadline, connection = started + self._patience, self.connection
         failure: Exception | None = None
-        if connection is None or connection.closed or self._waiting or self._health.barred:
+        if connection is None or connection.closed or self._waiting or self._health.now.barred:
             reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
         else:
             # What a first attempt comes to for nearly every request, without the calls of its three steps.
@@ -377,7 +378,7 @@ class ThreadSharing(SharingRules):
         if self._emptied is not None and not self._leaving:
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
-        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.barred else 1):
+        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.now.barred else 1):
             self._let_next_in()
 
     def leave_silent(self, since: float) -> None:

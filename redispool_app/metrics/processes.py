@@ -22,6 +22,7 @@ from time import monotonic
 from redispool_app.engine.log_limit import LogLimit
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.hooks import tell
 
 from .readings import PoolReading, take
 
@@ -68,7 +69,9 @@ def serve() -> None:
     try:
         _responder.start(shared)
     except OSError as error:
-        logger.warning("Only the process that is scraped shows its pools: %s: %s", shared, error.strerror or error)
+        tell(
+            logger.warning, "Only the process that is scraped shows its pools: %s: %s", shared, error.strerror or error
+        )
 
 
 class _Responder:
@@ -183,7 +186,7 @@ def _answer_of(peer: socket.socket, deadline: float) -> list[PoolReading]:
                 return [PoolReading.from_dict(each) for each in json.loads(received)]
             received += part
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        logger.debug("A process did not answer a scrape: %s", error)
+        tell(logger.debug, "A process did not answer a scrape: %s", error)
     return []
 
 

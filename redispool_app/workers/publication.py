@@ -18,6 +18,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine.carrier import Command, NotConnectedError, carry
 from redispool_app.engine.faults import Fault, classify
 from redispool_app.engine.health import HealthState
+from redispool_app.engine.runtime.hooks import tell
 from redispool_app.exceptions import PoolClosed, PoolTimeout, RedisUnavailable
 
 from . import identity, keys, orders, snapshot
@@ -61,12 +62,12 @@ class Half:
         if log and self._logged != news:
             self._logged = news
             extra = {"pool": alias, "fault_kind": news, "where": where}
-            logger.warning("Redis pool %r: %s: %s", alias, self.failing, fault.message, extra=extra)
+            tell(logger.warning, "Redis pool %r: %s: %s", alias, self.failing, fault.message, extra=extra)
 
     def succeeded(self, alias: str) -> None:
         """Say so if the contrary was said."""
         if self._logged is not None:
-            logger.info("Redis pool %r: %s.", alias, self.working, extra={"pool": alias})
+            tell(logger.info, "Redis pool %r: %s.", alias, self.working, extra={"pool": alias})
         self.problem = self._logged = None
 
 
@@ -205,15 +206,15 @@ class Publication:
                 order, ahead = self._orders.popleft()
             alias, action = self.manager.alias, order.action
             extra = {"pool": alias, "order": action}
-            logger.info("Redis pool %r: obeying the order to %s.", alias, action, extra=extra)
+            tell(logger.info, "Redis pool %r: obeying the order to %s.", alias, action, extra=extra)
             try:
                 self._obey(order, ahead + monotonic())
             except redis_exceptions.RedisError as error:
                 # A reset is carried out even if Redis cannot be used afterwards; the pool has logged that.
-                logger.debug("Redis pool %r: after the order to %s: %s", alias, action, error, extra=extra)
+                tell(logger.debug, "Redis pool %r: after the order to %s: %s", alias, action, error, extra=extra)
             except Exception as error:
                 kind = type(error).__name__
-                logger.warning("Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
+                tell(logger.warning, "Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
             self.saying.again_at = 0.0  # whoever sent the order could write: perhaps this worker can again
             self.next_at = monotonic()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.hooks import tell
 
 from . import identity, snapshot
 from .publication import Publication
@@ -90,7 +91,7 @@ class _Publisher:
             # Once for each kind: the same would come again with every round.
             if (kind := type(error).__name__) not in self._failed:
                 self._failed.add(kind)
-                logger.warning("Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
+                tell(logger.warning, "Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
 
     def drop(self, manager: RedisConnectionManager) -> None:
         with self._lock:

@@ -1,0 +1,216 @@
+"""A hook of the project that raises never reaches a caller and never stops the pool's own work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine import pool_set as pool_sets
+from redispool_app.engine.runtime.hooks import tell
+
+from .servers import eventually
+
+PATIENT = 30.0
+"""A time-out that no test reaches, in seconds."""
+
+
+class HookError(Exception):
+    """What a hook raises here."""
+
+
+class Raising(logging.Filter):
+    """A logging filter that fails for each record of this package."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def filter(self, record):
+        if record.name.startswith("redispool_app"):
+            self.seen.append(record.name)
+            raise HookError("the filter's own fault")
+        return True
+
+
+@pytest.fixture
+def raising(capsys):
+    """Let each record of this package meet a filter that raises, on the root logger's handler."""
+    handler, found, logger = logging.StreamHandler(), Raising(), logging.getLogger("redispool_app")
+    handler.addFilter(found)
+    logger.addHandler(handler)
+    level, _ = logger.level, logger.setLevel(logging.DEBUG)
+    yield found
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+@contextmanager
+def in_time(seconds=5.0):
+    """Fail if the block takes as long as if somebody had waited for a time-out."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def test_what_a_hook_raises_is_logged_and_goes_no_further(caplog, monkeypatch):
+    monkeypatch.setattr("redispool_app.engine.runtime.hooks._silent_until", 0.0)
+
+    def hook():
+        raise HookError
+
+    tell(hook)
+    tell(hook)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("redispool_app.hooks", "ERROR")
+    assert "hook raised HookError" in record.getMessage()
+
+
+def test_where_logging_itself_raises_it_is_written_to_stderr(raising, capsys, monkeypatch):
+    monkeypatch.setattr("redispool_app.engine.runtime.hooks._silent_until", 0.0)
+    tell(logging.getLogger("redispool_app.health").warning, "down")
+    assert "HookError: the filter's own fault" in capsys.readouterr().err
+
+
+def test_an_interrupt_in_a_hook_is_not_the_hooks():
+    def hook():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tell(hook)
+
+
+def test_a_filter_that_raises_does_not_stop_the_recovery(own_server, pool_settings, raising):
+    client = pool_settings(own_server.url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3).get_sync_client()
+    client.ping()
+    own_server.pause()
+    for _ in range(3):
+        with pytest.raises(redis_exceptions.RedisError):
+            client.get("k")
+    assert "redispool_app.health" in raising.seen
+    own_server.resume()
+
+    def is_back():
+        try:
+            return client.ping()
+        except redis_exceptions.RedisError:
+            return False
+
+    eventually(is_back)
+
+
+async def test_nor_does_it_in_an_event_loop(own_server, pool_settings, raising):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.3, HEALTH_CHECK_TIMEOUT=0.3)
+    client = await manager.get_client()
+    await client.ping()
+    await asyncio.to_thread(own_server.pause)
+    for _ in range(3):
+        with pytest.raises(redis_exceptions.RedisError):
+            await client.get("k")
+    await asyncio.to_thread(own_server.resume)
+    with in_time():
+        while not manager._is_healthy:
+            await asyncio.sleep(0.01)
+    assert await client.ping()
+
+
+def test_a_recovery_whose_start_was_prevented_is_started_by_the_next_refusal(own_server, pool_settings, monkeypatch):
+    manager = pool_settings(own_server.url)
+    client = manager.get_sync_client()
+    own_server.kill()
+
+    def no_more_threads(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        with pytest.raises(redis_exceptions.RedisError):
+            client.get("k")
+        assert not manager._built().monitor._recovery.is_running
+    own_server.start()
+    eventually(lambda: is_served(client))
+
+
+def is_served(client):
+    try:
+        return client.ping()
+    except redis_exceptions.RedisError:
+        return False
+
+
+def test_a_filter_that_raises_on_an_exhausted_pool_leaves_the_refusal(server, pool_settings, raising):
+    client = pool_settings(server.url, MAX_CONNECTIONS=2, TIMEOUT=0.01).get_sync_client()
+    with client.pipeline() as holder:
+        holder.watch("a")
+        with pytest.raises(redis_exceptions.ConnectionError, match="became free"):
+            client.client_getname()
+    assert "redispool_app.pool" in raising.seen
+
+
+def test_a_filter_that_raises_on_a_pause_leaves_it_working(manager, raising):
+    client = manager.get_sync_client()
+    manager.pause(20)
+    manager.resume()
+    assert client.ping()
+
+
+def test_a_hook_for_built_clients_that_raises_leaves_the_client(manager, monkeypatch):
+    def hook():
+        raise HookError
+
+    monkeypatch.setattr(pool_sets, "on_client_built", [hook])
+    assert manager.get_sync_client().ping()
+
+
+def test_an_opened_hook_that_raises_leaves_the_connection(manager):
+    def hook():
+        raise HookError
+
+    manager._built().monitor.on_opened = hook
+    assert manager.get_sync_client().ping()
+    assert manager._built().monitor.counters.opened == 1
+
+
+def test_an_outage_hook_that_raises_leaves_the_probes(own_server, pool_settings):
+    manager = pool_settings(own_server.url)
+    client = manager.get_sync_client()
+    client.ping()
+    called = []
+
+    def hook(since):
+        called.append(since)
+        raise HookError
+
+    manager._built().monitor.on_outage = hook
+    own_server.kill()
+    with pytest.raises(redis_exceptions.RedisError):
+        client.get("k")
+    eventually(lambda: called)
+    own_server.start()
+    eventually(lambda: is_served(client))
+
+
+def test_a_listener_that_raises_leaves_the_verdict_and_the_others(own_server, pool_settings, caplog):
+    manager = pool_settings(own_server.url)
+    client = manager.get_sync_client()
+
+    class Listener:
+        def health_changed(self, change):
+            raise HookError
+
+        def pool_exhausted(self, reason, total):
+            raise HookError
+
+    manager._built().monitor._listener = Listener()
+    own_server.kill()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        client.get("k")
+    assert any("is unhealthy" in record.getMessage() for record in caplog.records)
+    own_server.start()
+    eventually(lambda: is_served(client))
+    assert [change["state"] for change in manager.health_history()] == ["healthy", "unhealthy", "healthy"]
