@@ -39,6 +39,8 @@ def no_log():
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
+    # ``threading`` remembers a thread whose start was interrupted as one that is about to begin.
+    threading._limbo.clear()
 
 
 class SoftTimeLimitError(Exception):

@@ -200,7 +200,8 @@ def test_what_is_too_much_is_dropped_counted_and_logged_once_for_each_pool(conne
     # One may have been taken out of the queue before it was full.
     eventually(lambda: len(heard) == 20 - dispatcher.dropped)
     assert 16 <= dispatcher.dropped <= 17
-    assert heard == list(range(len(heard)))
+    assert heard[:3] == [0, 1, 2]
+    assert heard == sorted(heard)  # the thread may take the first out later than that, and then another finds room
     records = [record for record in caplog.records if record.name == "redispool_app.signals"]
     assert [record.pool for record in records] == ["default", "sessions"]
     assert [f"Redis pool {record.pool!r}: an event was dropped" in record.getMessage() for record in records] == [
