@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from redis import exceptions as redis_exceptions
@@ -216,3 +219,90 @@ def test_a_listener_that_raises_leaves_the_verdict_and_the_others(own_server, po
     states = [change["state"] for change in manager.health_history()]
     assert states[:2] == ["healthy", "unhealthy"]
     assert states[-1] == "healthy"
+
+
+class Counting(logging.Filter):
+    """A logging filter that limits the rate of records by Redis, as a project might."""
+
+    def __init__(self, client, hold=0.0):
+        super().__init__()
+        self._client = client
+        self._hold = hold
+        self.passed = 0
+
+    def filter(self, record):
+        if record.name == "redispool_app.commands":
+            self._client.incr("records")
+            time.sleep(self._hold)
+            self.passed += 1
+        return True
+
+
+@contextmanager
+def filtered(found):
+    handler, logger = logging.NullHandler(), logging.getLogger("redispool_app.commands")
+    handler.handle = lambda record: found.filter(record)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+
+
+def test_a_filter_that_uses_redis_on_a_slow_command_delays_no_other_thread(own_server, pool_settings):
+    client = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, SLOW_COMMAND=0.02).get_sync_client()
+    client.set("k", "v")
+    slow = Counting(client, hold=1.0)
+    with filtered(slow), own_server.client() as admin:
+        admin.client_pause(60)
+        with in_time(), ThreadPoolExecutor(4) as pool:
+            began = time.monotonic()
+            callers = [pool.submit(timed, partial(client.get, "k"), began) for _ in range(4)]
+            took = sorted(caller.result() for caller in callers)
+    assert slow.passed == 1
+    assert took[2] < 0.9, "the filter's time was others' too"
+    assert client.get("records") == b"1"
+
+
+async def test_a_filter_that_uses_redis_on_a_slow_command_harms_no_task(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, SLOW_COMMAND=0.02)
+    client = await manager.get_client()
+    await client.set("k", "v")
+    slow = Counting(manager.get_sync_client())
+    with filtered(slow), own_server.client() as admin:
+        admin.client_pause(60)
+        with in_time():
+            assert await asyncio.gather(*(client.get("k") for _ in range(4))) == [b"v"] * 4
+            await asyncio.sleep(0.05)
+    assert slow.passed == 1
+
+
+def test_an_outage_is_told_after_all_who_waited_have_their_errors(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.set("k", "v")
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Listener:
+        def health_changed(self, change):
+            inside.set()
+            go_on.wait(10)
+
+    manager._built().monitor._listener = Listener()
+    own_server.pause()
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(client.incr, "n") for _ in range(4)]
+        eventually(lambda: client.sharing.in_flight == 4)
+        own_server.signal(signal.SIGKILL)
+        assert inside.wait(5)
+        # One of them tells; the others are not kept.
+        eventually(lambda: sum(caller.done() for caller in callers) >= 3)
+        go_on.set()
+        assert all(isinstance(caller.exception(5), redis_exceptions.ConnectionError) for caller in callers)
+
+
+def timed(function, began):
+    assert function() == b"v"
+    return time.monotonic() - began

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -27,12 +28,15 @@ from .log_limit import LogLimit
 from .pause import Pause
 from .recovery import Recovery
 from .runtime import fork
-from .runtime.hooks import tell
+from .runtime.hooks import Untold, tell, tell_all
 from .runtime.single_flight import Flight, SingleFlight
 from .slow_commands import SlowCommands
 
 logger = logging.getLogger("redispool_app.health")
 pool_logger = logging.getLogger("redispool_app.pool")
+
+_MOST_UNTOLD = 1000
+"""So much waits to be told at most; the oldest makes way."""
 
 _EXHAUSTED_INTERVAL = 1.0
 """Who listens hears at most once in so many seconds that a pool is exhausted."""
@@ -109,7 +113,9 @@ class Monitor:
         """Connections made before this moment (monotonic seconds) are replaced when they are free."""
         self._warnings: dict[FaultKind, tuple[Fault, float]] = {}
         self.pause = Pause(max_waiting, health.hold, self._resumed)
-        self.slow_commands = SlowCommands(alias, slow_command)
+        self.untold: Untold = deque(maxlen=_MOST_UNTOLD)
+        """What callers left to be told that reported while they held a role of a shared connection."""
+        self.slow_commands = SlowCommands(alias, slow_command, untold=self.untold)
         self.client_name = client_name
         """Returns the name of a connection that is made now; None where connections have none."""
         self._listener = listener or Listener()
@@ -150,22 +156,25 @@ class Monitor:
         if connection._counted:
             connection._counted, self.counters.closed = False, self.counters.closed + 1
 
-    def error_reply(self, error: BaseException) -> None:
-        """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said."""
+    def error_reply(self, error: BaseException, *, later: bool = False) -> None:
+        """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said.
+
+        ``later``: leave what is to be told in ``untold``, as the caller holds a role of a shared connection.
+        """
         if self._is_quiet() or denies_health_check(error):
             return
         fault = self._fault_in(error)
         if says_elsewhere(error) and not self.closed:
             self.was_moved = True
-            self.doubt(fault)  # the next check asks which slots this server has
+            self.doubt(fault, later=later)  # the next check asks which slots this server has
         # One command denied is no outage: perhaps it is the only one this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
 
-    def failure(self, error: BaseException, started: float, *, hurried: bool = False) -> None:
+    def failure(self, error: BaseException, started: float, *, hurried: bool = False, later: bool = False) -> None:
         """A connection failed; ``started`` is when (monotonic seconds) it began to wait.
 
-        ``hurried``: it was given so little time that a time-out says nothing about the server.
+        ``hurried``: it was given so little time that a time-out says nothing about the server. ``later``: as above.
         """
         if self._is_quiet():
             return
@@ -179,15 +188,21 @@ class Monitor:
         is_no_verdict = fault.kind in AMBIGUOUS or (hurried and timed_out)
         news = None if is_no_verdict else self.health.failed_since(fault, started)
         if news is None:
-            self.doubt(fault)
+            self.doubt(fault, later=later)
         else:
             self._recovery.start()
-            self.tell_changes()
+            self._tell_or_leave(later)
 
-    def doubt(self, fault: Fault) -> None:
+    def doubt(self, fault: Fault, *, later: bool = False) -> None:
         """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
         if self.health.doubt(fault):
             self._recovery.start()
+            self._tell_or_leave(later)
+
+    def _tell_or_leave(self, later: bool) -> None:
+        if later:
+            self.untold.append(self.tell_changes)
+        else:
             self.tell_changes()
 
     def warn(self, kind: FaultKind, fault: Fault | None, seconds: float = math.inf) -> None:
@@ -262,6 +277,8 @@ class Monitor:
 
     def tell_changes(self) -> None:
         """Tell the log and the listener each change of the health that they have not been told yet."""
+        if self.untold:
+            tell_all(self.untold)
         while self._told.successor:
             own: Flight[None] = Flight()
             try:

@@ -125,7 +125,7 @@ class SharedConnection(WatchedConnection):
             held = any(future in batch.waiting() for batch in self._held)
             unsent = held or any(each is future for each in self._gathered)
             self._time_out([future], deadline - (self.timeout or 0.0), written=not unsent)
-            self._slow.note_all([sent], self.timeout or 0.0)
+            self._note_slow([([sent], self.timeout or 0.0)])
 
     # Writing: once per tick, or for each 32 commands of a long one.
 

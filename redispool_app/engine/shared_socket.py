@@ -31,6 +31,7 @@ from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError
 from .replies import HARMLESS, NOT_A_REPLY, invalid
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.hooks import tell_all
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
@@ -79,6 +80,7 @@ class SharedSocket:
         self._on_lost = on_lost
         self._slow = slow
         self._slow_from = slow.threshold
+        self._untold = slow.untold
         self._mutex = threading.Lock()
         self.queue: list[Exchange] = []
         self._written = 0
@@ -167,7 +169,11 @@ class SharedSocket:
             exchange.left = True
             self._withdraw(exchange)
             self._hand_over(exchange)
+            if self._untold:
+                tell_all(self._untold)
             raise
+        if self._untold:
+            tell_all(self._untold)  # now that this caller has no role any more
         if reply.__class__ is not bytes and isinstance(reply, ConnectionLostError):
             raise reply
         return reply

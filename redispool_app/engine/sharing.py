@@ -28,6 +28,7 @@ from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import schedule_lost_callbacks
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
@@ -356,6 +357,10 @@ class Sharing(SharingRules):
                 self._dismiss()
             else:
                 self._let_next_in()
+
+    def _left_untold(self) -> None:
+        if untold := self.slow_commands.untold:
+            self.loop.call_soon(tell_all, untold)
 
     def _dismiss(self) -> None:
         """Let all who wait go on: each finds for itself that there is nothing to wait for."""

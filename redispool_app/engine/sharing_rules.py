@@ -33,6 +33,7 @@ from .outcomes import (
 from .packing import is_utf8
 from .read_only import is_refusal, policy_of
 from .renewal import Renewal
+from .runtime.hooks import tell_all
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
@@ -156,6 +157,7 @@ class SharingRules:
         now, threshold = monotonic(), self.slow_commands.threshold
         if now - request.started >= threshold > now - request.sent_at:
             self.slow_commands.note_all([request.sent], now - request.started)
+            tell_all(self.slow_commands.untold)
 
     def judge(self, request: Request, error: FailedCommandError) -> None:
         """Return if the request is to be sent again; else raise what its caller should know."""
@@ -311,14 +313,19 @@ class SharingRules:
         if self.monitor is None:
             return
         if isinstance(error, redis_exceptions.ConnectionError):
-            self.monitor.failure(error, monotonic())
+            self.monitor.failure(error, monotonic(), later=True)
         else:
-            self.monitor.error_reply(error)
+            self.monitor.error_reply(error, later=True)
+        self._left_untold()
 
     def report_loss(self, error: BaseException, oldest: float | None) -> None:
         """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited."""
         if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
-            self.monitor.failure(error, oldest if oldest is not None else monotonic())
+            self.monitor.failure(error, oldest if oldest is not None else monotonic(), later=True)
+            self._left_untold()
+
+    def _left_untold(self) -> None:
+        """Called where something may have been left to be told, which the connection may not do: it holds roles."""
 
 
 def is_silent(connection: Any, since: float) -> bool:

@@ -10,17 +10,18 @@ import heapq
 import logging
 import math
 import re
-import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from .log_limit import LogLimit
 from .routing import may_block
 from .runtime import fork
+from .runtime.hooks import Untold, tell_all
 
 logger = logging.getLogger("redispool_app.commands")
 
@@ -51,19 +52,30 @@ class _Slow:
 
 
 class SlowCommands:
-    """The slowest callers of one pool in this process. Safe for threads."""
+    """The slowest callers of one pool in this process. Safe for threads.
 
-    def __init__(self, alias: str = "", threshold: float = math.inf, clock: Callable[[], float] = time.time) -> None:
+    ``note`` only remembers. It may be called while a role or a place in a queue is held, so it leaves the log message
+    in ``untold``: functions to be called by ``hooks.tell_all`` when nothing is held any more.
+    """
+
+    def __init__(
+        self,
+        alias: str = "",
+        threshold: float = math.inf,
+        clock: Callable[[], float] = time.time,
+        untold: Untold | None = None,
+    ) -> None:
         self.alias = alias
         self.threshold = threshold
         """Seconds from which on a wait is remembered."""
+        self.untold: Untold = deque() if untold is None else untold
         self._clock = clock
-        self._start_anew()
+        self._limit = LogLimit()
+        self.after_fork_in_child()
         fork.register(self.after_fork_in_child)
 
-    def _start_anew(self) -> None:
-        self._lock = threading.Lock()
-        self._limit = LogLimit()
+    def after_fork_in_child(self) -> None:
+        """In a forked child: those were the parent's callers."""
         self._kept: list[_Slow] = []
         self.total = 0
 
@@ -72,20 +84,16 @@ class SlowCommands:
         if seconds < self.threshold:
             return
         now = self._clock()
-        with self._lock:
-            self.total += callers
-            kept = [each for each in self._kept if each.at >= now - HORIZON]
-            kept.append(_Slow(seconds, now, command, callers))
-            self._kept = heapq.nlargest(MOST, kept)
-        self._limit.log(
-            logger,
-            logging.INFO,
-            "Redis pool %r: %s took %.3f s",
-            self.alias,
-            command,
-            seconds,
-            extra={"pool": self.alias, "command": command, "duration_ms": round(seconds * 1000, 3), "callers": callers},
-        )
+        self.total += callers
+        slow = _Slow(seconds, now, command, callers)
+        while True:
+            before = self._kept
+            kept = heapq.nlargest(MOST, [slow, *(each for each in before if each.at >= now - HORIZON)])
+            # In one step, without a call: if another caller came between, again.
+            if self._kept is before:
+                self._kept = kept
+                break
+        self.untold.append(partial(self._log, slow))
 
     def note_all(self, packed: Iterable[tuple[bytes, int]], seconds: float) -> None:
         """Remember callers who waited together, by what each sent: packed bytes, and how many commands that is."""
@@ -95,13 +103,17 @@ class SlowCommands:
     def as_list(self) -> list[dict[str, Any]]:
         """Return the slowest, slowest first, JSON-ready: ``at`` in Unix seconds, ``callers`` that waited together."""
         horizon = self._clock() - HORIZON
-        with self._lock:
-            kept = list(self._kept)
-        return [each.as_dict() for each in kept if each.at >= horizon]
+        return [each.as_dict() for each in self._kept if each.at >= horizon]
 
-    def after_fork_in_child(self) -> None:
-        """In a forked child: those were the parent's callers."""
-        self._start_anew()
+    def _log(self, slow: _Slow) -> None:
+        extra = {
+            "pool": self.alias,
+            "command": slow.command,
+            "duration_ms": round(slow.seconds * 1000, 3),
+            "callers": slow.callers,
+        }
+        text = "Redis pool %r: %s took %.3f s"
+        self._limit.log(logger, logging.INFO, text, self.alias, slow.command, slow.seconds, extra=extra)
 
 
 def note_alone(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> None:
@@ -117,6 +129,7 @@ def note_alone(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> Non
         return
     if not any(may_block(args) for args in stack):
         monitor.slow_commands.note(name_of_args(stack[0], len(stack)), waited)
+        tell_all(monitor.untold)
 
 
 def name_of(packed: bytes, commands: int = 1) -> str:

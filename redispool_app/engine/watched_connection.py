@@ -24,6 +24,7 @@ from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError
 from .replies import make_reader
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import abort, schedule_lost_callbacks
 from .slow_commands import SlowCommands
 from .statistics import Statistics
@@ -217,6 +218,7 @@ class WatchedConnection:
     def _note_slow(self, slow: Noted) -> None:
         for asked, waited in slow:
             self._slow.note_all(asked, waited)
+        self._loop.call_soon(tell_all, self._slow.untold)
 
     # The end.
 

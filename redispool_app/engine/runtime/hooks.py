@@ -1,6 +1,7 @@
 """Calls code of the project or of other packages that must not affect the caller: log handlers, listeners, callbacks.
 
-Nothing that holds a lock, a role or a place in a queue may call ``tell``: the hook may block, and may call Redis.
+Nothing that holds a lock, a role or a place in a queue may call ``tell``: the hook may block, and may call Redis. It
+leaves what is to be told in an ``Untold``, for the moment when nothing is held any more.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import ParamSpec
 
 P = ParamSpec("P")
+
+Untold = deque[Callable[[], object]]
+"""What is still to be told, in its order. Each function tells one thing."""
 
 logger = logging.getLogger("redispool_app.hooks")
 
@@ -32,6 +37,16 @@ def tell(hook: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         hook(*args, **kwargs)
     except Exception as error:
         _report(hook, error)
+
+
+def tell_all(untold: Untold) -> None:
+    """Call what has gathered in ``untold``, each once."""
+    while untold:
+        try:
+            hook = untold.popleft()
+        except IndexError:
+            return  # another caller tells it
+        tell(hook)
 
 
 def _report(hook: Callable[..., object], error: Exception) -> None:
