@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from asyncio import Lock, _get_running_loop, get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -46,7 +45,6 @@ class RedisConnectionManager:
     """
 
     _instances: ClassVar[dict[tuple[type, str], RedisConnectionManager]] = {}
-    _instances_lock: ClassVar[threading.Lock] = threading.Lock()
 
     alias: str
 
@@ -55,12 +53,10 @@ class RedisConnectionManager:
         if found is None:
             if not mark[0]:
                 fork.renew()
-            with cls._instances_lock:
-                found = cls._instances.get((cls, alias))
-                if found is None:
-                    found = super().__new__(cls)
-                    found._set_up(alias)
-                    cls._instances[cls, alias] = found
+            own = super().__new__(cls)
+            own._set_up(alias)
+            # The first stays.
+            found = cls._instances.setdefault((cls, alias), own)
         return cast(Self, found)
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
@@ -73,7 +69,8 @@ class RedisConnectionManager:
 
     def _set_up(self, alias: str) -> None:
         self.alias = alias
-        self._lock = threading.Lock()
+        self._settings_read = object()
+        """Stands for what the settings say: another one once they may have changed."""
         self._closed = False
         self._lock_without_loop = Lock()
         self._announcer = signals.Announcer(self)
@@ -415,19 +412,20 @@ class RedisConnectionManager:
         pool_set = self._pool_set
         if pool_set is not None:
             return pool_set
-        with self._lock:
-            if self._pool_set is None:
-                config = get_config(self.alias)
-                pool_set = PoolSet(self._settings_for(self.alias, config), self._announcer)
-                if self._closed:
-                    pool_set.health.forget(closed=True)
-                # A forked child, or code that keeps a client, may use the pool without asking its manager.
-                pool_set.monitor.on_opened = partial(publisher.opened, self)
-                self._announcer.created(config.masked_url)
-                self._known_config = config
-                self._by_loop, self._health = pool_set.loops.by_loop, pool_set.health
-                self._pool_set = pool_set
+        while pool_set is None:
+            settings_read, config = self._settings_read, get_config(self.alias)
+            own = PoolSet(self._settings_for(self.alias, config), self._announcer)
+            # A forked child, or code that keeps a client, may use the pool without asking its manager.
+            own.monitor.on_opened = partial(publisher.opened, self)
+            by_loop, health = own.loops.by_loop, own.health
+            if self._closed:
+                health.forget(closed=True)
+            # No call from here to the last store: the first pool set stays, and another has done no I/O yet.
+            if self._pool_set is None and self._settings_read is settings_read:
+                self._known_config, self._by_loop, self._health, self._pool_set = config, by_loop, health, own
             pool_set = self._pool_set
+            if pool_set is own:
+                self._announcer.created(config.masked_url)
         publisher.ensure(self)
         return pool_set
 
@@ -477,10 +475,10 @@ class RedisConnectionManager:
         """Forget the configuration; the next use reads the settings again and connects anew."""
         if not mark[0]:
             fork.renew()
-        with self._lock:
-            pool_set, was_closed = self._pool_set, self._closed
-            self._forget_pool_set()
-            self._closed = False
+        settings_read = object()
+        pool_set, was_closed = self._pool_set, self._closed
+        self._settings_read, self._closed = settings_read, False
+        self._known_config, self._by_loop, self._health, self._pool_set = None, {}, None, None
         publisher.forget(self)
         if pool_set is not None:
             pool_set.monitor.close()
@@ -499,7 +497,6 @@ class RedisConnectionManager:
         return before
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
         self._lock_without_loop = Lock()
 
 
@@ -512,13 +509,6 @@ def reload_all_settings() -> None:
     """``settings.REDIS_POOL`` has changed: every manager reads it again on its next use."""
     for manager in list(RedisConnectionManager._instances.values()):
         manager.reload_settings()
-
-
-def _after_fork_in_child() -> None:
-    RedisConnectionManager._instances_lock = threading.Lock()
-
-
-fork.register(_after_fork_in_child)
 
 
 def _unix_time(moment: float) -> float:

@@ -7,9 +7,7 @@ for a signal without receivers.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +20,7 @@ from .engine.monitor import Listener
 from .engine.runtime import fork
 from .engine.runtime.fork import mark
 from .engine.runtime.hooks import tell
+from .engine.runtime.worker import Run, Worker
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 
@@ -66,10 +65,9 @@ class Dispatcher:
     def _start_anew(self) -> None:
         # Its put never waits, not even for a put that a signal handler or a finaliser has interrupted.
         self._queue: SimpleQueue[tuple[Any, Callable[[], Any]]] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._worker = Worker("redispool-signals", self._run)
         self._limits: dict[Any, LogLimit] = {}
         """By the alias of the pool whose events were dropped."""
-        self._thread: threading.Thread | None = None
 
     def announce(self, signal: Signal, sender: Any, **arguments: Any) -> None:
         """Let ``signal`` be sent soon. Returns at once and never raises."""
@@ -78,7 +76,7 @@ class Dispatcher:
         if not mark[0]:
             fork.renew()
         alias = arguments.get("alias")
-        if self._queue.qsize() >= self.most or not self._is_running():
+        if self._queue.qsize() >= self.most or not self._worker.ensure():
             self.dropped += 1
             text = "Redis pool %r: an event was dropped, as receivers are too slow"
             extra = {"pool": alias, "dropped_total": self.dropped}
@@ -90,17 +88,7 @@ class Dispatcher:
         """In a forked child: the thread is not here, and the events are the parent's."""
         self._start_anew()
 
-    def _is_running(self) -> bool:
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="redispool-signals", daemon=True)
-                    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or has no more threads
-                        thread.start()
-                        self._thread = thread
-        return self._thread is not None
-
-    def _run(self) -> None:
+    def _run(self, run: Run) -> None:
         # Not before there is something to send: settings may not be configured where nobody listens.
         from django.db import close_old_connections
 

@@ -103,9 +103,13 @@ def test_a_child_that_exits_normally_finalises_nothing_of_its_parents(manager):
 
 
 def test_a_fork_while_another_thread_holds_every_lock_does_not_hang_the_child(manager):
-    manager.get_sync_client().ping()
+    client = manager.get_sync_client()
+    client.ping()
     pool_set = manager._built()
-    locks = [manager._lock, pool_set._lock, pool_set.loops._lock]
+    owners = [manager, pool_set, pool_set.loops, pool_set.monitor, client.sharing, client.sharing.connection]
+    is_lock = type(threading.Lock())
+    locks = [value for owner in owners for value in vars(owner).values() if isinstance(value, is_lock)]
+    assert locks
     held, release = threading.Event(), threading.Event()
 
     def hold():

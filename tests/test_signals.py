@@ -213,7 +213,7 @@ def test_what_is_too_much_is_dropped_counted_and_logged_once_for_each_pool(conne
 def test_without_receivers_no_thread_runs():
     dispatcher = signals.Dispatcher()
     dispatcher.announce(signals.pool_created, None, alias="default")
-    assert dispatcher._thread is None
+    assert dispatcher._worker.latest.is_over
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

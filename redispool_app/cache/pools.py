@@ -7,7 +7,6 @@ keys share it. It stands beside those of ``REDIS_POOL`` on the status page, in `
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -18,8 +17,6 @@ from django.utils.module_loading import import_string
 
 from redispool_app.conf import DEFAULT_ALIAS, RedisPoolConfig, get_config, own_aliases
 from redispool_app.connection_url import ConnectionURL
-from redispool_app.engine.runtime import fork
-from redispool_app.engine.runtime.fork import mark
 
 from .options import find_problems, is_url, pool_keys, single_location
 
@@ -27,15 +24,6 @@ _BACKENDS = frozenset(("redispool_app.cache.RedisPoolCache", "redispool_app.cach
 
 _known: dict[str, dict[str, Any]] = {}
 """What ``REDIS_POOL`` would say about each pool, by alias. Never shrinks: an alias means one pool for good."""
-_lock = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-fork.register(_after_fork_in_child)
 
 
 def entries() -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -104,13 +92,15 @@ def _alias_for(config: RedisPoolConfig, mapping: dict[str, Any]) -> str:
             continue  # which the checks report
         if _address(own) == _address(config) and _agrees(own, config):
             return alias
-    if not mark[0]:
-        fork.renew()
-    with _lock:
-        for alias, known in _known.items():
+    while True:
+        for alias, known in list(_known.items()):
             other = RedisPoolConfig.from_mapping(known)
             if _address(other) == _address(config) and _said(other) == _said(config):
                 return alias
+        alias = _new_alias(config)
+        # If another caller has just taken that alias, perhaps for the same pool, once more.
+        if _known.setdefault(alias, mapping) is mapping:
+            return alias
         alias = _new_alias(config)
         _known[alias] = mapping
     return alias

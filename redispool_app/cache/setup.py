@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import monotonic
@@ -13,8 +12,7 @@ from django.core.signals import setting_changed
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.faults import ANSWERED, classify
-from redispool_app.engine.runtime import fork
-from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.health import HealthState
 from redispool_app.engine.runtime.hooks import tell
 from redispool_app.redis_pool import RedisConnectionManager
 
@@ -40,12 +38,9 @@ class Setup:
     key and the cure: so Django can make the cache, and its system checks can tell about all faults.
     """
 
-    _lock: threading.Lock
-
     def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
         # Also keeps OPTIONS, whose id is in a key of ``_setups``.
         self._entry = {**params, "LOCATION": location}
-        fork.renew_lock(self)
         self._last_warning = -_QUIET
 
     @cached_property
@@ -117,13 +112,15 @@ class Setup:
     def _is_news(self) -> bool:
         health = self.manager._health
         now = monotonic()
-        with self._lock:
-            if health is None or health.is_healthy:
-                news = now - self._last_warning > _QUIET
-            else:
-                news = health.since > self._last_warning + _SAME
-            if news:
-                self._last_warning = now
+        known = None if health is None else health.newest()
+        if known is None or known.state is HealthState.HEALTHY:
+            after, moment = _QUIET, now
+        else:
+            after, moment = _SAME, known.since
+        # No call from here on, so of all callers one finds it news.
+        news = moment - self._last_warning > after
+        if news:
+            self._last_warning = now
         return news
 
 
@@ -139,15 +136,6 @@ def _line(error: BaseException) -> str:
 
 
 _setups: dict[tuple[Any, ...], Setup] = {}
-_setups_lock = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _setups_lock
-    _setups_lock = threading.Lock()
-
-
-fork.register(_after_fork_in_child)
 
 
 def setup_for(location: Any, params: Mapping[str, Any]) -> Setup:
@@ -160,17 +148,13 @@ def setup_for(location: Any, params: Mapping[str, Any]) -> Setup:
         # A LOCATION of several servers, or another fault that will be told at first use.
         return Setup(location, params)
     if found is None:
-        if not mark[0]:
-            fork.renew()
-        with _setups_lock:
-            found = _setups.setdefault(key, Setup(location, params))
+        found = _setups.setdefault(key, Setup(location, params))
     return found
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "CACHES":
-        with _setups_lock:
-            _setups.clear()
+        _setups.clear()
     elif setting == "REDIS_POOL":
         for setup in list(_setups.values()):
             setup.find_manager_anew()

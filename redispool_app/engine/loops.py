@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -18,7 +17,7 @@ from .async_client import AsyncRedis
 from .async_pool import AsyncPool
 from .runtime import fork
 from .runtime.fork import mark
-from .statistics import Statistics
+from .statistics import PastStatistics, Statistics
 
 
 class LoopClient:
@@ -46,10 +45,10 @@ class LoopClients:
 
     def __init__(self, build: Callable[[], tuple[AsyncRedis, AsyncPool]]) -> None:
         self._build = build
-        self._lock = threading.Lock()
+        # No lock: each change is one step, and what a caller finds in between is counted or closed all the same.
         self.by_loop: dict[int, LoopClient] = {}
         self._retired: list[LoopClient] = []
-        self._past = Statistics()
+        self._past = PastStatistics()
         fork.register(self.after_fork_in_child)
 
     def current(self) -> LoopClient | None:
@@ -72,8 +71,7 @@ class LoopClients:
         entry = LoopClient(loop, *self._build())
         # The first step registers the generator with this loop; it does not suspend.
         entry.keeper = self._keep(entry)
-        with self._lock:
-            self.by_loop[id(loop)] = entry
+        self.by_loop[id(loop)] = entry
         await anext(entry.keeper)
         return entry
 
@@ -90,19 +88,17 @@ class LoopClients:
         """Take every client out of service; the caller closes those whose loop still runs."""
         if not mark[0]:
             fork.renew()
-        with self._lock:
-            entries = list(self.by_loop.values())
-            self.by_loop.clear()
-            self._retired.extend(entries)
+        entries = list(self.by_loop.values())
+        self._retired.extend(entries)
+        for entry in entries:
+            self._drop(entry)
         return entries
 
     def call_each(self, function: Callable[[LoopClient], None]) -> None:
         """Let every loop that runs call ``function`` with its client, soon."""
         if not mark[0]:
             fork.renew()
-        with self._lock:
-            entries = list(self.by_loop.values())
-        for entry in entries:
+        for entry in list(self.by_loop.values()):
             loop = entry.loop_ref()
             if loop is not None:
                 with contextlib.suppress(RuntimeError):  # it has ended
@@ -112,9 +108,7 @@ class LoopClients:
         """Close what closed loops left behind."""
         if not mark[0]:
             fork.renew()
-        with self._lock:
-            entries = [*self.by_loop.values(), *self._retired]
-        for entry in entries:
+        for entry in self._entries():
             loop = entry.loop_ref()
             if loop is None or loop.is_closed():
                 entry.pool.abandon()
@@ -122,26 +116,26 @@ class LoopClients:
 
     def stats(self) -> list[dict[str, int]]:
         """Return one JSON-ready dict for each loop's pool."""
-        with self._lock:
-            return [pool_numbers(entry.pool) for entry in self.by_loop.values()]
+        return [pool_numbers(entry.pool) for entry in list(self.by_loop.values())]
 
     def statistics(self) -> Statistics:
         """Return what the shared connections of all loops have done, those that ended included."""
-        total = Statistics()
-        with self._lock:
-            total.add(self._past)
-            for entry in [*self.by_loop.values(), *self._retired]:
-                if entry.pool._sharing is not None:
-                    total.add(entry.pool._sharing.statistics)
+        total = self._past.total()
+        for entry in self._entries():
+            if entry.pool._sharing is not None:
+                total.add(entry.pool._sharing.statistics)
         return total
+
+    def _entries(self) -> list[LoopClient]:
+        """Return the clients in service and those that were taken out of it, each once."""
+        return list({id(entry): entry for entry in [*self.by_loop.values(), *self._retired]}.values())
 
     def after_fork_in_child(self) -> None:
         """In a forked child: the parent's loops do not run here, and their clients must not be closed."""
         _graveyard.extend([*self.by_loop.values(), *self._retired])
-        self._lock = threading.Lock()
         self.by_loop.clear()  # the manager reads this very dict
         self._retired = []
-        self._past = Statistics()
+        self._past = PastStatistics()
 
     async def _keep(self, entry: LoopClient) -> AsyncGenerator[None, None]:
         try:
@@ -158,20 +152,19 @@ class LoopClients:
     def _forget(self, entry: LoopClient) -> None:
         """A client's loop has ended; its totals stay."""
         self._drop(entry)
-        with self._lock:
-            if entry in self._retired:
-                self._retired.remove(entry)
-            # It stays with its pool: whoever still has the client is told that this is closed.
-            sharing = entry.pool._sharing
-            if sharing is not None:
-                past, sharing.statistics = sharing.statistics, Statistics()
-                self._past.add(past)
+        with contextlib.suppress(ValueError):
+            self._retired.remove(entry)
+        # It stays with its pool: whoever still has the client is told that this is closed.
+        sharing = entry.pool._sharing
+        if sharing is not None:
+            fresh = Statistics()
+            past, sharing.statistics = sharing.statistics, fresh
+            self._past.add(past)
 
     def _drop(self, entry: LoopClient) -> None:
-        with self._lock:
-            for key, value in list(self.by_loop.items()):
-                if value is entry:
-                    del self.by_loop[key]
+        for key, value in list(self.by_loop.items()):
+            if value is entry:
+                self.by_loop.pop(key, None)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

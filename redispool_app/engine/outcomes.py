@@ -73,7 +73,8 @@ class RetryBudget:
         self.tokens = size
 
     def succeeded(self, count: int = 1) -> None:
-        self.tokens = min(self.size, self.tokens + self.earn * count)
+        tokens = self.tokens + self.earn * count
+        self.tokens = tokens if tokens < self.size else self.size
 
     def take(self) -> bool:
         if self.tokens < 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +34,7 @@ from .runtime.hooks import tell
 from .runtime.single_flight import Flight
 from .runtime.token_stream import ListenedProvider, listened
 from .sharing_rules import SharingLimits
-from .statistics import Statistics
+from .statistics import PastStatistics, Statistics
 from .sync_client import SyncRedis
 from .sync_pool import SyncPool
 
@@ -100,9 +99,8 @@ class PoolSet:
         if isinstance(self._provider, ListenedProvider):
             self._provider.on_next(self._retire_dedicated)
         self.loops = LoopClients(self._build_async)
-        self._lock = threading.Lock()
         self._sync: tuple[SyncRedis, SyncPool] | None = None
-        self._past = Statistics()
+        self._past = PastStatistics()
         self._tasks: set[asyncio.Task[None]] = set()
         fork.register(self.after_fork_in_child)
 
@@ -121,15 +119,15 @@ class PoolSet:
         if pair is None:
             if not mark[0]:
                 fork.renew()
-            with self._lock:
-                pair = self._sync
-                if pair is None:
-                    pool = SyncPool(
-                        connection_class=self.settings.sync_class or SYNC_CLASSES[self.settings.kind],
-                        **self._pool_kwargs(),
-                    )
-                    pair = self._sync = (SyncRedis(connection_pool=pool), pool)
-                    _tell_built()
+            pool = SyncPool(
+                connection_class=self.settings.sync_class or SYNC_CLASSES[self.settings.kind],
+                **self._pool_kwargs(),
+            )
+            own = (SyncRedis(connection_pool=pool), pool)
+            # In one step, without a call: the first pair stays, and another has done no I/O yet.
+            self._sync = pair = self._sync or own
+            if pair is own:
+                _tell_built()
         return pair
 
     def _build_async(self) -> tuple[AsyncRedis, AsyncPool]:
@@ -307,10 +305,9 @@ class PoolSet:
         self.loops.sweep()
 
     def _retire_sync(self) -> SyncPool | None:
-        with self._lock:
-            pair, self._sync = self._sync, None
-            if pair is not None and pair[1]._sharing is not None:
-                self._past.add(pair[1]._sharing.statistics)
+        pair, self._sync = self._sync, None
+        if pair is not None and pair[1]._sharing is not None:
+            self._past.add(pair[1]._sharing.statistics)
         return pair[1] if pair is not None else None
 
     def _keep_task(self, task: asyncio.Task[None]) -> None:
@@ -345,7 +342,7 @@ class PoolSet:
     def statistics(self) -> Statistics:
         """Return what the shared connections of all loops and threads have done, those that ended included."""
         total = self.loops.statistics()
-        total.add(self._past)
+        total.add(self._past.total())
         pair = self._sync
         if pair is not None and pair[1]._sharing is not None:
             total.add(pair[1]._sharing.statistics)
@@ -354,9 +351,8 @@ class PoolSet:
     def after_fork_in_child(self) -> None:
         """In a forked child: the clients and tasks are the parent's; the first use makes others."""
         _graveyard.append((self._sync, self._tasks))
-        self._lock = threading.Lock()
         self._sync = None
-        self._past = Statistics()
+        self._past = PastStatistics()
         self._tasks = set()
 
 

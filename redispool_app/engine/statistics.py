@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
 
+from .runtime.single_flight import Flight, SingleFlight
+
 _BASE = 1e-5
 _STEPS_PER_OCTAVE = 4
 _BUCKETS = 96
@@ -14,6 +16,10 @@ _BUCKETS = 96
 
 _BOUNDS = [_BASE * 2 ** (index / _STEPS_PER_OCTAVE) for index in range(_BUCKETS - 1)]
 """The upper bound of each bucket, in seconds; the last has none."""
+
+
+_MOST_ENDED = 50
+"""So many totals of connections that have ended are kept apart at most."""
 
 
 class Statistics:
@@ -104,3 +110,38 @@ class Statistics:
             "latency_p95_ms": p95,
             "latency_p99_ms": p99,
         }
+
+
+class PastStatistics:
+    """The totals of connections that have ended, added up from time to time. ``add`` is one step, and nothing waits."""
+
+    __slots__ = ("_ended", "_merging")
+
+    def __init__(self) -> None:
+        self._ended: list[Statistics] = []
+        self._merging: SingleFlight[None] = SingleFlight()
+
+    def add(self, ended: Statistics) -> None:
+        """Take over the totals of a connection, which nothing adds to any more."""
+        self._ended.append(ended)
+        if len(self._ended) > _MOST_ENDED:
+            self._merge()
+
+    def total(self) -> Statistics:
+        """Return the sum."""
+        total = Statistics()
+        for each in self._ended[:]:
+            total.add(each)
+        return total
+
+    def _merge(self) -> None:
+        own: Flight[None] = Flight()
+        try:
+            if self._merging.join(own) is own:
+                merged = Statistics()
+                for each in self._ended[:_MOST_ENDED]:
+                    merged.add(each)
+                # One step; meanwhile others only append.
+                self._ended[:_MOST_ENDED] = [merged]
+        finally:
+            own.ended = True

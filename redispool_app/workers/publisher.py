@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell
+from redispool_app.engine.runtime.worker import Run, Worker
 
 from . import identity, snapshot
 from .publication import Publication
@@ -40,43 +41,45 @@ class _Publisher:
     """What a process publishes, and the thread that does; a forked child has a new one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("redispool-publisher", self._run)
+        # Not an event: its put is one call in C, which a signal handler cannot find half done.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._publications: dict[str, Publication] = {}
         self._failed: set[str] = set()
 
     def watch(self, manager: RedisConnectionManager) -> Publication:
-        with self._lock:
-            publication = self._publications.get(manager.alias)
-            if publication is None or publication.manager is not manager:
-                publication = self._publications[manager.alias] = Publication(manager, self._wake.set)
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="redispool-publisher", daemon=True)
-                # An interpreter that shuts down starts no threads, and has nothing to publish.
-                with contextlib.suppress(RuntimeError):
-                    thread.start()
-                    self._thread = thread
+        publication = self._publications.setdefault(manager.alias, Publication(manager, self.wake))
+        if publication.manager is not manager:
+            publication = self._publications[manager.alias] = Publication(manager, self.wake)
+        self._worker.ensure()
         return publication
+
+    def wake(self) -> None:
+        """Let the thread look again what is due."""
+        if self._wake.empty():
+            self._wake.put(None)
 
     def find(self, alias: str) -> Publication | None:
         return self._publications.get(alias)
 
-    def _run(self) -> None:
-        wait = 0.0
+    def _run(self, run: Run) -> None:
+        wait, woken = 0.0, self._wake
         while True:
-            self._wake.wait(wait)
-            self._wake.clear()
+            with contextlib.suppress(Empty):
+                woken.get(True, wait)
             if (wait := FIRST_AFTER - identity.age()) > 0:
                 continue
             for publication in list(self._publications.values()):
                 if publication.next_at <= monotonic():
                     self._round(publication)
-            with self._lock:
-                if not self._publications:
-                    self._thread = None
-                    return
-                wait = max(0.0, min(each.next_at for each in self._publications.values()) - monotonic())
+            due = [each.next_at for each in list(self._publications.values())]
+            if not due:
+                # A pool that is to be published from here on finds that no thread is there; one before is seen here.
+                run.ended = True
+                if self._publications:
+                    self._worker.ensure()
+                return
+            wait = max(0.0, min(due) - monotonic())
 
     def _round(self, publication: Publication) -> None:
         alias = publication.manager.alias
@@ -84,20 +87,26 @@ class _Publisher:
         publication.next_at = monotonic() + interval
         try:
             said = publication.round()
-            if said is not None:
-                for callback in tuple(_callbacks):
-                    callback(alias, said)
         except Exception as error:
-            # Once for each kind: the same would come again with every round.
-            if (kind := type(error).__name__) not in self._failed:
-                self._failed.add(kind)
-                tell(logger.warning, "Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
+            self._note_failed(alias, error)
+            return
+        if said is None:
+            return
+        for callback in tuple(_callbacks):
+            try:
+                callback(alias, said)
+            except Exception as error:
+                self._note_failed(alias, error)
+
+    def _note_failed(self, alias: str, error: Exception) -> None:
+        """Log what a round or a callback raised, once for each kind: the same would come again with every round."""
+        if (kind := type(error).__name__) not in self._failed:
+            self._failed.add(kind)
+            tell(logger.warning, "Redis pool %r: a round of publishing failed: %s", alias, kind, exc_info=error)
 
     def drop(self, manager: RedisConnectionManager) -> None:
-        with self._lock:
-            if manager.alias in self._publications:
-                del self._publications[manager.alias]
-                self._wake.set()
+        if self._publications.pop(manager.alias, None) is not None:
+            self.wake()
 
 
 _publisher = _Publisher()

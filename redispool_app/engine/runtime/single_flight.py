@@ -54,8 +54,6 @@ class Flight(Generic[T]):
     __slots__ = ("_landed", "_process", "_successor", "_wakers", "began", "ended", "task", "thread")
 
     def __init__(self, task: asyncio.Task[Any] | None = None) -> None:
-        if not mark[0]:
-            fork.renew()
         self._process = _process
         self.began = monotonic()
         self.thread = threading.get_ident()
@@ -173,6 +171,7 @@ class SingleFlight(Generic[T]):
 
         A flight that takes more than ``longest`` seconds is taken over.
         """
+        _belongs_here(own)
         flight = self.latest
         while flight is not own and (flight.is_over or monotonic() - flight.began > longest):
             flight = flight._successor.setdefault(_NEXT, own)
@@ -197,6 +196,7 @@ class Flights(Generic[K, T]):
 
     def join(self, key: K, own: Flight[T], is_stale: Callable[[Flight[T]], bool] = lambda _: False) -> Flight[T]:
         """Return the flight for ``key``; if there is none, it is over or ``is_stale``, ``own``, led by its maker."""
+        _belongs_here(own)
         while (flight := self._under_way.setdefault(key, own)) is not own and (flight.is_over or is_stale(flight)):
             self._remove(key, flight)
         return flight
@@ -209,6 +209,13 @@ class Flights(Generic[K, T]):
     def _remove(self, key: K, flight: Flight[T]) -> None:
         if self._under_way.get(key) is flight:
             self._under_way.pop(key, None)
+
+
+def _belongs_here(own: Flight[Any]) -> None:
+    # Not when it is made: the hooks that a fork runs make flights.
+    if not mark[0]:
+        fork.renew()
+    own._process = _process
 
 
 def copy_of(error: BaseException) -> BaseException:
