@@ -11,14 +11,14 @@ import ipaddress
 import math
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 from .faults import UnansweredNameError
 from .runtime import fork
-from .runtime.fork import mark
+from .runtime.single_flight import Flight, Flights
 
 _AGAIN_AFTER = 2.0
 """A question this many seconds old may have been lost on a network that is back by now: ask anew ..."""
@@ -29,51 +29,19 @@ _MOST_AT_ONCE = 3
 _Name = tuple[str, int, int]
 
 
-class _Question:
-    """What one thread asks; ``addresses`` or ``error`` is there once it is ``answered``."""
+class _Question(Flight[list[str]]):
+    """What one thread asks for all; it lands with the addresses of ``name``."""
 
-    def __init__(self) -> None:
-        self.began = monotonic()
-        self.addresses: list[str] = []
-        self.error: BaseException | None = None
-        self.answered = False
-        self._listeners: list[Callable[[], None]] = []
-        # A plain lock: an interrupt in the Python code around a condition's own would leave that held for ever.
-        self._held = threading.Lock()
-        self._held.acquire()
+    __slots__ = ("name",)
 
-    def end(self) -> None:
-        """Let everybody know; may be called again, as when a thread runs although ``start()`` was interrupted."""
-        self.answered = True
-        with suppress(RuntimeError):
-            self._held.release()
-        for listener in list(self._listeners):
-            listener()
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` at the end, in whatever thread; perhaps twice, if that is now."""
-        self._listeners.append(listener)
-        if self.answered:
-            listener()
-
-    def wait(self, timeout: float) -> None:
-        if self._held.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            self._held.release()  # for the next who waits
-
-    def answer(self, host: str) -> list[str]:
-        """Return the addresses, or raise why there are none."""
-        if not self.answered:
-            raise UnansweredNameError(f"{host} was not resolved in time")
-        if self.error is not None:
-            # Many callers share the question; a traceback is not to be shared.
-            raise type(self.error)(*self.error.args)
-        return self.addresses
+    def __init__(self, name: _Name) -> None:
+        super().__init__()
+        self.name = name
 
 
-_asked: dict[_Name, list[_Question]] = {}
+_under_way: Flights[_Name, list[str]] = Flights()
+_asked: list[_Question] = []
 """The questions that no name server has answered yet."""
-
-_lock = threading.Lock()
 
 
 async def resolve(host: str, port: int, timeout: float | None) -> list[str]:
@@ -83,31 +51,36 @@ async def resolve(host: str, port: int, timeout: float | None) -> list[str]:
     """
     if is_address(host):
         return [host]
-    question, loop, answered = _ask((host, port, 0)), asyncio.get_running_loop(), asyncio.Event()
-
-    def wake() -> None:
-        # The loop may have ended before the name server answered.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(answered.set)
-
-    question.listen(wake)
+    until = math.inf if timeout is None else monotonic() + timeout
     try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await answered.wait()
+        while True:
+            question = _ask((host, port, 0))
+            is_over = await question.wait_async(until - monotonic())
+            if question.has_landed:
+                return question.result()
+            if not is_over:
+                raise _unanswered(host)
     except asyncio.CancelledError as error:
         # Also when a health check's deadline cancels it: the cause tells what was being waited for.
-        raise error from UnansweredNameError(f"{host} was not resolved in time")
-    return question.answer(host)
+        raise error from _unanswered(host)
 
 
 def resolve_sync(host: str, port: int, timeout: float | None, family: int = 0) -> list[str]:
     """The same for threads."""
     if is_address(host):
         return [host]
-    question = _ask((host, port, family))
-    question.wait(math.inf if timeout is None else timeout)
-    return question.answer(host)
+    until = math.inf if timeout is None else monotonic() + timeout
+    while True:
+        question = _ask((host, port, family))
+        is_over = question.wait(until - monotonic())
+        if question.has_landed:
+            return question.result()
+        if not is_over:
+            raise _unanswered(host)
+
+
+def _unanswered(host: str) -> UnansweredNameError:
+    return UnansweredNameError(f"{host} was not resolved in time")
 
 
 def unanswered(host: str | None, seconds: float) -> UnansweredNameError | None:
@@ -116,7 +89,7 @@ def unanswered(host: str | None, seconds: float) -> UnansweredNameError | None:
     That is so once a question has been open for so many ``seconds``: a younger one is not what took the time.
     """
     asked_before = monotonic() - seconds
-    waiting = any(name[0] == host and asked[0].began <= asked_before for name, asked in list(_asked.items()))
+    waiting = any(asked.name[0] == host and asked.began <= asked_before for asked in list(_asked))
     return UnansweredNameError(f"{host} is not resolved yet") if waiting else None
 
 
@@ -136,43 +109,54 @@ def shares(addresses: list[str], until: float) -> Iterator[tuple[str, float | No
         yield address, None if until == math.inf else max(0.001, left)
 
 
-def _ask(name: _Name) -> _Question:
+def _ask(name: _Name) -> Flight[list[str]]:
     """Return the question that is under way, else ask it."""
-    if not mark[0]:
-        fork.renew()
-    with _lock:
-        asked = _asked.get(name, [])
-        if asked and (len(asked) == _MOST_AT_ONCE or monotonic() - asked[-1].began < _AGAIN_AFTER):
-            return asked[-1]
-        question = _Question()
-        thread = threading.Thread(target=_find, args=(name, question), name="redispool-names", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            pass  # an interpreter that shuts down starts no threads
-        else:
-            # Only now: a question that nobody asks would be waited for in vain.
-            _asked[name] = [*asked, question]
-            return question
-    _find(name, question)
+    own = _Question(name)
+    question: Flight[list[str]] = own
+    try:
+        question = _under_way.join(name, own, _may_be_lost)
+        # Where this very thread is about to start the other one, it asks for itself.
+        if question is own or own.is_nested_in(question):
+            _asked.append(own)
+            threading.Thread(target=_find, args=(own,), name="redispool-names", daemon=True).start()
+            return own
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+            _find(own)  # an interpreter that shuts down starts no threads
+            return own
+        own.ended = True  # also if the thread runs: those who wait may ask again
+        _end(own)
+        raise
     return question
 
 
-def _find(name: _Name, question: _Question) -> None:
-    host, port, family = name
+def _may_be_lost(question: Flight[list[str]]) -> bool:
+    """Whether to ask once more what is asked already: the network may have lost it."""
+    if monotonic() - question.began < _AGAIN_AFTER:
+        return False
+    name = getattr(question, "name", None)
+    return sum(each.name == name for each in list(_asked)) < _MOST_AT_ONCE
+
+
+def _find(question: _Question) -> None:
+    question.thread = threading.get_ident()
+    host, port, family = question.name
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        question.addresses = list(dict.fromkeys(_text(address) for *_, address in found))
         if not found:
             raise OSError(f"getaddrinfo knows no address of {host}")
+        question.land(list(dict.fromkeys(_text(address) for *_, address in found)))
     except BaseException as error:
-        question.error = error
+        question.fail(error)
     finally:
-        with _lock:
-            left = [each for each in _asked.pop(name, []) if each is not question]
-            if left:
-                _asked[name] = left
-        question.end()
+        question.ended = True
+        _end(question)
+
+
+def _end(question: _Question) -> None:
+    with suppress(ValueError):
+        _asked.remove(question)
+    _under_way.leave(question.name, question)
 
 
 def _text(address: tuple[Any, ...]) -> str:
@@ -182,9 +166,7 @@ def _text(address: tuple[Any, ...]) -> str:
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child nobody is asking, and the lock may be held by a thread that is not here."""
-    global _lock
-    _lock = threading.Lock()
+    """In a forked child no thread is asking."""
     _asked.clear()
 
 

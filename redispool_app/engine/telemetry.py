@@ -11,6 +11,8 @@ from typing import Any, Self, TypeVar
 
 from redis.observability import recorder
 
+from .runtime.hooks import tell
+
 T = TypeVar("T")
 
 
@@ -53,7 +55,8 @@ class Telemetry:
         return found
 
     def _succeeded(self, name: Any, started: float) -> None:
-        recorder.record_operation_duration(
+        tell(
+            recorder.record_operation_duration,
             command_name=name.decode("latin-1") if isinstance(name, bytes) else str(name),
             duration_seconds=monotonic() - started,
             server_address=self._address,
@@ -62,7 +65,8 @@ class Telemetry:
         )
 
     def _failed(self, error: Exception) -> None:
-        recorder.record_error_count(
+        tell(
+            recorder.record_error_count,
             server_address=self._address,
             server_port=self._port,
             network_peer_address=self._address,
