@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -23,6 +22,8 @@ from django.utils.translation import get_language, gettext_noop
 
 from . import live_server
 from .engine.runtime import fork
+from .engine.runtime.hooks import tell
+from .engine.runtime.single_flight import Flight, SingleFlight
 from .live_server import Details
 from .redis_pool import RedisConnectionManager, get_managers
 from .sentences import Sentence, translated
@@ -58,47 +59,49 @@ class Shared(Generic[T]):
     def __init__(self, compute: Callable[[], T], name: str) -> None:
         self._compute = compute
         self._name = name
-        self._lock = threading.Lock()
-        self._flight: Future[T] | None = None
-        self._started = float("-inf")
+        self._flights: SingleFlight[None] = SingleFlight()
         self._ended = float("-inf")
         self.latest: T | None = None
 
-    def fresh(self, max_age: float) -> Future[T] | None:
+    def fresh(self, max_age: float) -> Flight[None] | None:
         """Return the computation to wait for.
 
         None while the latest value is at most ``max_age`` seconds old, or where no thread can be started.
         """
-        with self._lock:
-            if self._flight is not None:
-                return self._flight
-            if monotonic() - self._ended < max_age:
-                return None
-            flight: Future[T] = Future()
-            flight.set_running_or_notify_cancel()  # from now on no waiter can cancel it for the others
-            try:
-                threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
-            except RuntimeError:
-                return None  # whoever asks next tries again
-            self._flight, self._started = flight, monotonic()
+        flight = self._flights.latest
+        if not flight.is_over:
             return flight
-
-    def _run(self, flight: Future[T]) -> None:
+        if monotonic() - self._ended < max_age:
+            return None
+        own: Flight[None] = Flight()
         try:
-            value = self._compute()
+            flight = self._flights.join(own)
+            if flight is own:
+                threading.Thread(target=self._run, args=(own,), name=self._name, daemon=True).start()
         except BaseException as error:
-            with self._lock:
-                self._flight, self._ended = None, monotonic()
-            flight.set_exception(error)
-        else:
-            with self._lock:
-                self.latest, self._flight, self._ended = value, None, monotonic()
-            flight.set_result(value)
+            own.ended = True
+            own.leave()
+            if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+                return None  # the next caller tries again
+            raise
+        return flight
+
+    def _run(self, flight: Flight[None]) -> None:
+        try:
+            tell(self._renew)
+        finally:
+            self._ended = monotonic()
+            flight.ended = True
+            flight.leave()
+
+    def _renew(self) -> None:
+        self.latest = self._compute()
 
     @property
     def lateness(self) -> float:
         """How long (seconds) the computation under way has taken; 0.0 when there is none."""
-        return monotonic() - self._started if self._flight is not None else 0.0
+        flight = self._flights.latest
+        return 0.0 if flight.is_over else monotonic() - flight.began
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +133,19 @@ class Watch:
 
     def refresh(self, max_age: float = _FRESH) -> None:
         """Let the server be asked if that is due, and wait for it up to ``PATIENCE``."""
-        if flights := self._flights(max_age):
-            wait(flights, timeout=PATIENCE)
+        _wait(self._flights(max_age))
 
     async def arefresh(self, max_age: float = _FRESH) -> None:
         """The twin of ``refresh``."""
-        if flights := self._flights(max_age):
-            await asyncio.wait([asyncio.wrap_future(flight) for flight in flights], timeout=PATIENCE)
+        until = monotonic() + PATIENCE
+        for flight in self._flights(max_age):
+            await flight.wait_async(until - monotonic())
 
-    def _flights(self, max_age: float) -> list[Future[Any]]:
+    def _flights(self, max_age: float) -> list[Flight[None]]:
         info = self.manager.get_pool_info()
         if info["state"] in ("closed", "misconfigured"):
             return []
-        flights: list[Future[Any] | None] = [self._asked.fresh(max_age)]
+        flights: list[Flight[None] | None] = [self._asked.fresh(max_age)]
         first = self._details.latest is None
         details = self._details.fresh(_DETAILS_FRESH)
         if first:
@@ -278,9 +281,13 @@ def watches() -> list[Watch]:
 
 def refresh_all(found: list[Watch], max_age: float = _FRESH) -> None:
     """Refresh side by side, so that several servers that hang cost no more time than one."""
-    flights = [flight for each in found for flight in each._flights(max_age)]
-    if flights:
-        wait(flights, timeout=PATIENCE)
+    _wait([flight for each in found for flight in each._flights(max_age)])
+
+
+def _wait(flights: list[Flight[None]]) -> None:
+    until = monotonic() + PATIENCE
+    for flight in flights:
+        flight.wait(until - monotonic())
 
 
 async def arefresh_all(found: list[Watch], max_age: float = _FRESH) -> None:
