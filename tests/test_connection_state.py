@@ -138,6 +138,25 @@ async def test_a_client_of_one_connection_closes_what_it_has_changed(make, own_s
         await closed(client)
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_code_that_borrows_a_connection_itself_leaves_no_state_either(own_server, pool_settings, kind):
+    manager = pool_settings(own_server.url)
+    client = await manager.get_client() if kind == "async" else manager.get_sync_client()
+    pool = client.connection_pool
+    usual = await state_of_borrowed(client)
+    for command in (("SELECT", 3), ("CLIENT", "SETNAME", "mine"), ("MULTI",), ("SUBSCRIBE", "a"), ("HELLO", 3)):
+        connection = await awaited(pool.get_connection())
+        await awaited(connection.send_command(*command))
+        await awaited(connection.read_response())
+        await awaited(pool.release(connection))
+        assert await state_of_borrowed(client) == usual, command
+    number = await awaited(client.client_id())
+    pipe = client.pipeline()
+    await awaited(pipe.watch("k"))
+    await awaited(pipe.reset())
+    assert await awaited(client.client_id()) == number, "WATCH is ended, not its connection"
+
+
 REFUSED = {
     "SELECT": (do("select", 3), "alias of REDIS_POOL"),
     "select": (do("execute_command", "select", 3), "alias of REDIS_POOL"),

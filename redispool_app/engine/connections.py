@@ -32,6 +32,7 @@ from .last_words import LastWords
 from .monitor import Monitor
 from .outcomes import ReplyTooLargeError
 from .replies import is_out_of_memory
+from .routing import changes_state
 from .runtime import fork
 from .runtime.fork import mark
 
@@ -106,6 +107,8 @@ class ObservedAsync:
             # Beside what redis-py sends without awaiting each answer, so that a name costs no round trip.
             name, self._name, self._named = self._name, None, True
             await super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
+        if self._last_words is None and changes_state(args):
+            self.is_outdated = True  # before it is sent: an interrupt must not hide it
         await super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
@@ -232,6 +235,8 @@ class ObservedSync:
         if self._name is not None and args[:2] == _SETINFO:
             name, self._name, self._named = self._name, None, True
             super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
+        if self._last_words is None and changes_state(args):
+            self.is_outdated = True  # before it is sent: an interrupt must not hide it
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:

@@ -158,6 +158,14 @@ def leaves_state(args: Sequence[Any]) -> bool:
     return first in LEAVES_STATE or first == "" or (first, second) == ("SCRIPT", "DEBUG")
 
 
+def changes_state(args: Sequence[Any]) -> bool:
+    """Whether code that holds a connection itself leaves it unfit for the next caller by this command.
+
+    redis-py's pipelines end what WATCH begins, and its ``re_auth`` logs in again as the same user.
+    """
+    return leaves_state(args) and sent_words(args, 1) not in (["WATCH"], ["AUTH"])
+
+
 _FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
 """Commands that leave nothing behind when the connection they travel on ends."""
 
