@@ -206,6 +206,17 @@ async def test_migrate_waits_for_the_other_server(caller, own_server):
     caller.assert_nothing_noticed()
 
 
+async def test_migrate_waits_inside_a_transaction_too(caller, own_server):
+    await caller.open()
+    await caller(do("set", "k", "v"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        pipe = caller.client.pipeline()
+        pipe.migrate("127.0.0.1", silent.getsockname()[1], "k", 0, int(WAIT * 1000))
+        with pytest.raises(redis_exceptions.ResponseError, match="IOERR"):
+            await caller(lambda _: pipe.execute())
+    caller.assert_nothing_noticed()
+
+
 # Beyond its time, and when the server dies within it.
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from operator import methodcaller as do
 
 import pytest
+from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis, SyncRedis
+from redispool_app.exceptions import OutcomeUnknown
 
+from .proxy import Proxy
+from .servers import free_port
 from .test_lost_transactions import awaited
-from .twin_clients import assert_same, assert_same_sync, described
+from .twin_clients import ASYNC, SYNC, assert_same, assert_same_sync, described
 
 NOAUTH = "return redis.error_reply('NOAUTH upstream')"
 LOADING = "return redis.error_reply('LOADING upstream')"
@@ -71,6 +75,55 @@ async def test_async_pipelines_fail_as_those_of_redis_py(server, protocol):
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_sync_pipelines_fail_as_those_of_redis_py(server, protocol):
     assert_same_sync(server, CALLS, protocol=protocol, **ONCE)
+
+
+@pytest.mark.parametrize("kinds", [ASYNC, SYNC], ids=["async", "sync"])
+@pytest.mark.parametrize("transaction", [True, False])
+async def test_commands_that_found_no_server_are_kept_as_in_redis_py(kinds, transaction):
+    port = free_port()
+    seen = []
+    for make in kinds:
+        client = make(port=port, retry=None)
+        pipe = client.pipeline(transaction=transaction)
+        pipe.set("kept", 1)
+        pipe.get("kept")
+        with pytest.raises(redis_exceptions.ConnectionError):
+            await pipe.execute()
+        seen.append(len(pipe))
+        await client.aclose()
+    assert seen == [2, 2]
+
+
+@pytest.mark.parametrize("make", [AsyncRedis, SyncRedis])
+async def test_kept_commands_are_sent_when_the_server_is_there(own_server, make):
+    port = own_server.port
+    own_server.kill()
+    client = make(port=port, retry=None)
+    try:
+        pipe = client.pipeline().incr("n")
+        with pytest.raises(redis_exceptions.ConnectionError):
+            await awaited(pipe.execute())
+        own_server.start()
+        assert await awaited(pipe.execute()) == [1]
+        assert await awaited(pipe.execute()) == []
+    finally:
+        await awaited(client.aclose() if make is AsyncRedis else client.close())
+
+
+@pytest.mark.parametrize("make", [AsyncRedis, SyncRedis])
+async def test_commands_that_may_have_been_carried_out_are_not_kept(server, make):
+    with Proxy(server.port) as proxy:
+        client = make(port=proxy.port, retry=None)
+        try:
+            await awaited(client.ping())
+            proxy.cut_after = b"EXEC"
+            pipe = client.pipeline().incr("n")
+            with pytest.raises(OutcomeUnknown):
+                await awaited(pipe.execute())
+            assert len(pipe) == 0
+        finally:
+            proxy.heal()
+            await awaited(client.aclose() if make is AsyncRedis else client.close())
 
 
 SINGLE = [do("eval", script, 0) for script in (NOAUTH, LOADING, NESTED, NESTED_LATER)]

@@ -23,6 +23,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redispool_app.exceptions import CommandRefused
 
 from .alone import AloneAsync, is_harmless, may_be_written, socket_of
+from .blocking import patient_in_multi
 from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
@@ -74,10 +75,15 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         replies: Awaitable[list[Any]] = execute(cast(Any, unit), stack, raise_on_error)
         if sharing.telemetry is not None:
             replies = sharing.telemetry.of_reply("MULTI" if transaction else "PIPELINE", replies)
+        kept = False
         try:
             return await replies
+        except Exception as error:
+            kept = unit.was_kept_back(error)
+            raise
         finally:
-            await self.reset()
+            if not kept:
+                await self.reset()
 
     async def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
@@ -140,7 +146,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             await self._assert_watched(connection)
         else:
             await connection.connect()
-        with may_be_written(self.connection_pool, "transaction"):
+        with may_be_written(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
             return await execute(connection, commands, raise_on_error)
 
     async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
@@ -205,6 +211,7 @@ class _Unit(PipelineUnit):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         sharing, started = self._sharing, monotonic()
         replies = await sharing.replies(self.packed, self.decode, reads=self.reads)
+        self.was_answered = True
         if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
             sharing.replace_if_due()
             later = await sharing.replies(self.packed_of(again), [self.decode[at] for at in again], reads=self.reads)

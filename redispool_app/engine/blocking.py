@@ -17,7 +17,7 @@ from typing import Any
 import redis.asyncio.client
 import redis.client
 
-from .routing import BLOCKING_BY_OPTION, words_of
+from .routing import BLOCKING_BY_OPTION, sent_words, words_of
 
 _LAST = frozenset("BLPOP BRPOP BRPOPLPUSH BLMOVE BZPOPMIN BZPOPMAX".split())
 """Their last argument is the timeout, in seconds."""
@@ -79,6 +79,12 @@ def patient_for_next(connection: Any, waits: Waits | None, name: Any) -> context
     if waits and waits[0][0] is name and (wait := waits.popleft()[1]) is not None:
         return patient(connection, wait)
     return contextlib.nullcontext()
+
+
+def patient_in_multi(connection: Any, commands: Iterable[Any]) -> contextlib.AbstractContextManager[None]:
+    """Read the replies to a transaction: of all commands that may wait, only MIGRATE does so inside MULTI."""
+    migrations = [wait_of(args) or 0.0 for args, _ in commands if sent_words(args, 1) == ["MIGRATE"]]
+    return patient(connection, sum(migrations)) if migrations else contextlib.nullcontext()
 
 
 def _block_option(rest: list[Any]) -> float | None:

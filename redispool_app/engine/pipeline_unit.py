@@ -6,11 +6,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from redispool_app.exceptions import OutcomeUnknown
+
+from .outcomes import LOST
 from .read_only import ReadOnlyPolicy, is_refusal, refused_of
 from .replies import raise_connection_error
 from .routing import only_reads
+
+_NOT_CONNECTED = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
 
 
 class PipelineUnit:
@@ -30,6 +36,13 @@ class PipelineUnit:
         self.decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
         self.reads = all(only_reads(args[0]) for args in sent)
         self.replies: deque[Any] = deque()
+        self.was_answered = False
+
+    def was_kept_back(self, error: Exception) -> bool:
+        """Whether ``error`` came before anything was sent: redis-py's pipeline keeps its commands then."""
+        if self.was_answered or not isinstance(error, _NOT_CONNECTED) or isinstance(error, (OutcomeUnknown, *LOST)):
+            return False
+        return not isinstance(error.__cause__, LOST)
 
     def pack_commands(self, commands: Iterable[Any]) -> list[bytes]:
         return [self.packed]

@@ -18,6 +18,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redispool_app.exceptions import CommandRefused
 
 from .alone import AloneSync, is_harmless, may_be_written, socket_of
+from .blocking import patient_in_multi
 from .connections import require_own
 from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
@@ -72,12 +73,17 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         def replies() -> list[Any]:
             return execute(cast(Any, unit), stack, raise_on_error)
 
+        kept = False
         try:
             if sharing.telemetry is not None:
                 return sharing.telemetry.of_call("MULTI" if transaction else "PIPELINE", replies)
             return replies()
+        except Exception as error:
+            kept = unit.was_kept_back(error)
+            raise
         finally:
-            self.reset()
+            if not kept:
+                self.reset()
 
     @entry
     def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
@@ -140,7 +146,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             self._assert_watched(connection)
         else:
             connection.connect()
-        with may_be_written(self.connection_pool, "transaction"):
+        with may_be_written(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
             return execute(connection, commands, raise_on_error)
 
     def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
@@ -206,6 +212,7 @@ class _Unit(PipelineUnit):
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         sharing, started = self._sharing, monotonic()
         replies = sharing.reply(self.packed, len(self.decode), reads=self.reads)
+        self.was_answered = True
         if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
             sharing.replace_if_due()
             later = sharing.reply(self.packed_of(again), len(again), reads=self.reads)
