@@ -159,8 +159,11 @@ class Forks(Repeated):
         self._children: list[int] = []
         super().strike()
 
+    def fork(self) -> int:
+        return os.fork()
+
     def happen(self) -> None:
-        child = os.fork()
+        child = self.fork()
         if child == 0:
             code = 1
             try:
