@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -132,7 +131,6 @@ class SharingRules:
         if self.tokens is not None:
             self.tokens.add(self.use_token)
         self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
-        self._counting = threading.Lock()
         self.closed = False
         self.encoder = pool.get_encoder()
         self.plain_encoding = is_utf8(self.encoder)
@@ -166,16 +164,16 @@ class SharingRules:
             return
         # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
         over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
-        with self._counting:
-            verdict = decide(
-                written=error.written,
-                reads=request.reads,
-                retry_writes=self.limits.retry_writes,
-                deadline=-math.inf if over else request.deadline,
-                budget=self.budget,
-            )
-            self.statistics.retries += verdict is Verdict.AGAIN
-            self.statistics.unknown += verdict is Verdict.UNKNOWN
+        verdict = decide(
+            written=error.written,
+            reads=request.reads,
+            retry_writes=self.limits.retry_writes,
+            deadline=-math.inf if over else request.deadline,
+            budget=self.budget,
+        )
+        # No lock: neither another thread nor a signal handler can run within a statement without a call.
+        self.statistics.retries += verdict is Verdict.AGAIN
+        self.statistics.unknown += verdict is Verdict.UNKNOWN
         if verdict is Verdict.AGAIN:
             request.resent += error.written
             return
@@ -202,8 +200,7 @@ class SharingRules:
         """What the server refused is to be sent again: on a new connection, if that may be made."""
         if self.read_only.may_replace():
             self.replace()
-        with self._counting:
-            self.statistics.retries += 1
+        self.statistics.retries += 1
 
     def replace(self) -> None:
         """Give the connection no new commands: what is due comes in, then it closes. The next command makes another."""
@@ -211,8 +208,7 @@ class SharingRules:
 
     def count_unknown(self) -> None:
         """Count a write whose reply was lost on a connection of its own."""
-        with self._counting:
-            self.statistics.unknown += 1
+        self.statistics.unknown += 1
 
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
         """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
@@ -239,8 +235,7 @@ class SharingRules:
 
     def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
         """Count and return the refusal of a caller for whom there is no room even to wait."""
-        with self._counting:
-            self.statistics.refused += 1
+        self.statistics.refused += 1
         refusal = PoolQueueFull(
             f"{in_flight} commands are in flight and {waiting} callers wait: "
             "Redis or this process is too slow for so many."

@@ -86,7 +86,6 @@ class ThreadSharing(SharingRules):
         fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
-        self._counting = threading.Lock()
         self.connection: SharedSocket | None = None
         self._leaving: list[SharedSocket] = []
         """Take no new commands and close once what is due has come."""
