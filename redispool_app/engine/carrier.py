@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
@@ -19,7 +18,6 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolTimeout
 
 from .deadlines import shortened
-from .exchange import first_wait
 from .loops import LoopClient, running_loop
 from .outcomes import LOST
 from .packing import pack_utf8
@@ -27,9 +25,8 @@ from .pool_set import PoolSet
 from .runtime import fork
 from .runtime.fork import mark
 from .shared_connection import SharedConnection
-from .shared_socket import SharedSocket
 from .sync_pool import SyncPool
-from .thread_sharing import thread_sharing_of
+from .thread_sharing import ThreadSharing, thread_sharing_of
 
 Command = Sequence[bytes | str | int | float]
 
@@ -67,34 +64,29 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
 
 
 def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
-    socket = _open_socket(pool_set)
-    if socket is None:
-        for entry in _entries(pool_set):
-            with suppress(concurrent.futures.TimeoutError):
-                # Half of the time: a loop that is blocked must leave some for the threads' connection.
-                return _by_loop(entry, packed, wanted, (deadline - monotonic()) / 2)
-        pool = pool_set._sync_pair()[1]
-        sharing = thread_sharing_of(pool)
-        if sharing is None:
-            return _on_borrowed(pool, packed, wanted, deadline, connect)
-        if not connect:
-            raise NotConnectedError("No connection is open.")
-        with pool_set.monitor.quietly():
-            sharing._connect(deadline)
-        socket = sharing.connection
-        if socket is None:
-            raise redis_exceptions.ConnectionError("The connection was closed.")
-    now = monotonic()
-    wait = first_wait(deadline - now)
-    replies: list[Any] = socket.exchange(packed, wanted, now, deadline, wait, math.inf, quiet=True)
-    return replies
+    sharing = _open_sharing(pool_set)
+    if sharing is not None:
+        return sharing.exchange(packed, wanted, deadline)
+    for entry in _entries(pool_set):
+        with suppress(concurrent.futures.TimeoutError):
+            # Half of the time: a loop that is blocked must leave some for the threads' connection.
+            return _by_loop(entry, packed, wanted, (deadline - monotonic()) / 2)
+    pool = pool_set._sync_pair()[1]
+    sharing = thread_sharing_of(pool)
+    if sharing is None:
+        return _on_borrowed(pool, packed, wanted, deadline, connect)
+    if not connect:
+        raise NotConnectedError("No connection is open.")
+    with pool_set.monitor.quietly():
+        sharing.connect(deadline)
+    return sharing.exchange(packed, wanted, deadline)
 
 
-def _open_socket(pool_set: PoolSet) -> SharedSocket | None:
+def _open_sharing(pool_set: PoolSet) -> ThreadSharing | None:
     pair = pool_set._sync
     sharing = pair[1]._sharing if pair is not None else None
     connection = sharing.connection if sharing is not None else None
-    return None if connection is None or connection.closed else connection
+    return None if connection is None or connection.closed else sharing
 
 
 # An event loop of another thread.

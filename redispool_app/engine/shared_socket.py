@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 import select
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from threading import get_ident
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import hiredis
@@ -32,6 +34,7 @@ from .replies import HARMLESS, NOT_A_REPLY, invalid
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
+from .runtime.nesting import is_nested
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
 from .statistics import Statistics
@@ -49,6 +52,9 @@ _LATE = 0.02
 
 _REPORT_AFTER = 0.001
 """Replies prove health once in so many seconds; more often says nothing new."""
+
+_LOOKS_AT_MUTEX = 50
+"""How often a nested call looks, each millisecond, whether the mutex is free."""
 
 _LAST_LOOK = 0.02
 """How many seconds beyond a deadline its caller leaves for reading what is there."""
@@ -485,11 +491,29 @@ class SharedSocket:
 
     def close(self) -> None:
         """Close at once; callers that still wait get ``ConnectionLostError``."""
-        if not self.closed:
-            self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
+        if self.closed:
+            return
+        error = redis_exceptions.ConnectionError("The connection was closed.")
+        if is_nested() and self._stays_locked():
+            # This thread itself may hold the mutex, further down, and goes on to find the connection closed.
+            self._ended_by, self.closed = self._ended_by or error, True
+            with suppress(OSError):
+                self.connection._sock.shutdown(socket.SHUT_RDWR)
+            return
+        self._lose(error, report=False)
+
+    def _stays_locked(self) -> bool:
+        """Whether the mutex is held for longer than other threads ever hold it."""
+        for _ in range(_LOOKS_AT_MUTEX):
+            if not self._mutex.locked():
+                return False
+            sleep(0.001)
+        return True
 
     def close_if_empty(self) -> bool:
         """Close unless replies are due; return whether the connection is closed now."""
+        if is_nested() and self._stays_locked():
+            return False
         with self._mutex:
             if self.queue and not self.closed:
                 return False

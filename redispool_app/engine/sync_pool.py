@@ -33,6 +33,8 @@ class SyncPool(redis.ConnectionPool):
     finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``.
     """
 
+    _sharing: ThreadSharing | None = None
+
     def __init__(
         self,
         *,
@@ -49,7 +51,6 @@ class SyncPool(redis.ConnectionPool):
         exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
         self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
         self.sharing_limits = sharing_limits
-        self._sharing: ThreadSharing | None = None
         super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
         self.monitor = monitor
         self.timeout = timeout

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic, sleep
 from typing import Any
 
@@ -23,11 +24,13 @@ from .deadlines import shortened
 from .exchange import NoRoomError, first_wait
 from .health import Snapshot
 from .monitor import Monitor
+from .nested_calls import NestedCalls
 from .outcomes import FAILED, LOST
 from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.nesting import inside, is_nested
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
 from .statistics import Statistics
@@ -82,6 +85,8 @@ class ThreadSharing(SharingRules):
         self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
         self._first_wait = first_wait(self._patience)
         self._health: Any = monitor.health if monitor is not None else _Unbarred
+        self.successor: dict[int, ThreadSharing] = {}
+        """What took the place of this one after it was closed, as the only value."""
         self._start_anew()
         fork.register(self.after_fork_in_child)
 
@@ -94,6 +99,7 @@ class ThreadSharing(SharingRules):
         self._waiting: deque[Any] = deque()
         self._emptied: threading.Event | None = None
         self.statistics = Statistics()
+        self._nested = NestedCalls(self, self._open, self._until_resumed)
 
     @property
     def in_flight(self) -> int:
@@ -115,35 +121,41 @@ class ThreadSharing(SharingRules):
         """
         if not mark[0]:
             fork.renew()
-        started = monotonic()
-        deadline, connection = started + self._patience, self.connection
-        failure: Exception | None = None
-        if connection is None or connection.closed or self._waiting or self._health.now.barred:
-            reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
+        started, thread = monotonic(), get_ident()
+        deadline = started + self._patience
+        if thread in inside:
+            reply = self._nested.carry_out(Request(packed, wanted, reads, started, deadline))
         else:
-            # What a first attempt comes to for nearly every request, without the calls of its three steps.
+            inside[thread] = self
             try:
-                reply = connection.exchange(
-                    packed, wanted, started, deadline, self._first_wait, self.limits.surely_room
-                )
-            except _FAILED as error:
-                failure = error
-            if failure is not None:
-                reply = self._carry_out(Request(packed, wanted, reads, started, deadline), failure)
+                connection, failure = self.connection, None
+                if connection is None or connection.closed or self._waiting or self._health.now.barred:
+                    reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
+                else:
+                    # What a first attempt comes to for nearly every request, without the calls of its three steps.
+                    try:
+                        reply = connection.exchange(
+                            packed, wanted, started, deadline, self._first_wait, self.limits.surely_room
+                        )
+                    except _FAILED as error:
+                        failure = error
+                    if failure is not None:
+                        reply = self._carry_out(Request(packed, wanted, reads, started, deadline), failure)
+                if reply.__class__ is not bytes and isinstance(reply, redis_exceptions.ReadOnlyError):
+                    reply = self._carry_out_refused(Request(packed, wanted, reads, started, deadline), reply)
+            finally:
+                del inside[thread]
         if reply.__class__ is not bytes and isinstance(reply, Exception):
-            if isinstance(reply, redis_exceptions.ReadOnlyError):
-                return self._carry_out_refused(Request(packed, wanted, reads, started, deadline), reply)
             raise reply
         return reply
 
     def _carry_out_refused(self, request: Request, refusal: redis_exceptions.ReadOnlyError) -> Any:
-        """Send a command once more that a replica refused, and return its reply or raise its error."""
+        """Send a command once more that a replica refused, and return its reply, an error as a value."""
         reply = self._carry_out(request, refusal)
         if isinstance(reply, redis_exceptions.ReadOnlyError):
             self.judge(request, reply)
-        if isinstance(reply, Exception):
-            raise reply
-        self.read_only.accepted()
+        if not isinstance(reply, Exception):
+            self.read_only.accepted()
         return reply
 
     def _carry_out(self, request: Request, failure: Exception | None = None) -> Any:
@@ -199,20 +211,48 @@ class ThreadSharing(SharingRules):
         began, cuts = monotonic(), 0
         while True:
             try:
-                while (connection := self.connection) is None or connection.closed:
-                    if self.closed:
-                        raise PoolClosed()
-                    self.attempt_at_once()
-                    self._connect(deadline)
-                started = monotonic()
-                wait = first_wait(deadline - started)
-                replies: list[Any] = connection.exchange(packed, wanted, started, deadline, wait, math.inf, quiet=True)
+                self.attempt_at_once()
+                return self.exchange(packed, wanted, deadline)
             except redis_exceptions.ConnectionError as error:
                 cuts += 1
                 if not self.may_probe_again(error, cuts, began):
                     raise
-            else:
-                return replies
+
+    def exchange(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
+        """Send a unit once, past every gate and limit, and return its replies; errors are values, reported to nobody.
+
+        Connects where no connection is open.
+        """
+        started, thread = monotonic(), get_ident()
+        replies: list[Any]
+        if thread in inside:
+            replies = self._nested.attempt(Request(packed, wanted, False, started, deadline), quiet=True)
+            return replies
+        inside[thread] = self
+        try:
+            connection = self._connected(deadline)
+            wait = first_wait(deadline - monotonic())
+            replies = connection.exchange(packed, wanted, started, deadline, wait, math.inf, quiet=True)
+            return replies
+        finally:
+            del inside[thread]
+
+    def connect(self, deadline: float) -> None:
+        """Make the connection unless it is open. Does nothing in a nested call, which connects when it sends."""
+        thread = get_ident()
+        if thread not in inside:
+            inside[thread] = self
+            try:
+                self._connected(deadline)
+            finally:
+                del inside[thread]
+
+    def _connected(self, deadline: float) -> SharedSocket:
+        while (connection := self.connection) is None or connection.closed:
+            if self.closed:
+                raise PoolClosed()
+            self._connect(deadline)
+        return connection
 
     # Waiting: for the connection, for room on it, and while new commands are held back.
 
@@ -311,23 +351,29 @@ class ThreadSharing(SharingRules):
             sleep(max(0.0, min(delay, left)))
             if delay > left:
                 raise self.too_late(left)
+        try:
+            stamp, token = self.renewal.before_connecting(), self.latest_token()
+            self.connection = self._open(deadline)
+        except Exception:
+            self.attempt_failed()
+            raise
+        self.attempt_succeeded()
+        self.renewal.connected(stamp)
+        if self.latest_token() is not token:  # it came meanwhile
+            self.use_token(self.latest_token())
+
+    def _open(self, deadline: float) -> SharedSocket:
+        """Make a connection."""
         # Not by the pool, which would count it among those it lends out.
         usual = self.pool.connection_class
-        connection, stamp = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs), self.renewal.before_connecting()
-        token = self.latest_token()
+        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         try:
             with shortened(connection, deadline):
                 connection.connect()
             if self.closed:
                 raise PoolClosed()
-            self.attempt_succeeded()
-            self.renewal.connected(stamp)
-            self.connection = self._share(connection)
-            if self.latest_token() is not token:  # it came meanwhile
-                self.use_token(self.latest_token())
-        except BaseException as error:
-            if isinstance(error, Exception):
-                self.attempt_failed()
+            return self._share(connection)
+        except BaseException:
             connection.disconnect()
             raise
 
@@ -354,7 +400,7 @@ class ThreadSharing(SharingRules):
         if at >= self.renewal.look_at and self.renewal.is_due():
             # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
             with suppress(RuntimeError):
-                threading.Thread(target=self._renew, name="redispool-renewal", daemon=True).start()
+                threading.Thread(target=self._renew_in_thread, name="redispool-renewal", daemon=True).start()
         if self._shrink is not None:
             self._shrink()
         if self.budget.tokens < self.budget.size:
@@ -389,6 +435,7 @@ class ThreadSharing(SharingRules):
             connection.close()
             if self.connection is connection:
                 self.connection = None
+        self._nested.leave_silent(since)
 
     def use_token(self, token: Any) -> None:
         with suppress(RuntimeError):  # an interpreter that shuts down starts no threads
@@ -421,6 +468,13 @@ class ThreadSharing(SharingRules):
                 self.connection = None
             self._leaving.append(connection)
             self._close_empty()
+
+    def _renew_in_thread(self) -> None:
+        inside[thread := get_ident()] = self
+        try:
+            self._renew()
+        finally:
+            del inside[thread]
 
     def _renew(self) -> None:
         """Make a new connection, then let it take the place of the one that is in use."""
@@ -476,12 +530,14 @@ class ThreadSharing(SharingRules):
             self._leaving.append(connection)
         for _ in range(len(self._waiting)):
             self._let_next_in()  # each finds the closed state
+        self._nested.close()
         if self.monitor is not None:
             self.monitor.pause.release(self)
         try:
             for each in list(self._leaving):
                 each.eager = True
-            if self.in_flight and timeout > 0:
+            # A nested call would wait for its own thread.
+            if self.in_flight and timeout > 0 and not is_nested():
                 emptied.wait(timeout)
         finally:
             for each in list(self._leaving):
@@ -490,7 +546,8 @@ class ThreadSharing(SharingRules):
 
     def after_fork_in_child(self) -> None:
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
-        connections = [*self._leaving, *([self.connection] if self.connection is not None else [])]
+        shared = [*self._leaving, *([self.connection] if self.connection is not None else [])]
+        connections = [*shared, *self._nested.all]
         attempt, waiting = self._attempt, self._waiting
         _graveyard.extend(connections)
         for connection in connections:
@@ -510,8 +567,6 @@ class ThreadSharing(SharingRules):
 _graveyard: list[SharedSocket] = []
 """What a forked child must neither use nor finalise."""
 
-_making = threading.Lock()
-
 
 def thread_sharing_of(pool: Any) -> ThreadSharing | None:
     """Return what all threads share of ``pool``, made on first use. None where nothing may be shared."""
@@ -524,12 +579,12 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
         return None
     if not mark[0]:
         fork.renew()
-    with _making:
-        sharing = getattr(pool, "_sharing", None)
-        if sharing is None or (sharing.closed and sharing.monitor is None):
-            sharing = ThreadSharing(pool, getattr(pool, "monitor", None), limits)
-            pool._sharing = sharing
-        return sharing
+    made = ThreadSharing(pool, getattr(pool, "monitor", None), limits)
+    # The first to be stored serves all. No lock: a signal handler that comes here could wait for its own thread.
+    sharing = pool.__dict__.setdefault("_sharing", made)
+    while sharing.closed and sharing.monitor is None:
+        sharing = pool._sharing = sharing.successor.setdefault(0, made)
+    return sharing
 
 
 def close_thread_sharing(pool: Any) -> None:
@@ -537,11 +592,3 @@ def close_thread_sharing(pool: Any) -> None:
     sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
     if sharing is not None:
         sharing.drain(0)
-
-
-def _after_fork_in_child() -> None:
-    global _making
-    _making = threading.Lock()
-
-
-fork.register(_after_fork_in_child)
