@@ -96,8 +96,10 @@ def serves_again(pool, where):
     assert len(state.free) == LIMIT, where
     all_at_once(pool)
     assert (state.in_use, len(state.free), len(state.waiters)) == ([], LIMIT, 0), where
-    assert len(state.reserve) <= 1, where
-    gc.collect()
+    # A nested call that gives one back between the last look and the step may leave a second one there.
+    assert len(state.reserve) <= 2, where
+    if state.in_use or counters.opened - counters.closed != pool.manager.get_pool_info()["connections_open"]:
+        gc.collect()
     info = pool.manager.get_pool_info()
     assert counters.opened - counters.closed == info["connections_open"], where
 
