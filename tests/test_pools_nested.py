@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolTimeout
 
@@ -28,8 +29,8 @@ def alone(server, pool_settings):
     return pool_settings(server.url, MAX_CONNECTIONS=1, SOCKET_TIMEOUT=PATIENT, TIMEOUT=PATIENT).get_sync_client()
 
 
-def left_as_it_was(client):
-    state = client.connection_pool.state
+def left_as_it_was(pool):
+    state = getattr(pool, "connection_pool", pool).state
     gc.collect()
     assert (state.in_use, len(state.free), len(state.waiters)) == ([], state.max_connections, 0)
 
@@ -139,3 +140,33 @@ def test_a_connection_that_its_borrower_loses_is_replaced(alone):
     waiting.join(SOON)
     assert not waiting.is_alive()
     left_as_it_was(alone)
+
+
+def test_a_signal_handler_that_closes_the_manager_does_not_wait_for_the_call_it_interrupts(server, pool_settings):
+    manager = pool_settings(
+        server.url, MAX_CONNECTIONS=3, SOCKET_TIMEOUT=PATIENT, TIMEOUT=PATIENT, CLOSE_TIMEOUT=PATIENT
+    )
+    client = manager.get_sync_client()
+    others = []
+
+    def ring():
+        eventually(lambda: len(client.connection_pool.state.in_use) == 2)
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGALRM)
+        eventually(lambda: client.connection_pool.state.closed)
+        with server.client() as other:
+            other.rpush("jobs", "x")
+
+    other = Caller(lambda: others.append(client.blpop("jobs", timeout=PATIENT)))
+    other.start()
+    eventually(lambda: len(client.connection_pool.state.in_use) == 1)
+    with handled(lambda number, frame: manager.close_sync()):
+        driver = Caller(ring)
+        driver.start()
+        started = time.monotonic()
+        with pytest.raises(redis_exceptions.ConnectionError):
+            client.blpop("nothing here", timeout=PATIENT)
+        driver.ended()
+    other.ended()
+    assert others == [(b"jobs", b"x")], "it waits for the calls of others"
+    assert time.monotonic() - started < SOON

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +43,7 @@ class Lease(Generic[C]):
     def __init__(self, state: PoolState[C]) -> None:
         self.state = state
         self.home = state.free
+        self.thread = get_ident()
         self.slots = []
 
     def __del__(self) -> None:
@@ -106,7 +108,12 @@ class PoolState(Generic[C]):
     @property
     def in_use(self) -> list[C]:
         """Connections that are lent."""
-        return [lease.connection for lease in list(self._leases.values()) if lease.slots]
+        return self.lent_except_to(None)
+
+    def lent_except_to(self, thread: int | None) -> list[C]:
+        """Return the connections that are lent, but for those that this thread has taken."""
+        leases = list(self._leases.values())
+        return [lease.connection for lease in leases if lease.slots and lease.thread != thread]
 
     @property
     def has_idle(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -165,7 +166,10 @@ class SyncPool(redis.ConnectionPool):
         return bool(self.state.in_use) or (self._sharing is not None and self._sharing.in_flight > 0)
 
     def drain(self, timeout: float) -> None:
-        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it.
+
+        A signal handler does not wait for the call that it has interrupted.
+        """
         if not mark[0]:
             fork.renew()
         state, deadline = self.state, monotonic() + timeout
@@ -176,12 +180,13 @@ class SyncPool(redis.ConnectionPool):
         # Made here if nobody has, so that who comes late finds it closed.
         if (sharing := thread_sharing_of(self)) is not None:
             sharing.drain(timeout)
+        own = get_ident() if is_nested(is_call=False) else None
         waiter = ThreadWaiter()
         try:
             for connection in state.reclaim():
                 connection.disconnect()
             state.drainers.append(waiter)
-            while state.in_use and (left := deadline - monotonic()) > 0:
+            while state.lent_except_to(own) and (left := deadline - monotonic()) > 0:
                 waiter.wait(min(left, LOOK_AGAIN))
         finally:
             state.drainers.remove(waiter)

@@ -31,12 +31,13 @@ def inside(*classes: type[Any]) -> None:
                 _inside.add(code)
 
 
-def is_nested() -> bool:
+def is_nested(*, is_call: bool = True) -> bool:
     """Whether the function that asks was called from within another call of ours on the same thread.
 
     A signal handler, a finalizer or a hook has made its call then, and the one below cannot go on before it returns.
+    ``is_call``: the function is itself part of a call that may have entered by a marked function.
     """
-    entries, below = 0, sys._getframe(1).f_back
+    entries, below = 0 if is_call else 1, sys._getframe(1).f_back
     while below is not None:
         code = below.f_code
         if code in _inside:
