@@ -291,9 +291,9 @@ def test_a_pool_with_a_shorter_time_is_not_kept_waiting_by_another(own_server, p
 def test_a_connection_that_its_borrower_has_lost_is_closed_with_the_idle_ones(own_server, pool_settings):
     manager = pool_settings(own_server.url, MAX_IDLE_TIME=0.1)
     pool = manager.get_sync_client().connection_pool
-    lost, kept = pool.get_connection(), pool.get_connection()
-    pool.release(pool.get_connection())
+    lost, kept, idle = (pool.get_connection() for _ in range(3))
     del lost
+    pool.release(idle)
     eventually(lambda: pool.state.in_use == [kept])
     eventually(lambda: own_server.connections() == 2)  # and the shared one
     pool.release(kept)
