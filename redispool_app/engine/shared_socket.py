@@ -427,10 +427,12 @@ class SharedSocket:
             if leader is not None and not leader.empty():
                 leader = successor(rest)
             units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
+            # The next leader adds to the list of what is left over as soon as the role is handed on.
+            unasked = left_over[:1] if not written else []
             self.queue, incoming.replies, self._written, self._units = rest, left_over, written, units
             incoming.unfinished, self._leader = False, leader
-        if left_over and not written:
-            last = left_over[0]
+        if unasked:
+            last = unasked[0]
             text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
             self._lose(redis_exceptions.InvalidResponse(text))
         self._unreported += position
