@@ -192,6 +192,7 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
     try:
         step = next(steps)
         while True:
+            done = None  # an interrupt that comes as the loop goes back is met here, inside of the outer ``try``
             try:
                 done = perform(step)
             except BaseException as error:
@@ -222,6 +223,7 @@ async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> A
     try:
         step = next(steps)
         while True:
+            done = None  # as above
             try:
                 done = await perform(step)
             except BaseException as error:
