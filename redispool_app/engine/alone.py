@@ -19,6 +19,7 @@ from .blocking import AsyncMonitor, SyncMonitor, patient, patient_for_next, wait
 from .pipeline_unit import PipelineUnit
 from .refusals import WAITING, no_writes, refuse_silence
 from .routing import leaves_nothing, leaves_state, sent_words
+from .runtime.socket_look import connect
 
 _LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
 _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
@@ -192,7 +193,7 @@ class AloneAsync(OwnConnection):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)
-        await conn.connect()
+        await connect(conn)
         with may_be_written(self.connection_pool):
             reply = await send(conn, command_name, *args, **options)
         self._note_written(conn)

@@ -33,6 +33,7 @@ from .refusals import refuse_alone, refuse_in_pipeline
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
 from .runtime import compatibility, fork
 from .runtime.fork import mark
+from .runtime.socket_look import connect, has_ended
 from .sharing import Sharing, close_sharing, sharing_of
 from .slow_commands import note_alone
 from .tally import current_tally
@@ -145,7 +146,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         if self.watching:
             await self._assert_watched(connection)
         else:
-            await connection.connect()
+            await connect(connection)
         with may_be_written(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
             return await execute(connection, commands, raise_on_error)
 
@@ -156,7 +157,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         with self._waiting_in_turn(commands):
             if is_harmless(connection, commands):
                 return await execute(connection, commands, raise_on_error)
-            await connection.connect()
+            await connect(connection)
             with may_be_written(self.connection_pool, "pipeline"):
                 return await execute(connection, commands, raise_on_error)
 
@@ -165,7 +166,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         fork.use_running_loop()
         reader, writer = connection._reader, connection._writer
         lost = reader is None or reader.at_eof() or reader.exception() is not None or writer.is_closing()
-        if not lost:
+        if not lost and not (lost := has_ended(connection)):
             await connection.check_health()
         # A health check may have connected again; the new connection watches nothing.
         if lost or connection._writer is not writer:

@@ -19,6 +19,7 @@ from .pool_state import Lease, PoolState
 from .runtime import fork
 from .runtime.call_stack import ensure_room
 from .runtime.fork import mark
+from .runtime.socket_look import has_ended
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from .sharing import Sharing
 from .sharing_rules import SharingLimits
@@ -141,7 +142,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
         if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
             try:
-                if not await connection.can_read():
+                if not await connection.can_read() and not has_ended(connection):
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass

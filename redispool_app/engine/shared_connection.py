@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 from asyncio.selector_events import BaseSelectorEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from time import monotonic
@@ -28,6 +27,7 @@ from .batches import Batch, Unit, done, sealed, units_in, without_leavers
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, invalid
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.socket_look import HUNG_UP, poll_of
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
 _EARLY = 3 * 32
@@ -42,15 +42,13 @@ _MOST_POSTPONED = 3
 _BUFFER = 256 * 1024
 """Bytes that are read at once, as many as asyncio reads."""
 
-_HUNG_UP = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
-
 
 class SharedConnection(WatchedConnection):
     """A redis-py connection whose transport many callers write to and whose replies each get their own."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._poll = _poll_of(self._transport)
+        self._poll = poll_of(self._transport)
         self._take_over()
 
     def _take_over(self) -> None:
@@ -210,7 +208,7 @@ class SharedConnection(WatchedConnection):
         events = self._poll(0) if self._poll is not None else ()
         if not events or self._postponed == _MOST_POSTPONED:
             self._postponed = 0
-            if events and events[0][1] & _HUNG_UP:
+            if events and events[0][1] & HUNG_UP:
                 self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
                 return True
             return False
@@ -393,16 +391,6 @@ def share(connection: Any, *args: Any) -> SharedConnection:
     """
     reads_into = isinstance(asyncio.get_running_loop(), BaseSelectorEventLoop)
     return (_BufferedConnection if reads_into else _StreamedConnection)(connection, *args)
-
-
-def _poll_of(transport: asyncio.Transport) -> Callable[[int], list[tuple[int, int]]] | None:
-    """Return what tells, without waiting, whether something has come on the socket; None where that is impossible."""
-    held = transport.get_extra_info("socket")
-    if held is None or not hasattr(select, "poll"):
-        return None
-    poll = select.poll()
-    poll.register(held.fileno(), select.POLLIN | _HUNG_UP)
-    return poll.poll
 
 
 def _discard(future: asyncio.Future[Any]) -> None:
