@@ -1,16 +1,41 @@
-# Two commands: make demo, make test. Both start from nothing but Python 3.11+ and make.
+# Three commands: make demo, make test, make test-all. Each starts from nothing but Python 3.11+ and make.
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+VENV_LOWEST ?= .venv-lowest
+PIP_OPTIONS = install --quiet --disable-pip-version-check
+PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
+PYTEST = $(VENV)/bin/python -m pytest
 
-.PHONY: demo test faults lint format bench screenshots messages clean
+# Harnesses of which `make test` runs a sample: with more random examples, and at more places.
+HEAVY = tests/test_thread_sharing_*.py tests/test_sharing_model.py tests/test_cancel_every_await.py \
+	tests/test_cache_stampede_interrupts.py
+# What the lowest versions must pass: the engine, the cache, the middleware, and each extra.
+LOWEST = $(addprefix tests/test_,$(addsuffix .py,async_redis sync_redis async_pipeline sync_pipeline redis_pool pools \
+	compatibility loops checks cache_backend cache_async cache_serializers middleware asgi transports embedded \
+	health_check_plugin telemetry opentelemetry_metrics prometheus testing))
+
+.PHONY: demo test test-all test-rest test-lowest faults lint format bench screenshots messages clean
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
 	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-all: test test-rest
+
+# All that `make test` leaves out. The comparison with other clients runs by itself, as in `make faults`.
+test-rest: $(VENV)/.dev
+	status=0; \
+	$(PYTEST) -n 2 --dist loadfile -m lab --ignore tests/faults/test_peers.py || status=$$?; \
+	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(HEAVY) || status=$$?; \
+	$(PYTEST) -m lab tests/faults/test_peers.py || status=$$?; \
+	$(MAKE) test-lowest || status=$$?; \
+	exit $$status
+
+test-lowest: $(VENV_LOWEST)/.dev
+	$(VENV_LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST)
 
 # The comparison by itself: its clients share a machine with nobody but each other.
 faults: $(VENV)/.dev
@@ -44,12 +69,17 @@ messages: $(VENV)/.dev
 	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django compilemessages
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV_LOWEST) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV_LOWEST)/.dev: requirements.txt requirements-dev.txt requirements-lowest.txt $(VENV)/bin/python
+	$(VENV)/bin/python -m venv $(VENV_LOWEST)
+	$(VENV_LOWEST)/bin/python -m pip $(PIP_OPTIONS) -r requirements-dev.txt -c requirements-lowest.txt
+	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python requirements.txt
 	@echo "Installing what the demo needs ..."
