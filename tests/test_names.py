@@ -202,7 +202,7 @@ def test_a_check_that_waits_for_somebodys_attempt_names_what_that_waits_for(sile
     sharing = manager._built().sync_client().sharing
     attempt = Caller(lambda: sharing._connect(monotonic() + 1))
     attempt.start()
-    eventually(lambda: sharing._attempt is not None and silent.waiting)
+    eventually(lambda: not sharing._attempts.latest.is_over and silent.waiting)
     assert manager._health_check_sync() is False
     assert manager.get_pool_info()["fault_kind"] == "dns"
     assert isinstance(attempt.ended(), redis_exceptions.TimeoutError)

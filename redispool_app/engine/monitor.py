@@ -411,6 +411,7 @@ class Monitor:
     def after_fork_in_child(self) -> None:
         """In a forked child: no check is in flight, nothing is open."""
         self._told = self.health.newest()
+        self.untold.clear()
         self._quiet = []
         self.counters = Counters()
         self.times = ConnectionTimes()

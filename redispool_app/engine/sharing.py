@@ -30,8 +30,9 @@ from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import schedule_lost_callbacks
+from .runtime.single_flight import copy_of
 from .shared_connection import SharedConnection, share
-from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
 from .statistics import Statistics
 
 _LOOK_AGAIN = 1.0

@@ -326,13 +326,3 @@ class SharingRules:
 def is_silent(connection: Any, since: float) -> bool:
     """Whether nobody waits on a connection, on which nothing has come after ``since`` (monotonic seconds)."""
     return bool(connection.in_flight == 0 and connection.last_received <= since)
-
-
-def copy_of(error: BaseException) -> BaseException:
-    """Return an equal exception: many callers share one attempt, and a traceback is not to be shared."""
-    try:
-        copy = type(error)(*error.args)
-    except Exception:
-        return redis_exceptions.ConnectionError(str(error))
-    copy.__dict__.update(error.__dict__)
-    return copy

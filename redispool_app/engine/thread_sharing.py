@@ -31,8 +31,9 @@ from .patching import refuse_unsupported_runtime
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.nesting import inside, is_nested
+from .runtime.single_flight import Flight, SingleFlight
 from .shared_socket import SharedSocket
-from .sharing_rules import Request, SharingLimits, SharingRules, copy_of, is_silent, limits_of
+from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
 from .statistics import Statistics
 
 _LOGIN_PATIENCE = 5.0
@@ -42,30 +43,6 @@ _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
 _FAILED = (*LOST, NoRoomError)
 """How an attempt ends that brings no reply."""
-
-
-class _Attempt:
-    """A connection attempt that one thread makes for all who wait."""
-
-    __slots__ = ("_held", "error")
-
-    def __init__(self) -> None:
-        # A plain lock, not an event: an interrupt inside the Python code of that can end as a RuntimeError.
-        self._held = threading.Lock()
-        self._held.acquire()
-        self.error: Exception | None = None
-
-    def end(self) -> None:
-        """Let everybody who waits go on; may be called again."""
-        with suppress(RuntimeError):
-            self._held.release()
-
-    def has_ended(self, timeout: float) -> bool:
-        """Wait for the end, up to ``timeout`` seconds; return whether it came."""
-        if not self._held.acquire(timeout=max(0.0, timeout)):
-            return False
-        self.end()  # for the next who waits
-        return True
 
 
 class _Unbarred:
@@ -94,8 +71,8 @@ class ThreadSharing(SharingRules):
         self.connection: SharedSocket | None = None
         self._leaving: list[SharedSocket] = []
         """Take no new commands and close once what is due has come."""
-        self._lock = threading.Lock()
-        self._attempt: _Attempt | None = None
+        self._attempts: SingleFlight[None] = SingleFlight()
+        """The attempt to connect that one thread makes for all that wait."""
         self._waiting: deque[Any] = deque()
         self._emptied: threading.Event | None = None
         self.statistics = Statistics()
@@ -317,33 +294,26 @@ class ThreadSharing(SharingRules):
 
     def _connect(self, deadline: float) -> None:
         refuse_unsupported_runtime()
-        mine = _Attempt()
+        own: Flight[None] = Flight()
         try:
-            with self._lock:
-                if self._attempt is None:
-                    self._attempt = mine
-                attempt = self._attempt
-            if attempt is mine:
+            attempt = self._attempts.join(own)
+            if attempt is own:
                 self._make_connection(deadline)
-            self._end(mine)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                mine.error = error
-            self._end(mine)
+                own.land(None)
+        except Exception as error:
+            own.fail(error)
             raise
-        if attempt is mine:
+        finally:
+            own.ended = True
+            own.leave()
+        if attempt is own:
             return
-        left = deadline - monotonic()
-        if not attempt.has_ended(left):
+        # A nested call, which has connections of its own, must not wait for its own thread.
+        left = 0.0 if own.is_nested_in(attempt) else deadline - monotonic()
+        if not attempt.wait(left):
             raise self.too_late(left)
-        if attempt.error is not None:
-            raise copy_of(attempt.error) from attempt.error
-
-    def _end(self, attempt: _Attempt) -> None:
-        with self._lock:
-            if self._attempt is attempt:
-                self._attempt = None
-        attempt.end()
+        if attempt.has_landed:
+            attempt.result()  # raises what the attempt met
 
     def _make_connection(self, deadline: float) -> None:
         if (delay := self.attempt_delay()) > 0:
@@ -494,12 +464,14 @@ class ThreadSharing(SharingRules):
         except BaseException:
             connection.disconnect()
             raise
-        with self._lock:
-            # An attempt to connect means that the former one is lost.
-            takes_over = not self.closed and self._attempt is None and former is not None and self.connection is former
-            if takes_over:
-                self.connection = spare
-                self._leaving.append(former)  # type: ignore[arg-type]
+        takes_over = False
+        if former is not None and self._attempts.latest.is_over:
+            self._leaving.append(former)
+            # An attempt to connect means that the former one is lost. No call between the comparison and the store.
+            if not self.closed and self.connection is former:
+                self.connection, takes_over = spare, True
+            else:
+                self._drop(former)
         if not takes_over:
             spare.close()
             return
@@ -548,7 +520,7 @@ class ThreadSharing(SharingRules):
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
         shared = [*self._leaving, *([self.connection] if self.connection is not None else [])]
         connections = [*shared, *self._nested.all]
-        attempt, waiting = self._attempt, self._waiting
+        attempt, waiting = self._attempts.latest, self._waiting
         _graveyard.extend(connections)
         for connection in connections:
             connection.after_fork_in_child()
@@ -556,9 +528,7 @@ class ThreadSharing(SharingRules):
             let_go_of_pool(self.pool)
         self._start_anew()
         # The thread that forked may be waiting for one of these, and goes on in the child.
-        if attempt is not None:
-            attempt.error = redis_exceptions.ConnectionError("The process was forked while it connected.")
-            attempt.end()
+        attempt.fail(redis_exceptions.ConnectionError("The process was forked while it connected."))
         for turn in list(waiting):
             with suppress(RuntimeError):
                 turn.release()

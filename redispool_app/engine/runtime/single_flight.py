@@ -105,7 +105,7 @@ class Flight(Generic[T]):
 
     def wait(self, timeout: float) -> bool:
         """Block this thread until the flight has landed or ended, at most ``timeout`` seconds; return if it has."""
-        if self._landed or self.ended:
+        if self._landed or self.is_over:
             return True
         until = monotonic() + timeout
         # A plain lock, not an event: an interrupt in the Python code of an event can leave its lock held.
@@ -113,7 +113,7 @@ class Flight(Generic[T]):
         woken.acquire()
         self._wakers.append(woken.release)
         try:
-            while not (self._landed or self.ended):
+            while not (self._landed or self.is_over):
                 left = until - monotonic()
                 if left <= 0:
                     return False
