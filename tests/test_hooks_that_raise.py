@@ -13,10 +13,16 @@ from functools import partial
 
 import pytest
 from redis import exceptions as redis_exceptions
+from redis.observability import recorder
 
+from redispool_app import signals
+from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.engine import pool_set as pool_sets
 from redispool_app.engine.runtime.hooks import tell
+from redispool_app.middleware import RedisPoolMiddleware
+from redispool_app.workers import publisher
 
+from .cache_faces import new_cache
 from .servers import eventually
 
 PATIENT = 30.0
@@ -306,3 +312,116 @@ def test_an_outage_is_told_after_all_who_waited_have_their_errors(own_server, po
 def timed(function, began):
     assert function() == b"v"
     return time.monotonic() - began
+
+
+# The places of the package that log, call back or record, one each.
+
+
+def test_a_filter_that_raises_on_an_ignored_outage_leaves_the_cache_empty(own_server, pool_settings, raising):
+    pool_settings(own_server.url, SOCKET_TIMEOUT=0.3)
+    cache = new_cache(IGNORE_EXCEPTIONS=True, LOG_IGNORED_EXCEPTIONS=True)
+    assert cache.set("k", "v") is None
+    own_server.kill()
+    assert [cache.get("k", "default") for _ in range(3)] == ["default"] * 3
+    assert "redispool_app.cache" in raising.seen
+
+
+async def test_so_it_does_for_a_loop(own_server, pool_settings, raising):
+    pool_settings(own_server.url, SOCKET_TIMEOUT=0.3)
+    cache = new_cache(IGNORE_EXCEPTIONS=True, LOG_IGNORED_EXCEPTIONS=True)
+    await cache.aset("k", "v")
+    await asyncio.to_thread(own_server.kill)
+    assert [await cache.aget("k", "default") for _ in range(3)] == ["default"] * 3
+    assert "redispool_app.cache" in raising.seen
+
+
+def test_a_filter_that_raises_on_a_request_leaves_the_answer(manager, raising, rf):
+    def view(request):
+        raise redis_exceptions.TimeoutError("too slow")
+
+    middleware = RedisPoolMiddleware(view)
+    response = middleware.process_exception(rf.get("/"), redis_exceptions.TimeoutError("too slow"))
+    assert response.status_code == 503
+    assert "redispool_app.request" in raising.seen
+
+
+def test_a_receiver_that_raises_keeps_no_other_from_its_event(manager):
+    heard = []
+
+    def raises(**kwargs):
+        raise HookError
+
+    def hears(**kwargs):
+        heard.append(kwargs["state"])
+
+    signals.health_changed.connect(raises)
+    signals.health_changed.connect(hears)
+    try:
+        assert manager.get_sync_client().ping()
+        eventually(lambda: heard == ["healthy"])
+    finally:
+        signals.health_changed.disconnect(raises)
+        signals.health_changed.disconnect(hears)
+
+
+def test_a_callback_for_snapshots_that_raises_keeps_no_other_from_its_own(server, pool_settings, monkeypatch):
+    monkeypatch.setattr(publisher, "FIRST_AFTER", 0.05)
+    heard = []
+
+    def raises(alias, snapshot):
+        raise HookError
+
+    ends = [publisher.on_tick(raises), publisher.on_tick(lambda alias, snapshot: heard.append(alias))]
+    try:
+        manager = pool_settings(server.url, PUBLISH_INTERVAL=0.1)
+        manager.get_sync_client().ping()
+        eventually(lambda: len(heard) > 1)
+    finally:
+        for end in ends:
+            end()
+
+
+def failing(*args, **kwargs):
+    raise HookError
+
+
+def test_a_recorder_that_raises_leaves_the_reply(server, monkeypatch):
+    monkeypatch.setattr(recorder, "is_enabled", lambda: True)
+    monkeypatch.setattr(recorder, "record_operation_duration", failing)
+    monkeypatch.setattr(recorder, "record_error_count", failing)
+    with SyncRedis(port=server.port) as client:
+        assert client.set("k", "v") is True
+        with pytest.raises(redis_exceptions.ResponseError, match="WRONGTYPE"):
+            client.lpush("k", "x")
+
+
+async def test_so_it_does_for_a_task(server, monkeypatch):
+    monkeypatch.setattr(recorder, "is_enabled", lambda: True)
+    monkeypatch.setattr(recorder, "record_operation_duration", failing)
+    monkeypatch.setattr(recorder, "record_error_count", failing)
+    async with AsyncRedis(port=server.port) as client:
+        assert await client.set("k", "v") is True
+        with pytest.raises(redis_exceptions.ResponseError, match="WRONGTYPE"):
+            await client.lpush("k", "x")
+
+
+def test_a_response_callback_that_raises_fails_its_own_caller_only(server):
+    with SyncRedis(port=server.port, socket_timeout=PATIENT) as client:
+        client.set("k", "v")
+        client.set_response_callback("ECHO", failing)
+        with in_time(), ThreadPoolExecutor(4) as pool:
+            failed = [pool.submit(client.echo, "x") for _ in range(20)]
+            right = [pool.submit(client.get, "k") for _ in range(20)]
+            assert all(isinstance(each.exception(), HookError) for each in failed)
+            assert [each.result() for each in right] == [b"v"] * 20
+
+
+async def test_so_it_does_among_tasks(server):
+    async with AsyncRedis(port=server.port, socket_timeout=PATIENT) as client:
+        await client.set("k", "v")
+        client.set_response_callback("ECHO", failing)
+        calls = [call for _ in range(20) for call in (client.echo("x"), client.get("k"))]
+        with in_time():
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in outcomes[::2]] == [HookError] * 20
+        assert outcomes[1::2] == [b"v"] * 20
