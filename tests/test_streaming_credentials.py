@@ -203,6 +203,26 @@ def test_what_the_provider_reports_reaches_the_log_and_no_caller(own_server, pro
     assert manager.get_pool_info()["state"] == "healthy"
 
 
+@SIDES
+def test_a_log_filter_that_raises_keeps_a_refused_token_from_nothing(side, own_server, admin, provider, pool_settings):
+    def filter_of_a_project(record):
+        raise RuntimeError
+
+    manager = pool_settings(own_server.url, CREDENTIAL_PROVIDER=provider, SOCKET_TIMEOUT=30)
+    logger = logging.getLogger("redispool_app.pool")
+    logger.addFilter(filter_of_a_project)
+    try:
+        with Traffic(manager, side) as traffic:
+            eventually(lambda: min(traffic.done) > 0)
+            ids = connection_ids(admin)
+            provider.push("refused", is_valid=False)
+            eventually(lambda: connection_ids(admin) and not connection_ids(admin) & ids)
+            provider.fail(RuntimeError("a secret"))
+    finally:
+        logger.removeFilter(filter_of_a_project)
+    assert traffic.errors == []
+
+
 def test_a_callback_that_raises_keeps_the_others_from_nothing(provider):
     called = []
 

@@ -399,9 +399,9 @@ class Sharing(SharingRules):
             return  # the connection is lost, and the next has credentials of its own
         (reply,) = sent.result()
         if isinstance(reply, Exception):
-            self.login_failed(reply)
             if self.connection is connection:
                 self.replace()
+            self.login_failed(reply)
 
     # Replacing.
 

@@ -32,7 +32,7 @@ from .outcomes import (
 from .packing import is_utf8
 from .read_only import is_refusal, policy_of
 from .renewal import Renewal
-from .runtime.hooks import tell_all
+from .runtime.hooks import tell, tell_all
 from .slow_commands import SlowCommands
 from .statistics import Statistics
 from .telemetry import Telemetry
@@ -297,7 +297,7 @@ class SharingRules:
         """The server has refused a new token: the connection is replaced by one with credentials of its own."""
         extra = {"pool": getattr(self.monitor, "alias", None), "fault_kind": "auth"}
         text = "Redis refused a new token (%s): the shared connection is replaced."
-        logger.warning(text, type(error).__name__, extra=extra)
+        tell(logger.warning, text, type(error).__name__, extra=extra)
 
     # What the connection reports.
 

@@ -425,9 +425,9 @@ class ThreadSharing(SharingRules):
         except LOST:
             return  # the next connection has credentials of its own
         if isinstance(reply, Exception):
-            self.login_failed(reply)
             if self.connection is connection:
                 self.replace()
+            self.login_failed(reply)
 
     # Replacing.
 

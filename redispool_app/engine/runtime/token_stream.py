@@ -16,6 +16,8 @@ from typing import Any
 
 from redis.credentials import StreamingCredentialProvider
 
+from .hooks import tell
+
 logger = logging.getLogger("redispool_app.pool")
 
 Callback = Callable[[Any], Any]
@@ -85,7 +87,7 @@ def _run(coroutine: Any, loop: asyncio.AbstractEventLoop | None) -> None:
 
 def _log(text: str, error: BaseException) -> None:
     # Only the type: its text may be a secret.
-    logger.warning(text, type(error).__name__, extra={"fault_kind": "auth"})
+    tell(logger.warning, text, type(error).__name__, extra={"fault_kind": "auth"})
 
 
 _streams: dict[int, TokenStream] = {}
