@@ -298,6 +298,25 @@ async def test_monitor_waits_for_a_command(caller, own_server):
     caller.assert_nothing_noticed()
 
 
+async def test_what_has_no_reply_on_a_connection_of_its_own_is_no_outage(own_server, settings_of, kind):
+    caller = await Caller(settings_of(own_server.url, PROTOCOL=3), kind).open()
+    single = caller.client.client()
+    for call in (do("execute_command", "SUBSCRIBE", "a"), do("execute_command", "REPLCONF", "ACK", 1)):
+        with pytest.raises(redis_exceptions.TimeoutError):
+            await caller(lambda _, call=call: call(single))
+    assert caller.manager._pool_set.health.last_outage == -math.inf
+    assert await caller(do("ping"))
+    await caller(lambda _: single.aclose() if caller.kind == "async" else single.close())
+
+
+async def test_a_command_without_a_name_is_no_outage(caller):
+    await caller.open()
+    with pytest.raises(redis_exceptions.TimeoutError):
+        await caller(do("execute_command", ""))
+    assert caller.manager._pool_set.health.last_outage == -math.inf
+    assert await caller(do("ping"))
+
+
 # What a command's arguments say.
 
 
@@ -353,7 +372,8 @@ def test_so_it_is_for_a_thread(server):
         (("XREADGROUP", "GROUP", "g", "me", "STREAMS", "s", ">"), None),
         (("GET", "k"), None),
         (("LPOP", "k", 5), None),
-        (("",), None),
+        (("",), 0.0),
+        (("SUBSCRIBE", "a"), 0.0),
     ],
     ids=repr,
 )

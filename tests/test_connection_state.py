@@ -55,7 +55,6 @@ LEAVING = [
     ("HELLO", 3),
     ("HELLO", 2, "SETNAME", "mine"),
     ("QUIT",),
-    ("MONITOR",),
     ("CLIENT", "REPLY", "ON"),
 ]
 
@@ -168,6 +167,10 @@ REFUSED = {
     "CLIENT REPLY SKIP": (do("execute_command", "client reply", b"skip"), "connection of your own"),
     "SUBSCRIBE": (do("execute_command", "SUBSCRIBE", "a", "b"), "client.pubsub()"),
     "unsubscribe": (do("execute_command", b"sunsubscribe"), "client.pubsub()"),
+    "MONITOR": (do("execute_command", "monitor"), "client.monitor()"),
+    "SYNC": (do("sync"), "redis-cli --rdb"),
+    "PSYNC": (do("psync", "?", -1), "redis-cli --rdb"),
+    "REPLCONF": (do("execute_command", "REPLCONF", "ACK", 1), "redis-cli --rdb"),
     "SCRIPT DEBUG": (do("execute_command", "SCRIPT", b"debug", "YES"), "redis-cli --ldb"),
     "script debug": (do("execute_command", "script debug", "SYNC"), "redis-cli --ldb"),
     "WAIT": (do("wait", 0, 0), "transaction=False"),

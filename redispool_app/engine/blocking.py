@@ -37,6 +37,9 @@ _OPTIONS = {"COUNT": 1, "GROUP": 2, "CLAIM": 1}
 _LONGEST = 10 * 365 * 86_400.0
 """From so many seconds on a wait is endless: a socket takes no longer time-out."""
 
+_UNANSWERED = frozenset("PSUBSCRIBE PUNSUBSCRIBE REPLCONF SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
+"""They may have no reply at all, or one that is a push: a time-out says nothing."""
+
 _IDLE, _INTERVAL, _PROBES = 30, 5, 3
 """TCP keepalive where the connection has none: seconds until the first probe, between probes, and how many."""
 
@@ -47,8 +50,12 @@ def wait_of(args: Sequence[Any]) -> float | None:
     ``math.inf`` means for ever. The result is 0.0 for a timeout that the server refuses.
     """
     words = words_of(args[0])
-    name = words[0].upper().decode("latin-1") if words else ""
+    if not words:
+        return 0.0  # nothing is asked, which the server does not answer
+    name = words[0].upper().decode("latin-1")
     rest: list[Any] = [*words[1:], *args[1:]]
+    if name in _UNANSWERED:
+        return 0.0
     if name in _LAST:
         return _seconds(rest[-1]) if rest else 0.0
     if name in _FIRST:

@@ -18,6 +18,9 @@ WAITING = frozenset(("WAIT", "WAITAOF"))
 _SUBSCRIBING = frozenset("PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
 """They answer with messages, as many as they name channels."""
 
+_REPLICATION = frozenset(("PSYNC", "REPLCONF", "SYNC"))
+"""They turn a connection into a replica's, and some have no reply."""
+
 _TRANSACTIONS = frozenset(("DISCARD", "EXEC", "MULTI", "WATCH"))
 
 _IN_A_PIPELINE = "put it after its writes in client.pipeline(transaction=False)."
@@ -39,21 +42,30 @@ def refuse_alone(args: Sequence[Any]) -> None:
             f"{name} needs a connection of its own: use client.pipeline(), with pipe.watch() for WATCH, or "
             "client.transaction()."
         )
-    refuse_silence(words)
+    _refuse_without_one_reply(words)
 
 
 def refuse_silence(words: list[str]) -> None:
-    """Raise ``CommandRefused`` for what the server never answers, or not with one reply."""
-    if words[:1] and words[0] in _SUBSCRIBING:
-        raise CommandRefused(f"{words[0]} is answered by messages, not by a reply: use client.pubsub().")
-    if words[:2] == ["SCRIPT", "DEBUG"]:
-        # Some servers end when a script runs after a connection in this mode was closed.
-        raise CommandRefused("SCRIPT DEBUG turns its connection into a debugger's: use redis-cli --ldb.")
+    """Raise ``CommandRefused`` for what no connection should ever be told: the server answers nothing from then on."""
     if words[:2] == ["CLIENT", "REPLY"] and words[2:] in (["OFF"], ["SKIP"]):
         raise CommandRefused(
             f"CLIENT REPLY {words[2]} has no reply to wait for: write on a connection of your own instead, "
             "client.connection_pool.get_connection()."
         )
+
+
+def _refuse_without_one_reply(words: list[str]) -> None:
+    refuse_silence(words)
+    name = words[0] if words else ""
+    if name in _SUBSCRIBING:
+        raise CommandRefused(f"{name} is answered by messages, not by a reply: use client.pubsub().")
+    if name in _REPLICATION:
+        raise CommandRefused(f"{name} is for replicas only: start a server with replicaof, or use redis-cli --rdb.")
+    if name == "MONITOR":
+        raise CommandRefused("MONITOR is answered by a stream, not by a reply: use client.monitor().")
+    if words[:2] == ["SCRIPT", "DEBUG"]:
+        # Some servers end when a script runs after a connection in this mode was closed.
+        raise CommandRefused("SCRIPT DEBUG turns its connection into a debugger's: use redis-cli --ldb.")
 
 
 def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_written: bool = False) -> None:
@@ -66,7 +78,7 @@ def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_writte
                 raise CommandRefused(f"{name} never waits inside MULTI: {_IN_A_PIPELINE}")
             if not has_written:
                 raise no_writes(name)
-        refuse_silence(words)
+        _refuse_without_one_reply(words)
         has_written = has_written or not leaves_nothing(args[0])
 
 
