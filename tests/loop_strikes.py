@@ -11,7 +11,7 @@ import dis
 import gc
 import sys
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import uvloop
@@ -68,8 +68,6 @@ class Strike:
         self.kind = kind
         self.count = 0
         self.where = ""
-        self.functions: set[CodeType] = set()
-        """The package's functions in which there was a point."""
         self._is_point = KINDS[kind]
         self._last: dict[FrameType, str] = {}
 
@@ -102,26 +100,7 @@ class Strike:
             last, self._last[frame] = self._last.get(frame, ""), coming
             if self._is_point(last, coming):
                 self.count += 1
-                if frame.f_code.co_filename.startswith(PACKAGE):
-                    self.functions.add(frame.f_code)
                 if self.count == self.victim:
                     self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
                     raise self.kind("from outside")
         return self._step
-
-
-def functions_of(*modules: Any) -> dict[str, CodeType]:
-    """Return the code of each function of some modules, by module and qualified name."""
-    found: dict[str, CodeType] = {}
-
-    def visit(code: CodeType, module: str) -> None:
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                if not constant.co_name.startswith("<") and constant.co_flags & 1:
-                    found[f"{module} {constant.co_qualname}"] = constant
-                visit(constant, module)
-
-    for module in modules:
-        path = Path(module.__file__)
-        visit(compile(path.read_text(), str(path), "exec"), path.stem)
-    return found

@@ -31,9 +31,6 @@ MOST = 150
 SAMPLE = 12
 """The same in the normal test run."""
 
-STRUCK = set()
-"""Functions that were struck in this process."""
-
 
 @pytest.fixture(scope="module")
 def stocked(shared_server):
@@ -119,7 +116,6 @@ def struck_everywhere(world, name, kind, most):
     for victim in itertools.count(1 + zlib.crc32(f"{name} {kind.__name__}".encode()) % step, step):
         strike = Strike(victim, kind)
         each_gets_its_own(world, name, strike)
-        STRUCK.update(strike.functions)
         if not strike.where:
             assert victim > 3, "nothing was struck"
             return

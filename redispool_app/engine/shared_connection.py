@@ -108,11 +108,7 @@ class SharedConnection(WatchedConnection):
             self._tick = now
         if now > self._looks_until:
             self._begin_looking(now)
-        self._tick_end = self._loop.call_soon(self._end_tick)
-
-    def _end_tick(self) -> None:
-        self._tick_end = None
-        self._flush()
+        self._tick_end = self._loop.call_soon(self._flush, True)
 
     def limit(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> asyncio.TimerHandle:
         """Let the caller of ``future`` wait no longer than until ``deadline``, which is before this connection's."""
@@ -127,7 +123,9 @@ class SharedConnection(WatchedConnection):
 
     # Writing: once per tick, or for each 32 commands of a long one.
 
-    def _flush(self) -> None:
+    def _flush(self, ends_tick: bool = False) -> None:
+        if ends_tick:
+            self._tick_end = None
         if self._flushing:
             return  # asked for by code that interrupted a flush: the end of the tick sends it
         if not mark[0]:
@@ -151,9 +149,11 @@ class SharedConnection(WatchedConnection):
                 return
             flat = gathered[:size]
             batch = Batch(self._tick, flat)
-            batches: Sequence[Batch | Unit] = (batch,)
+            batches: list[Batch | Unit] = []
+            last: Batch | Unit = batch
             packed, commands, units = batch.packed, batch.due, 0
-            if self._held or self._unit_marks or True in map(done, batch.futures):
+            special = self._held or self._unit_marks or True in map(done, batch.futures)
+            if special:
                 # A caller that left before anything was written is forgotten: nothing was done for it.
                 batches = [*without_leavers(self._held), *sealed(self._tick, flat)]
                 packed = [each for part in batches for each in part.packed]
@@ -161,17 +161,20 @@ class SharedConnection(WatchedConnection):
             data = b"".join(packed)
             # Nothing has changed so far. From here on what is in ``_due`` counts as written.
             committed = True
-            self._due.extend(batches)
-            del gathered[:size]
-            if units or self._held:
+            if special:
+                self._due.extend(batches)
                 self._held = []
                 for _ in range(units):
                     self._unit_marks.popleft()
+                last = batches[-1] if batches else batch
+            else:
+                self._due.append(batch)
+            del gathered[:size]
             self._due_commands = self.in_flight = self._due_commands + commands
             self._due_bytes = self.bytes_in_flight = self._due_bytes + len(data)
             if not data:
                 return
-            self._written.append((batches[-1], len(data)))
+            self._written.append((last, len(data)))
             statistics = self._statistics
             statistics.commands += len(packed)
             statistics.batches += 1
@@ -184,7 +187,7 @@ class SharedConnection(WatchedConnection):
             if committed or isinstance(error, MemoryError):
                 self._break(error)
             elif self._tick_end is None:
-                self._tick_end = self._loop.call_soon(self._end_tick)
+                self._tick_end = self._loop.call_soon(self._flush, True)
             raise
         finally:
             self._flushing = False

@@ -126,7 +126,7 @@ class WatchedConnection:
         self._transport: asyncio.Transport = connection._writer.transport
         self._former: Any = self._transport.get_protocol()
 
-    def _flush(self) -> None:
+    def _flush(self, ends_tick: bool = False) -> None:
         """Write what is gathered."""
         raise NotImplementedError
 
