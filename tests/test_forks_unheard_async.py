@@ -243,14 +243,17 @@ def test_calls_under_way_on_a_loop_that_goes_on_in_the_child_end_there_and_steal
             reading, writing = os.pipe()
             child = fork()
             if child == 0:
-                began, outcomes = time.monotonic(), []
-                refused(client.get("another"))  # the first look
-                for call in (read, written):
-                    try:
-                        outcomes.append(await call)
-                    except Exception as error:
-                        outcomes.append(type(error).__name__)
-                speak_and_exit(lambda: (outcomes, time.monotonic() - began < PROMPT), writing)
+                try:
+                    began, outcomes = time.monotonic(), []
+                    refused(client.get("another"))  # the first look
+                    for call in (read, written):
+                        try:
+                            outcomes.append(await call)
+                        except Exception as error:
+                            outcomes.append(type(error).__name__)
+                    speak_and_exit(lambda: (outcomes, time.monotonic() - began < PROMPT), writing)
+                finally:
+                    os._exit(1)  # whatever comes: the child must not go on with the tests
             os.close(writing)
             said = await asyncio.get_running_loop().run_in_executor(None, hear, reading, child)
         finally:
@@ -277,10 +280,13 @@ def test_a_loop_that_reads_in_the_child_before_anything_looked_steals_no_reply(o
             child = fork()
             if child == 0:
                 try:
-                    outcome = await read
-                except Exception as error:
-                    outcome = type(error).__name__
-                speak_and_exit(lambda: outcome, writing)
+                    try:
+                        outcome = await read
+                    except Exception as error:
+                        outcome = type(error).__name__
+                    speak_and_exit(lambda: outcome, writing)
+                finally:
+                    os._exit(1)
             os.close(writing)
         finally:
             if child:

@@ -45,15 +45,21 @@ def in_unheard_child(function: Callable[[], object], *, releasing: bool = False)
             return said
 
 
-def speak_and_exit(function: Callable[[], object], writing: int) -> None:
-    """In the child: say that it runs, then what ``function`` returns, and end."""
+def say_born(writing: int) -> None:
+    """In the child, first of all: say that it runs Python, and let it say where it hangs, if it does."""
+    os.write(writing, BORN)
+    if not _watched:
+        # Not in a child of a child: it would wait for a watchdog that is not there.
+        _watched.append(True)
+        faulthandler.dump_traceback_later(_HANGS, exit=True, file=writing)
+
+
+def speak_and_exit(function: Callable[[], object], writing: int, *, born: bool = False) -> None:
+    """In the child: say that it runs, unless ``say_born`` has; then what ``function`` returns, and end."""
     code = 1
     try:
-        os.write(writing, BORN)
-        if not _watched:
-            # A child that hangs says where. Not one of a child: it would wait for a watchdog that is not there.
-            _watched.append(True)
-            faulthandler.dump_traceback_later(_HANGS, exit=True, file=writing)
+        if not born:
+            say_born(writing)
         os.write(writing, str(function()).encode())
         code = 0
     except BaseException:

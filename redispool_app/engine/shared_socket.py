@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -60,7 +61,19 @@ _LAST_LOOK = 0.02
 """How many seconds beyond a deadline its caller leaves for reading what is there."""
 
 
+_LOOK_FOR_FORK = 0.5
+"""Seconds between two looks for a fork while the main thread waits and may run a signal handler."""
+
+_LOOK_FOR_HANDLERS = 1.0
+"""Seconds between two looks for signal handlers of the project."""
+
 _FORKED = "The process was forked during this call."
+
+
+def _has_handlers() -> bool:
+    """Whether Python runs a signal handler of the project's in this process, apart from the one for Ctrl-C."""
+    found = map(signal.getsignal, signal.valid_signals())
+    return any(callable(handler) and handler is not signal.default_int_handler for handler in found)
 
 
 class SharedSocket:
@@ -113,7 +126,9 @@ class SharedSocket:
         self._descriptor = connection._sock.fileno()
         self._main_thread = threading.main_thread().ident
         """It runs signal handlers, also within a call to receive, which then goes on: in a child, if one has forked. So
-        this thread waits in ``poll``, and looks before it receives."""
+        where there are handlers this thread waits in ``poll``, and looks for a fork before it receives."""
+        self._handlers = _has_handlers()
+        self._look_for_handlers_at = self.last_received + _LOOK_FOR_HANDLERS
         self._may_wait_whole = max(0.0, timeout - _LATE) if timeout is not None and self._calls.waits else math.inf
         """Who has more than so many seconds left may wait in the kernel for a whole time-out."""
 
@@ -255,7 +270,7 @@ class SharedSocket:
                 return
             if not self._incoming.received:
                 left = exchange.deadline - monotonic()
-                if left > self._may_wait_whole and get_ident() != self._main_thread:
+                if left > self._may_wait_whole and (not self._handlers or get_ident() != self._main_thread):
                     self._read(calls.receive_waiting)
                     continue
                 if left <= 0:
@@ -264,7 +279,10 @@ class SharedSocket:
                         return
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
-                if not calls.poll(left * 1000 if left < _LONGEST_POLL else _LONGEST_POLL * 1000):
+                longest = _LONGEST_POLL if not self._handlers else _LOOK_FOR_FORK
+                if not calls.poll(left * 1000 if left < longest else longest * 1000):
+                    if not mark[0]:
+                        fork.renew()  # a handler has forked: what comes is read by the parent
                     continue
             self._read(calls.receive_now)
 
@@ -438,6 +456,9 @@ class SharedSocket:
         self._unreported += position
         if self.eager or now - self._reported > _REPORT_AFTER:
             self._reported, self._wants_distance = now, True
+            if now >= self._look_for_handlers_at:
+                self._look_for_handlers_at = now + _LOOK_FOR_HANDLERS
+                self._handlers = _has_handlers()
             count, self._unreported = self._unreported, 0
             self._on_replies(count, now)
 
