@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -31,12 +29,10 @@ from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import schedule_lost_callbacks
 from .runtime.single_flight import copy_of
+from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
 from .statistics import Statistics
-
-_LOOK_AGAIN = 1.0
-"""A caller that waits for room looks again after so many seconds: who had the turn may have been interrupted."""
 
 _FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
 """What connecting raises by itself; the rest comes from outside, or from code of others, such as credentials."""
@@ -58,7 +54,7 @@ class Sharing(SharingRules):
         self._attempt_ended: BaseException | None = None
         self._accident: BaseException | None = None
         """The first exception of other code that has ended an attempt since the last connection was made."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = WaitQueue()
         self._emptied: asyncio.Future[None] | None = None
         fork.register(self.after_fork_in_child)
 
@@ -208,27 +204,27 @@ class Sharing(SharingRules):
                 return self.connection
 
     async def _wait_for_room(self, deadline: float) -> None:
-        if len(self._waiting) >= self.limits.max_waiting:
-            raise self.too_many(self.in_flight, len(self._waiting))
-        turn: asyncio.Future[None] = self.loop.create_future()
+        waiting, turn, woken = self._waiting, LoopWaiter(), False
+        if len(waiting) >= self.limits.max_waiting:
+            raise self.too_many(self.in_flight, len(waiting))
         try:
             try:
-                self._waiting.append(turn)
+                waiting.append(turn)
                 left = deadline - monotonic()
-                while not turn.done() and left > 0:
+                while not woken and left > 0:
                     # There may be room: behind those that have not taken their turns, or that an interrupt left.
                     self._let_next_in()
-                    await asyncio.wait([turn], timeout=min(_LOOK_AGAIN, left))
+                    woken = await turn.wait(min(LOOK_AGAIN, left))
                     left = deadline - monotonic()
             finally:
                 # Not before: a caller with a turn still waits, so that no newcomer takes its place.
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-            if not turn.done():
+                try:  # noqa: SIM105 (see wait_queue: the first call must be this one)
+                    waiting.remove(turn)
+                except ValueError:
+                    pass
+            if not woken:
                 raise self.no_room()
         except BaseException:
-            if turn in self._waiting:
-                self._waiting.remove(turn)  # the first try was interrupted
             self._let_next_in()  # the turn may have been given at the same moment; let the next have it
             raise
 
@@ -238,7 +234,7 @@ class Sharing(SharingRules):
         room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
         if connection is not None and connection.bytes_in_flight >= self.limits.max_in_flight_bytes:
             return
-        self._give_turns(list(islice(self._waiting, max(0, room))))
+        self._give_turns(max(0, room))
 
     # Connecting: one attempt for all who wait.
 
@@ -365,13 +361,11 @@ class Sharing(SharingRules):
 
     def _dismiss(self) -> None:
         """Let all who wait go on: each finds for itself that there is nothing to wait for."""
-        self._give_turns(list(self._waiting))
+        self._give_turns(len(self._waiting))
 
-    def _give_turns(self, turns: list[asyncio.Future[None]]) -> None:
+    def _give_turns(self, count: int) -> None:
         try:
-            for turn in turns:
-                if not turn.done():
-                    turn.set_result(None)
+            self._waiting.wake_first_here(count)
         except BaseException as error:
             schedule_lost_callbacks(self.loop, error)
             raise
@@ -513,8 +507,7 @@ class Sharing(SharingRules):
         self.statistics = Statistics()
         for turn in list(self._waiting):
             with suppress(RuntimeError):  # its loop is closed
-                if not turn.done():
-                    turn.set_result(None)
+                turn.wake_here()
 
 
 def sharing_of(pool: Any) -> Sharing | None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from threading import get_ident
 from time import monotonic, sleep
@@ -32,6 +30,7 @@ from .runtime import fork
 from .runtime.fork import mark
 from .runtime.nesting import inside, is_nested
 from .runtime.single_flight import Flight, SingleFlight
+from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter, WaitQueue
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
 from .statistics import Statistics
@@ -57,8 +56,6 @@ class ThreadSharing(SharingRules):
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         super().__init__(pool, monitor, limits)
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
-        # No thread is kept for the idle connections beside this one: whoever reads looks after them.
-        self._shrink: Callable[[], None] | None = getattr(pool, "shrink", None)
         self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
         self._first_wait = first_wait(self._patience)
         self._health: Any = monitor.health if monitor is not None else _Unbarred
@@ -73,7 +70,7 @@ class ThreadSharing(SharingRules):
         """Take no new commands and close once what is due has come."""
         self._attempts: SingleFlight[None] = SingleFlight()
         """The attempt to connect that one thread makes for all that wait."""
-        self._waiting: deque[Any] = deque()
+        self._waiting = WaitQueue()
         self._emptied: threading.Event | None = None
         self.statistics = Statistics()
         self._nested = NestedCalls(self, self._open, self._until_resumed)
@@ -263,22 +260,26 @@ class ThreadSharing(SharingRules):
                 return connection
 
     def _wait_for_room(self, deadline: float) -> None:
-        if len(self._waiting) >= self.limits.max_waiting:
-            raise self.too_many(self.in_flight, len(self._waiting))
-        turn = threading.Lock()
-        turn.acquire()
-        self._waiting.append(turn)
-        admitted = False
+        waiting, turn, admitted = self._waiting, ThreadWaiter(), False
+        if len(waiting) >= self.limits.max_waiting:
+            raise self.too_many(self.in_flight, len(waiting))
         try:
-            if (connection := self.connection) is not None:
-                connection.eager = True
-                # Room may have come before this caller was in the queue.
-                if not self._is_full(connection):
-                    self._let_next_in()
-            admitted = turn.acquire(timeout=max(0.0, deadline - monotonic()))
+            waiting.append(turn)
+            left = deadline - monotonic()
+            while True:
+                if (connection := self.connection) is not None:
+                    connection.eager = True
+                    # Room may have come before this caller was in the queue.
+                    if not self._is_full(connection):
+                        self._let_next_in()
+                # Out of the queue is let in: the thread that did it may have been interrupted before it woke this one.
+                admitted = turn.wait(min(LOOK_AGAIN, left)) or turn not in waiting
+                left = deadline - monotonic()
+                if admitted or left <= 0:
+                    break
         finally:
             try:
-                self._waiting.remove(turn)
+                waiting.remove(turn)
             except ValueError:
                 if not admitted:
                     self._let_next_in()  # the turn was given at the same moment; let the next have it
@@ -287,8 +288,8 @@ class ThreadSharing(SharingRules):
 
     def _let_next_in(self) -> None:
         """Let the first in the queue go on. Each that has gone on and come back lets the next."""
-        with suppress(IndexError):  # nobody waits any more
-            self._waiting.popleft().release()
+        with suppress(IndexError):  # no caller waits any more
+            self._waiting.popleft().wake()
 
     # Connecting: one attempt for all who wait, made by one of them.
 
@@ -371,8 +372,6 @@ class ThreadSharing(SharingRules):
             # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
             with suppress(RuntimeError):
                 threading.Thread(target=self._renew_in_thread, name="redispool-renewal", daemon=True).start()
-        if self._shrink is not None:
-            self._shrink()
         if self.budget.tokens < self.budget.size:
             self.budget.succeeded(count)
         if self._waiting:
