@@ -102,7 +102,6 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         """Give a connection back. A second time, or after ``reset``, it is not taken in."""
         if not mark[0]:
             fork.renew()
-        ensure_room()
         lease = self.state.lease_of(connection)
         if lease is None:
             await connection.disconnect(nowait=True)
@@ -222,8 +221,9 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             state.waiters.append(waiter)
             state.check_room(waiter)
             while True:
-                for lost in state.reclaim():
-                    _cut(lost)
+                if state.waiters[0] is waiter:  # one of all that wait is enough
+                    for lost in state.reclaim():
+                        _cut(lost)
                 state.admit(here=True)  # a slot may have come before this caller was in the queue
                 left = started + self.timeout - monotonic()
                 woken = await waiter.wait(min(left, LOOK_AGAIN))

@@ -114,7 +114,6 @@ class SyncPool(redis.ConnectionPool):
         """Give a connection back. A second time, or after ``reset``, it is not taken in."""
         if not mark[0]:
             fork.renew()
-        ensure_room()
         lease = self.state.lease_of(connection)
         if lease is None:
             connection.disconnect()
@@ -247,8 +246,9 @@ class SyncPool(redis.ConnectionPool):
             state.waiters.append(waiter)
             state.check_room(waiter)
             while True:
-                for connection in state.reclaim():
-                    connection.disconnect()
+                if state.waiters[0] is waiter:  # one of all that wait is enough
+                    for connection in state.reclaim():
+                        connection.disconnect()
                 state.admit()  # a slot may have come before this caller was in the queue
                 left = deadline - monotonic()
                 woken = waiter.wait(min(left, LOOK_AGAIN))

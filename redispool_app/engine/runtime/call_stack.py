@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _inside: set[CodeType] = set()
 _entries: set[CodeType] = set()
 
-_ROOM = 12
+_ROOM = 8
 """Calls below the one that asks: more than giving a connection back needs."""
 
 
