@@ -237,7 +237,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                         f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
                     )
         finally:
-            state.leave(waiter)
+            state.leave(waiter, here=True)
 
     def _shrink(self) -> None:
         """Close what has lain idle too long, and look again while something is left."""

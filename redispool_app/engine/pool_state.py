@@ -159,12 +159,12 @@ class PoolState(Generic[C]):
                     self.put_back(lease)
         return found
 
-    def leave(self, waiter: Any) -> None:
-        """A caller waits no more; its turn goes to the next."""
+    def leave(self, waiter: Any, *, here: bool = False) -> None:
+        """A caller waits no more; its turn goes to the next (``here``: see ``admit``)."""
         try:
             self.waiters.remove(waiter)
         finally:
-            self.admit()
+            self.admit(here=here)
 
     def check_room(self, waiter: Any) -> None:
         """Raise ``PoolQueueFull`` if as many callers as may wait are in the queue before this one."""

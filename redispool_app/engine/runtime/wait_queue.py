@@ -67,6 +67,8 @@ class LoopWaiter:
     def wake(self) -> None:
         # Also from the loop's own thread: a signal handler may run while the loop waits for the network, and the loop
         # would not notice the future before its next event.
+        if self._future.done():
+            return  # woken already
         with suppress(RuntimeError):  # the loop has ended, and its callers with it
             self._loop.call_soon_threadsafe(self.wake_here)
 
