@@ -155,11 +155,15 @@ def test_handlers_that_use_cache_and_manager_wait_for_nothing(manager, cache, ro
 class Cycle:
     """Collected by the garbage collector only, wherever that runs."""
 
+    alive: set[int] = set()
+
     def __init__(self, act):
         self.itself = self
         self.act = act
+        self.alive.add(id(self))
 
     def __del__(self):
+        self.alive.discard(id(self))
         self.act()
 
 
@@ -185,11 +189,12 @@ def test_finalizers_that_use_cache_and_manager_wait_for_nothing(manager, cache, 
     use = calls_of(manager, cache)
 
     def make_and_use(number):
-        Cycle(act)
+        if len(Cycle.alive) < 30:  # else one collection would find more and more of them
+            Cycle(act)
         use(number)
 
     threshold = gc.get_threshold()
-    gc.set_threshold(50, 2, 2)
+    gc.set_threshold(20, 1, 1)
     try:
         with working([partial(make_and_use, number) for number in (1, 2)]):
             for _ in range(rounds):
