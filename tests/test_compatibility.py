@@ -61,6 +61,10 @@ FOR_PROGRAMS = {
 """Overrides of methods that programs call, or await, themselves."""
 
 
+ELSEWHERE = {"is_streaming", "on_error", "on_next", "re_auth_callback"}
+"""Overrides that need a provider that streams tokens: ``test_login.py`` has one, and fails if they are not called."""
+
+
 # The list is complete, and holds nothing that is not needed.
 
 
@@ -342,7 +346,9 @@ def calls(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), sorted(OVERRIDDEN, key=str), ids=lambda each: getattr(each, "__qualname__", each)
+    ("owner", "name"),
+    sorted((pair for pair in OVERRIDDEN if pair[1] not in ELSEWHERE), key=str),
+    ids=lambda each: getattr(each, "__qualname__", each),
 )
 def test_an_override_is_really_called(owner, name, calls):
     callers = {caller for called, kind, caller in calls if called == name and issubclass(kind, owner)}

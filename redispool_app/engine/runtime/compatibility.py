@@ -79,6 +79,7 @@ _DISCREET = "hiding what a credential provider says"
 _LIMIT = "keeping a health check within its time-out"
 _PATIENCE = "waiting for what may be silent for long"
 _WAKE = "waking callers whose callback an interrupt has dropped"
+_STREAM = "logging in again with a token that a credential provider streams"
 _EXPORT = "the exporter of histograms"
 _WARN = "warning about a client that was never closed"
 
@@ -172,6 +173,10 @@ NAMES: tuple[Name, ...] = (
     ),
     *_methods("redis.asyncio.lock:Lock", _LOCK, False, do_extend="additional_time, replace_ttl"),
     *_methods("redis.asyncio.lock:Lock", _LOCK, False, locked="", owned=""),
+    *_methods("redis.credentials:StreamingCredentialProvider", _STREAM, False, on_next="callback", on_error="callback"),
+    *_methods("redis.credentials:StreamingCredentialProvider", _STREAM, False, is_streaming=""),
+    *_methods(f"{_SYNC}:ConnectionPool", _STREAM, False, re_auth_callback="token"),
+    *_methods(f"{_ASYNC}:ConnectionPool", _STREAM, False, re_auth_callback="token"),
     Name("redis._defaults:", "DEFAULT_SOCKET_TIMEOUT", None, "the time-out of a client that was given none", False),
     # asyncio and ssl.
     *_methods("asyncio:BaseProtocol", _SHARING, True, connection_lost="exc", pause_writing="", resume_writing=""),
