@@ -36,7 +36,7 @@ def cache(**options):
 
 
 class Carts(RedisBase):
-    prefix = "carts"
+    prefix = "acl-carts"
     default_ttl = 60
     serializer = "json"
 
