@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from functools import partial
 
 import hypothesis
 import pytest
 
 from redispool_app.redis_pool import RedisConnectionManager, redis_connection_manager
 
+from .crowd import at_once, value_of
 from .servers import RedisServer
+
+_LONGEST_IN_THREAD = 300.0
 
 # `make test` takes the first; `make faults` has the time for the second.
 hypothesis.settings.register_profile("brief", max_examples=25)
@@ -21,11 +25,14 @@ hypothesis.settings.load_profile("brief")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run a coroutine test in an event loop of its own, as ``asyncio.run`` does."""
-    if not inspect.iscoroutinefunction(pyfuncitem.function):
+    """Run a coroutine test in an event loop of its own, as ``asyncio.run`` does, and some tests in a thread."""
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    if inspect.iscoroutinefunction(pyfuncitem.function):
+        asyncio.run(pyfuncitem.function(**arguments))
+    elif pyfuncitem.get_closest_marker("own_thread"):
+        value_of(at_once([partial(pyfuncitem.function, **arguments)], within=_LONGEST_IN_THREAD)[0])
+    else:
         return None
-    names = pyfuncitem._fixtureinfo.argnames
-    asyncio.run(pyfuncitem.function(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
 
 

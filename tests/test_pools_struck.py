@@ -21,7 +21,7 @@ from .interrupts import socket_left_behind
 from .servers import eventually
 from .strikes import KINDS, at_depth, at_every_point, raising, struck
 
-pytestmark = socket_left_behind
+pytestmark = [socket_left_behind, pytest.mark.own_thread]
 
 PATIENT = 30.0
 """The time-outs of these pools; a run that takes ``SOON`` has not waited for one. In seconds."""
