@@ -69,6 +69,8 @@ class RedisPoolConfig:
     """How many commands of one event loop, or of all threads, may be under way on their shared connection."""
     max_in_flight_bytes: int = _key(64 * 1024 * 1024, must_be.whole(1))
     """How many bytes of commands may be."""
+    max_shared_connections: int = _key(4, must_be.whole(0))
+    """How many connections may be shared while one is stalled. 1: one always; 0: none, each command borrows."""
     retry_writes: bool = _key(False, must_be.flag)
     """Whether a write whose reply was lost is sent again: it may then be carried out twice."""
     socket_timeout: float = _key(2.0, must_be.seconds)

@@ -30,10 +30,13 @@ def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
             max_in_flight=config.max_in_flight,
             max_in_flight_bytes=config.max_in_flight_bytes,
             max_waiting=config.max_waiting,
+            max_connections=config.max_shared_connections,
             retry_writes=config.retry_writes,
             backoff_base=config.retry_backoff_base,
             backoff_cap=config.retry_backoff_cap,
-        ),
+        )
+        if config.max_shared_connections
+        else None,
         slow_command=config.slow_command,
         app=config.app,
     )

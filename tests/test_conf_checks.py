@@ -26,6 +26,7 @@ WRONG = {
     "MAX_LIFETIME": [0, "1h"],
     "MAX_IN_FLIGHT": [0, None],
     "MAX_IN_FLIGHT_BYTES": [0, "64M"],
+    "MAX_SHARED_CONNECTIONS": [-1, 1.5, "4"],
     "RETRY_WRITES": [1, None],
     "SOCKET_TIMEOUT": [0, None, timedelta(seconds=1)],
     "SOCKET_CONNECT_TIMEOUT": [0, None],

@@ -85,6 +85,10 @@ class Batch:
         pairs = zip(self.futures[due], self.packed[due], strict=False)
         return [(packed, 1) for future, packed in pairs if not future.done()]
 
+    def asking(self) -> list[tuple[Future[Any], bytes]]:
+        """Return the future and the packed bytes of each command whose reply is still to come."""
+        return list(zip(self.futures[self.answered :], self.packed[self.answered :], strict=False))
+
 
 class Unit:
     """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
@@ -124,6 +128,9 @@ class Unit:
 
     def waiting(self) -> Iterable[Future[Any]]:
         return () if self.future.done() else (self.future,)
+
+    def asking(self) -> list[tuple[Future[Any], bytes]]:
+        return [(self.future, self.packed[0])]
 
     def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
         if self.future.done() or (replies is not None and replies < self.due):

@@ -182,9 +182,10 @@ def pool_numbers(pool: Any) -> dict[str, int]:
     idle = sum(1 for connection in state.idle if connection._counted)
     in_use = state.in_use
     sharing = pool._sharing
-    shared = 1 if sharing is not None and sharing.connection is not None else 0
+    shared = sharing.connections if sharing is not None else 0
+    nested: int = getattr(sharing, "nested_connections", 0)
     return {
-        "connections_open": idle + sum(1 for connection in in_use if connection._counted) + shared,
+        "connections_open": idle + sum(1 for connection in in_use if connection._counted) + shared + nested,
         "connections_shared": shared,
         "commands_in_flight": sharing.in_flight if sharing is not None else 0,
         "connections_in_use": len(in_use),

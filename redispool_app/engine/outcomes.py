@@ -42,6 +42,13 @@ class ReplyTooLargeError(ConnectionLostError):
         super().__init__(message, written=True, started=monotonic())
 
 
+class StalledError(ConnectionLostError):
+    """A command that only reads waits behind a stall, and another connection is there for it."""
+
+    def __init__(self, *, written: bool, started: float) -> None:
+        super().__init__("The shared connection is stalled.", written=written, started=started, stuck=True)
+
+
 LostCommandError = ConnectionLostError | ReplyTimeoutError
 LOST = (ConnectionLostError, ReplyTimeoutError)
 

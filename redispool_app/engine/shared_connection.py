@@ -296,6 +296,8 @@ class SharedConnection(WatchedConnection):
         # All is consistent now: what is called from here on may run code of others.
         if self._errors:
             self._report_errors()
+        if self.stalled is not None and at:
+            self._recover()
         if at < total:
             # No caller waits: only an error with which the server says farewell may come.
             last = replies[at]
@@ -305,6 +307,11 @@ class SharedConnection(WatchedConnection):
             self._on_replies(at, now)
         if slow:
             self._note_slow(slow)
+
+    def _recover(self) -> None:
+        self.stalled = self._seen = None
+        if self.on_recovered is not None:
+            self.on_recovered(self)
 
     def _report_errors(self) -> None:
         errors = self._errors[:]

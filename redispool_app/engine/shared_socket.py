@@ -27,10 +27,10 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_exceptions
 
-from .exchange import LEAD, Exchange, NoRoomError, first_wait, put, successor
+from .exchange import LEAD, Exchange, NoRoomError, put, successor
 from .exhaust import exhaust
 from .incoming import Incoming
-from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, StalledError, silent_since, stuck_from
 from .replies import HARMLESS, NOT_A_REPLY, invalid
 from .runtime import fork
 from .runtime.fork import mark
@@ -38,6 +38,7 @@ from .runtime.hooks import tell_all
 from .runtime.nesting import is_nested
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
+from .stalls import HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
 from .statistics import Statistics
 
 _FRESH = 0.001
@@ -47,6 +48,9 @@ _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
 _LONGEST_POLL = 60.0
+
+_LOOK = 0.05
+"""A caller that waits looks around after so many seconds: the connection may be stalled, the process forked."""
 
 _LATE = 0.02
 """A leader may wait by so many seconds longer than to its deadline, if that spares a system call."""
@@ -60,9 +64,6 @@ _LOOKS_AT_MUTEX = 50
 _LAST_LOOK = 0.02
 """How many seconds beyond a deadline its caller leaves for reading what is there."""
 
-
-_LOOK_FOR_FORK = 0.5
-"""Seconds between two looks for a fork while the main thread waits and may run a signal handler."""
 
 _LOOK_FOR_HANDLERS = 1.0
 """Seconds between two looks for signal handlers of the project."""
@@ -121,7 +122,16 @@ class SharedSocket:
         self.eager = False
         """Whether ``on_replies`` is wanted for each batch, not only from time to time."""
         self._where = connection._host_error()
-        self._calls = SocketCalls(connection._sock, timeout)
+        self.stalled: str | None = None
+        """Why no reply completes; None while they do."""
+        self.stall_after = SHORTEST
+        """Seconds without a reply after which this is so."""
+        self.on_stalled: Callable[[SharedSocket], None] | None = None
+        self.on_recovered: Callable[[SharedSocket], None] | None = None
+        self._seen: tuple[Exchange, float] | None = None
+        """Who was first in the queue at a look, and since when."""
+        kernel_wait = None if timeout is None else min(timeout, _LOOK)
+        self._calls = SocketCalls(connection._sock, kernel_wait)
         self._incoming = Incoming(connection, self._calls)
         self._descriptor = connection._sock.fileno()
         self._main_thread = threading.main_thread().ident
@@ -129,8 +139,8 @@ class SharedSocket:
         where there are handlers this thread waits in ``poll``, and looks for a fork before it receives."""
         self._handlers = _has_handlers()
         self._look_for_handlers_at = self.last_received + _LOOK_FOR_HANDLERS
-        self._may_wait_whole = max(0.0, timeout - _LATE) if timeout is not None and self._calls.waits else math.inf
-        """Who has more than so many seconds left may wait in the kernel for a whole time-out."""
+        self._may_wait_whole = max(0.0, kernel_wait - _LATE) if kernel_wait and self._calls.waits else math.inf
+        """Who has more than so many seconds left may wait in the kernel, which returns after a while."""
 
     @property
     def in_flight(self) -> int:
@@ -196,8 +206,43 @@ class SharedSocket:
         if self._untold:
             tell_all(self._untold)  # now that this caller has no role any more
         if reply.__class__ is not bytes and isinstance(reply, ConnectionLostError):
+            if isinstance(reply, StalledError):
+                exchange.left = True
+                self._withdraw(exchange)
+                self._hand_over(exchange)
             raise reply
         return reply
+
+    def _look_for_stall(self) -> None:
+        """Tell the owner if no reply completes although this process reads."""
+        now, queue, seen = monotonic(), self.queue, self._seen
+        if not queue or seen is None or seen[0] is not queue[0]:
+            self._seen = (queue[0], now) if queue else None
+            return
+        if now - seen[1] < self.stall_after or self.closed or self.on_stalled is None:
+            return
+        if self.stalled is None:
+            is_receiving = self.last_received > seen[1]
+            if not is_receiving and self._is_behind():
+                return
+            self.stalled = LARGE_REPLY if is_receiving else HELD_BACK
+        self.on_stalled(self)
+
+    def _is_behind(self) -> bool:
+        """Whether something has come that the leader has not read yet."""
+        poller = select.poll()  # one of its own: two threads must not use the same at once
+        poller.register(self._descriptor, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def send_reads_elsewhere(self) -> None:
+        """Let the callers of commands that only read, and that wait behind the stall, send them again."""
+        written = self._written
+        for position, exchange in enumerate(list(self.queue)):
+            owns_stall = position == 0 and self.stalled == LARGE_REPLY
+            if owns_stall or exchange.quiet or exchange.left or not exchange.empty():
+                continue
+            if reads_only(exchange.packed, exchange.wanted):
+                exchange.put(StalledError(written=position < written, started=exchange.started))
 
     def _withdraw(self, exchange: Exchange) -> None:
         """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
@@ -219,8 +264,10 @@ class SharedSocket:
             left = exchange.deadline - monotonic()
             try:
                 # Once the time is over, its leader gets a last moment to look: the process may have stood still.
-                message = exchange.get(True, first_wait(left) if left > 0 else _LAST_LOOK)
+                message = exchange.get(True, min(left, _LOOK) if left > 0 else _LAST_LOOK)
             except Empty:
+                if self.on_stalled is not None:
+                    self._look_for_stall()
                 if left <= 0 and self._leader is not exchange:
                     self._time_out(exchange)
                 continue
@@ -279,8 +326,7 @@ class SharedSocket:
                         return
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
-                longest = _LONGEST_POLL if not self._handlers else _LOOK_FOR_FORK
-                if not calls.poll(left * 1000 if left < longest else longest * 1000):
+                if not calls.poll(min(left, _LOOK) * 1000):
                     if not mark[0]:
                         fork.renew()  # a handler has forked: what comes is read by the parent
                     continue
@@ -425,6 +471,8 @@ class SharedSocket:
             handed = position = asked if asked < due else due
             exhaust(map(put, queue[:handed], replies))
         if handed:
+            if self.stalled is not None:
+                self._recover()
             last = queue[handed - 1]
             waited = now - queue[0].started
             if waited >= self._slow_from:
@@ -461,6 +509,11 @@ class SharedSocket:
                 self._handlers = _has_handlers()
             count, self._unreported = self._unreported, 0
             self._on_replies(count, now)
+
+    def _recover(self) -> None:
+        self.stalled = self._seen = None
+        if self.on_recovered is not None:
+            self.on_recovered(self)
 
     def _look_at(self, replies: list[Any]) -> None:
         """Take out what is no reply, and report the errors that concern more than their caller."""

@@ -32,6 +32,7 @@ from .runtime.single_flight import copy_of
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
+from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
 from .statistics import Statistics
 
 _FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
@@ -46,6 +47,9 @@ class Sharing(SharingRules):
         self.loop = fork.use_running_loop()
         self._patience = math.inf if self.timeout is None else self.timeout
         self.connection: SharedConnection | None = None
+        """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
+        self.lanes = Lanes(limits.max_connections)
+        self._widening: asyncio.Task[None] | None = None
         self._leaving: list[SharedConnection] = []
         """Take no new commands and close once what is due has come."""
         self._connecting: asyncio.Task[None] | None = None
@@ -61,8 +65,12 @@ class Sharing(SharingRules):
     @property
     def in_flight(self) -> int:
         """Commands whose replies are still to come."""
-        due = sum([each.in_flight for each in self._leaving])
-        return due if self.connection is None else due + self.connection.in_flight
+        return sum([each.in_flight for each in (*self._leaving, *self.lanes.open)])
+
+    @property
+    def connections(self) -> int:
+        """Open connections that take new commands."""
+        return len(self.lanes.usable)
 
     @property
     def waiting(self) -> int:
@@ -133,7 +141,7 @@ class Sharing(SharingRules):
         Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout`` and what connecting raises.
         """
         while True:
-            connection = await self._place(request.deadline)
+            connection = await self._place(request)
             if connection is not None:
                 return connection
             request.was_held_back(await self._until_resumed())
@@ -161,12 +169,13 @@ class Sharing(SharingRules):
         began, cuts = monotonic(), 0
         while True:
             try:
-                while self.connection is None:
+                while (connection := self.lanes.choose(reads=True)) is None:
                     if self.closed:
                         raise PoolClosed()
                     self.attempt_at_once()
                     await self._connect(math.inf)
-                return await self.connection.send_unit(packed, [False] * wanted, quiet=True)
+                replies: list[Any] = await connection.send_unit(packed, [False] * wanted, quiet=True)
+                return replies
             except redis_exceptions.ConnectionError as error:
                 cuts += 1
                 if not self.may_probe_again(error, cuts, began):
@@ -180,28 +189,38 @@ class Sharing(SharingRules):
         self.attempt_at_once()
         return held_back
 
-    async def _place(self, deadline: float) -> SharedConnection | None:
+    async def _place(self, request: Request) -> SharedConnection | None:
         """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
+        deadline = request.deadline
         while True:
             self.gate()
             if self.is_paused:
                 return None
-            if self.connection is None:
+            if self._choose(request) is None:
                 try:
                     await self._connect(deadline)
                 except redis_exceptions.ConnectionError as error:
                     if not self.may_connect_again(error, deadline):
                         raise
                 continue
-            connection = self.open_connection()
-            if connection is not None:
-                return connection
+            if not self._waiting and self._has_room():
+                return self._choose(request)
             await self._wait_for_room(deadline)
             if self.is_paused:
                 self._let_next_in()  # the next goes the same way
                 return None
-            if self.connection is not None and not self.connection.closed:
-                return self.connection
+            if (connection := self._choose(request)) is not None and not connection.closed:
+                return connection
+
+    def _choose(self, request: Request) -> SharedConnection | None:
+        connection: SharedConnection | None = self.lanes.choose(reads=request.reads)
+        return connection
+
+    def _has_room(self) -> bool:
+        """Whether one more command may be under way; the limits are for all shared connections together."""
+        lanes = self.lanes.open
+        commands, size = sum([each.in_flight for each in lanes]), sum([each.bytes_in_flight for each in lanes])
+        return bool(commands < self.limits.max_in_flight and size < self.limits.max_in_flight_bytes)
 
     async def _wait_for_room(self, deadline: float) -> None:
         waiting, turn, woken = self._waiting, LoopWaiter(), False
@@ -230,9 +249,9 @@ class Sharing(SharingRules):
 
     def _let_next_in(self) -> None:
         """Give turns to the first in the queue, as many as there is room for; some may not have taken theirs yet."""
-        connection = self.connection
-        room = 1 if connection is None else self.limits.max_in_flight - connection.in_flight
-        if connection is not None and connection.bytes_in_flight >= self.limits.max_in_flight_bytes:
+        lanes = self.lanes.open
+        room = self.limits.max_in_flight - sum([each.in_flight for each in lanes]) if lanes else 1
+        if lanes and not self._has_room():
             return
         self._give_turns(max(0, room))
 
@@ -284,15 +303,16 @@ class Sharing(SharingRules):
         connection: Any = None
         stamp, token = self.renewal.before_connecting(), self.latest_token()
         try:
-            connection = self.pool.make_connection()
+            connection, began = self.pool.make_connection(), monotonic()
             await connection.connect()
             if self.closed:
                 raise PoolClosed()
-            shared = self._share(connection)
+            shared = self._share(connection, monotonic() - began)
             self._attempt_ended = self._accident = None
             self.attempt_succeeded()
             self.renewal.connected(stamp)
-            self.connection = shared
+            # Others, if there are any, have been closed.
+            self.lanes.open[:], self.connection = [shared], shared
         except BaseException as error:
             self._attempt_ended = error
             self.attempt_failed()
@@ -302,9 +322,9 @@ class Sharing(SharingRules):
         if self.latest_token() is not token:  # it came meanwhile
             self._log_in(self.latest_token())
 
-    def _share(self, connection: Any) -> SharedConnection:
+    def _share(self, connection: Any, connecting: float) -> SharedConnection:
         track(connection)
-        return share(
+        shared = share(
             connection,
             self.timeout,
             self.statistics,
@@ -313,6 +333,70 @@ class Sharing(SharingRules):
             self._lost,
             self.slow_commands,
         )
+        if self.lanes.most > 1:
+            shared.stall_after = stall_after(connecting)
+            shared.on_stalled, shared.on_recovered = self._stalled, self._recovered
+        return shared
+
+    # While a connection is stalled.
+
+    def _settle(self) -> None:
+        """Let callers take the fast way where there is no choice of connections."""
+        self.connection = self.lanes.usual()
+
+    def _stalled(self, connection: SharedConnection) -> None:
+        """No reply completes there: make another connection, and send reads again once there is one."""
+        lanes = self.lanes
+        if connection not in lanes.open:
+            return
+        if lanes.free:
+            self._settle()
+            connection.send_reads_elsewhere()
+        elif not self.closed and lanes.begin_widening(monotonic()):
+            self._widening = self.loop.create_task(self._widen(connection.stalled))
+
+    async def _widen(self, reason: str | None) -> None:
+        lanes, connection = self.lanes, None
+        try:
+            connection, began = self.pool.make_connection(), monotonic()
+            connection.is_spare = True  # no caller waits for it, so what it meets is no verdict
+            await connection.connect()
+            connection.is_spare = False
+            if self.closed or not lanes.open:
+                raise PoolClosed()
+            lanes.add(self._share(connection, monotonic() - began))
+        except BaseException as error:
+            lanes.widen_not_before = monotonic() + AGAIN_AFTER
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            if not isinstance(error, _FAILURES):
+                raise
+            return
+        finally:
+            lanes.end_widening()
+        self.statistics.count_connection(reason)
+        self._settle()
+        for each in list(lanes.open):
+            if each.stalled is not None:
+                each.send_reads_elsewhere()
+        self._close_surplus_later()
+
+    def _recovered(self, connection: SharedConnection) -> None:
+        self._settle()
+
+    def _close_surplus_later(self) -> None:
+        if len(self.lanes.open) > 1 and not self.closed:
+            self.loop.call_later(SURPLUS_IDLE, self._close_surplus)
+
+    def _close_surplus(self) -> None:
+        """Close what is beyond the first connection, while none is stalled and nothing is due there."""
+        if not self.lanes.are_stalled:
+            for connection in list(self.lanes.open[1:]):
+                if not connection.in_flight and monotonic() - connection.last_received >= SURPLUS_IDLE / 2:
+                    self.lanes.remove(connection)
+                    connection.close()
+            self._settle()
+        self._close_surplus_later()
 
     def _attempted(self, attempt: asyncio.Task[None]) -> None:
         # Looked at here, for its callers may all have left.
@@ -341,6 +425,11 @@ class Sharing(SharingRules):
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
+        lanes = self.lanes.open
+        if connection in lanes:
+            lanes.remove(connection)
+            if lanes:
+                self._settle()
         elif connection in self._leaving:
             self._leaving.remove(connection)
         if isinstance(error, MemoryError):
@@ -372,10 +461,11 @@ class Sharing(SharingRules):
 
     def leave_silent(self, since: float) -> None:
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
-        connection = self.connection
-        if connection is not None and is_silent(connection, since):
-            self.connection = None
-            connection.close()
+        for connection in list(self.lanes.open):
+            if is_silent(connection, since):
+                self.lanes.remove(connection)
+                self._settle()
+                connection.close()
 
     def use_token(self, token: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -383,8 +473,7 @@ class Sharing(SharingRules):
 
     def _log_in(self, token: Any) -> None:
         mark_dedicated(self.pool, token)
-        connection = self.connection
-        if connection is not None and not connection.closed:
+        for connection in [each for each in self.lanes.open if not each.closed]:
             sent = connection.send_unit(pack(auth_of(token), self.encoder), [False], quiet=True)
             sent.add_done_callback(partial(self._logged_in, connection))
 
@@ -393,17 +482,17 @@ class Sharing(SharingRules):
             return  # the connection is lost, and the next has credentials of its own
         (reply,) = sent.result()
         if isinstance(reply, Exception):
-            if self.connection is connection:
+            if connection in self.lanes.open:
                 self.replace()
             self.login_failed(reply)
 
     # Replacing.
 
     def replace(self) -> None:
-        connection = self.connection
-        if connection is not None:
-            self.connection = None
-            self._leaving.append(connection)
+        if self.lanes.open:
+            self.connection, leaving = None, self.lanes.open
+            self.lanes.open = []
+            self._leaving += leaving
             self._close_empty()
 
     async def _renew(self) -> None:
@@ -411,7 +500,7 @@ class Sharing(SharingRules):
         former, stamp = self.connection, self.renewal.before_connecting()
         if self.renewal.has_new_files() and self.monitor is not None:
             self.monitor.retire_connections()
-        connection = self.pool.make_connection()
+        connection, began = self.pool.make_connection(), monotonic()
         connection.is_spare = True
         try:
             await connection.connect()
@@ -425,9 +514,11 @@ class Sharing(SharingRules):
         if self.closed or former is None or self.connection is not former:
             await connection.disconnect(nowait=True)
             return
-        spare = self._share(connection)
+        spare = self._share(connection, monotonic() - began)
         self.renewal.connected(stamp)
-        self.connection = spare
+        self.lanes.remove(former)
+        self.lanes.open.insert(0, spare)
+        self._settle()
         self._leaving.append(former)
         self._close_empty()
 
@@ -445,14 +536,15 @@ class Sharing(SharingRules):
         if not mark[0]:
             fork.renew()
         self.closed = True
-        leaving = [*self._leaving, *([self.connection] if self.connection is not None else [])]
-        self._leaving, self.connection = leaving, None
+        leaving = [*self._leaving, *self.lanes.open]
+        self._leaving, self.lanes.open, self.connection = leaving, [], None
         self._dismiss()
         if self.monitor is not None:
             self.monitor.pause.release(self)
         attempt, gone = self._connecting, [each.gone for each in leaving]
-        if self._spare is not None:
-            self._spare.cancel()
+        for task in (self._spare, self._widening):
+            if task is not None:
+                task.cancel()
         try:
             if attempt is not None:
                 attempt.cancel()
@@ -473,11 +565,11 @@ class Sharing(SharingRules):
         if not mark[0]:
             fork.renew()
         self.closed = True
-        for connection in (self.connection, *self._leaving):
-            if connection is not None:
-                connection.closed = True
-                abandon([connection.connection])
+        for connection in (*self.lanes.open, *self._leaving):
+            connection.closed = True
+            abandon([connection.connection])
         self.connection = None
+        self.lanes.open.clear()
         self._leaving.clear()
 
     def abandon(self) -> None:
@@ -485,25 +577,24 @@ class Sharing(SharingRules):
         if not mark[0]:
             fork.renew()
         self.closed = True
-        leaving = [*self._leaving, self.connection]
-        self._leaving, self.connection = [], None
+        leaving = [*self._leaving, *self.lanes.open]
+        self._leaving, self.lanes.open, self.connection = [], [], None
         for connection in leaving:
-            if connection is not None:
-                connection.close()
+            connection.close()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: the connection is the parent's, and the event loop shares an epoll with the parent's.
 
         Calls that wait are told, for the case that their loop goes on here.
         """
-        connections = [*self._leaving, *([self.connection] if self.connection is not None else [])]
-        _graveyard.append((connections, self._connecting, self._spare, self._emptied))
+        connections = [*self._leaving, *self.lanes.open]
+        _graveyard.append((connections, self._connecting, self._spare, self._widening, self._emptied))
         for connection in connections:
             connection.after_fork_in_child()
         if self.monitor is None:
             let_go_of_pool(self.pool)
-        self._leaving, self.connection = [], None
-        self._connecting = self._spare = self._emptied = None
+        self._leaving, self.lanes, self.connection = [], Lanes(self.limits.max_connections), None
+        self._connecting = self._spare = self._widening = self._emptied = None
         self.statistics = Statistics()
         for turn in list(self._waiting):
             with suppress(RuntimeError):  # its loop is closed

@@ -26,6 +26,7 @@ from .outcomes import (
     ReplyTimeoutError,
     ReplyTooLargeError,
     RetryBudget,
+    StalledError,
     Verdict,
     decide,
 )
@@ -49,6 +50,8 @@ class SharingLimits:
     max_waiting: int = 20_000
     max_shared_bytes: int = 1024 * 1024
     """A command or unit above this size travels on a connection of its own."""
+    max_connections: int = 4
+    """So many connections may be shared at most, while one is stalled; normally there is one."""
     retry_writes: bool = False
     backoff_base: float = 0.05
     backoff_cap: float = 1.0
@@ -162,6 +165,8 @@ class SharingRules:
         if isinstance(error, redis_exceptions.ReadOnlyError):
             self._judge_refusal(request, error)
             return
+        if isinstance(error, StalledError) and not self.closed and monotonic() < request.deadline:
+            return  # it only reads, and nothing was lost
         # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
         over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
         verdict = decide(

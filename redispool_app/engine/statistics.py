@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from .runtime.single_flight import Flight, SingleFlight
+from .stalls import LARGE_REPLY
 
 _BASE = 1e-5
 _STEPS_PER_OCTAVE = 4
@@ -35,6 +36,8 @@ class Statistics:
         "bytes_received",
         "bytes_sent",
         "commands",
+        "held_back",
+        "large_replies",
         "reconnects",
         "refused",
         "retries",
@@ -51,6 +54,10 @@ class Statistics:
         self.timeouts = 0
         self.retries = 0
         self.reconnects = 0
+        self.held_back = 0
+        """Connections made because the server held a command back on the others ..."""
+        self.large_replies = 0
+        """... and because a large reply was on its way there."""
         self.refused = 0
         self.unknown = 0
         self.seconds = 0.0
@@ -60,6 +67,13 @@ class Statistics:
         """Record the round trip of so many commands."""
         self.buckets[bisect_left(_BOUNDS, seconds)] += commands
         self.seconds += seconds * commands
+
+    def count_connection(self, reason: str | None) -> None:
+        """Count a connection that was made because the others were stalled; for reasons see ``stalls``."""
+        if reason == LARGE_REPLY:
+            self.large_replies += 1
+        else:
+            self.held_back += 1
 
     def add(self, other: Statistics) -> None:
         """Take over another's totals."""
@@ -104,6 +118,8 @@ class Statistics:
             "command_timeouts_total": self.timeouts,
             "retries_total": self.retries,
             "reconnects_total": self.reconnects,
+            "held_back_connections_total": self.held_back,
+            "large_reply_connections_total": self.large_replies,
             "refused_total": self.refused,
             "outcome_unknown_total": self.unknown,
             "latency_p50_ms": p50,

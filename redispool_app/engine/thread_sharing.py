@@ -33,12 +33,16 @@ from .runtime.single_flight import Flight, SingleFlight
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter, WaitQueue
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
+from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
 from .statistics import Statistics
 
 _LOGIN_PATIENCE = 5.0
 """Seconds for AUTH on a connection without a time-out."""
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
+
+_FIRST_LOOK = 0.03
+"""A caller that follows looks around first after so many seconds: the connection may be stalled."""
 
 _FAILED = (*LOST, NoRoomError)
 """How an attempt ends that brings no reply."""
@@ -57,7 +61,7 @@ class ThreadSharing(SharingRules):
         super().__init__(pool, monitor, limits)
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
         self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
-        self._first_wait = first_wait(self._patience)
+        self._first_wait = min(first_wait(self._patience), _FIRST_LOOK)
         self._health: Any = monitor.health if monitor is not None else _Unbarred
         self.successor: dict[int, ThreadSharing] = {}
         """What took the place of this one after it was closed, as the only value."""
@@ -66,6 +70,8 @@ class ThreadSharing(SharingRules):
 
     def _start_anew(self) -> None:
         self.connection: SharedSocket | None = None
+        """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
+        self.lanes = Lanes(self.limits.max_connections)
         self._leaving: list[SharedSocket] = []
         """Take no new commands and close once what is due has come."""
         self._attempts: SingleFlight[None] = SingleFlight()
@@ -78,8 +84,17 @@ class ThreadSharing(SharingRules):
     @property
     def in_flight(self) -> int:
         """Commands whose replies are still to come."""
-        due, connection = sum([each.in_flight for each in list(self._leaving)]), self.connection
-        return due if connection is None else due + connection.in_flight
+        return sum([each.in_flight for each in [*self._leaving, *self.lanes.open]])
+
+    @property
+    def connections(self) -> int:
+        """Open connections that take new commands."""
+        return len(self.lanes.usable)
+
+    @property
+    def nested_connections(self) -> int:
+        """Open connections that serve nested calls."""
+        return len(self._nested.all)
 
     @property
     def waiting(self) -> int:
@@ -153,7 +168,7 @@ class ThreadSharing(SharingRules):
         """
         try:
             while True:
-                connection = self._place(request.deadline)
+                connection = self._place(request)
                 if connection is not None:
                     return connection
                 request.was_held_back(self._until_resumed())
@@ -171,9 +186,11 @@ class ThreadSharing(SharingRules):
         most = self.limits.max_in_flight
         return connection.exchange(request.packed, request.commands, request.started, deadline, wait, most)
 
-    def _is_full(self, connection: SharedSocket) -> bool:
-        limits = self.limits
-        return len(connection.queue) >= limits.max_in_flight or connection.bytes_in_flight >= limits.max_in_flight_bytes
+    def _is_full(self) -> bool:
+        """Whether no more may be under way; the limits are for all shared connections together."""
+        limits, lanes = self.limits, list(self.lanes.open)
+        callers, size = sum([len(each.queue) for each in lanes]), sum([each.bytes_in_flight for each in lanes])
+        return bool(callers >= limits.max_in_flight or size >= limits.max_in_flight_bytes)
 
     def probe(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
         """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
@@ -222,11 +239,12 @@ class ThreadSharing(SharingRules):
                 del inside[thread]
 
     def _connected(self, deadline: float) -> SharedSocket:
-        while (connection := self.connection) is None or connection.closed:
+        while (connection := self.lanes.choose(reads=True)) is None or connection.closed:
             if self.closed:
                 raise PoolClosed()
             self._connect(deadline)
-        return connection
+        shared: SharedSocket = connection
+        return shared
 
     # Waiting: for the connection, for room on it, and while new commands are held back.
 
@@ -236,13 +254,15 @@ class ThreadSharing(SharingRules):
         self.attempt_at_once()
         return held_back
 
-    def _place(self, deadline: float) -> SharedSocket | None:
-        """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
+    def _place(self, request: Request) -> SharedSocket | None:
+        """Wait for a place on a connection; None if the caller must wait for the end of a pause instead."""
+        deadline = request.deadline
+        connection: SharedSocket | None
         while True:
             self.gate()
             if self.is_paused:
                 return None
-            connection = self.connection
+            connection = self.lanes.choose(reads=request.reads)
             if connection is None or connection.closed:
                 try:
                     self._connect(deadline)
@@ -250,13 +270,16 @@ class ThreadSharing(SharingRules):
                     if not self.may_connect_again(error, deadline):
                         raise
                 continue
-            if not self._waiting and not self._is_full(connection):
+            if self.connection is None:
+                self._settle()  # two threads may have settled at once
+            if not self._waiting and not self._is_full():
                 return connection
             self._wait_for_room(deadline)
             if self.is_paused:
                 self._let_next_in()  # the next goes the same way
                 return None
-            if (connection := self.connection) is not None and not connection.closed:
+            connection = self.lanes.choose(reads=request.reads)
+            if connection is not None and not connection.closed:
                 return connection
 
     def _wait_for_room(self, deadline: float) -> None:
@@ -267,10 +290,11 @@ class ThreadSharing(SharingRules):
             waiting.append(turn)
             left = deadline - monotonic()
             while True:
-                if (connection := self.connection) is not None:
-                    connection.eager = True
+                if lanes := list(self.lanes.open):
+                    for connection in lanes:
+                        connection.eager = True
                     # Room may have come before this caller was in the queue.
-                    if not self._is_full(connection):
+                    if not self._is_full():
                         self._let_next_in()
                 # Out of the queue is let in: the thread that did it may have been interrupted before it woke this one.
                 admitted = turn.wait(min(LOOK_AGAIN, left)) or turn not in waiting
@@ -324,7 +348,9 @@ class ThreadSharing(SharingRules):
                 raise self.too_late(left)
         try:
             stamp, token = self.renewal.before_connecting(), self.latest_token()
-            self.connection = self._open(deadline)
+            shared = self._open(deadline)
+            # Others, if there are any, have been closed.
+            self.lanes.open[:], self.connection = [shared], shared
         except Exception:
             self.attempt_failed()
             raise
@@ -339,18 +365,19 @@ class ThreadSharing(SharingRules):
         usual = self.pool.connection_class
         connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         try:
+            began = monotonic()
             with shortened(connection, deadline):
                 connection.connect()
             if self.closed:
                 raise PoolClosed()
-            return self._share(connection)
+            return self._share(connection, monotonic() - began)
         except BaseException:
             connection.disconnect()
             raise
 
-    def _share(self, connection: Any) -> SharedSocket:
+    def _share(self, connection: Any, connecting: float) -> SharedSocket:
         track(connection)
-        return SharedSocket(
+        shared = SharedSocket(
             connection,
             self.timeout,
             self.statistics,
@@ -359,12 +386,90 @@ class ThreadSharing(SharingRules):
             self._lost,
             self.slow_commands,
         )
+        if self.lanes.most > 1:
+            shared.stall_after = stall_after(connecting)
+            shared.on_stalled, shared.on_recovered = self._stalled, self._recovered
+        return shared
+
+    # While a connection is stalled.
+
+    def _settle(self) -> None:
+        """Let callers take the fast way where there is no choice of connections."""
+        self.connection = self.lanes.usual()
+
+    def _stalled(self, connection: SharedSocket) -> None:
+        """No reply completes there: make another connection, and send reads again once there is one."""
+        lanes = self.lanes
+        if connection not in lanes.open:
+            return
+        if lanes.free:
+            self._settle()
+            connection.send_reads_elsewhere()
+        elif not self.closed and lanes.begin_widening(monotonic()):
+            try:
+                # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
+                threading.Thread(
+                    target=self._widen_in_thread, args=(connection.stalled,), name="redispool-widening", daemon=True
+                ).start()
+            except BaseException as error:
+                lanes.end_widening()
+                if not isinstance(error, RuntimeError):
+                    raise
+
+    def _widen_in_thread(self, reason: str | None) -> None:
+        inside[thread := get_ident()] = self
+        try:
+            self._widen(reason)
+        finally:
+            del inside[thread]
+
+    def _widen(self, reason: str | None) -> None:
+        """Make another connection, and close it when it has not been needed for a while."""
+        lanes = self.lanes
+        usual = self.pool.connection_class
+        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
+        try:
+            connection.is_spare, began = True, monotonic()  # no caller waits for it, so what it meets is no verdict
+            connection.connect()
+            connection.is_spare = False
+            if self.closed or not lanes.open:
+                raise PoolClosed()
+            lanes.add(self._share(connection, monotonic() - began))
+        except BaseException as error:
+            lanes.widen_not_before = monotonic() + AGAIN_AFTER
+            connection.disconnect()
+            if not isinstance(error, redis_exceptions.RedisError | OSError | PoolClosed):
+                raise
+            return
+        finally:
+            lanes.end_widening()
+        self.statistics.count_connection(reason)
+        self._settle()
+        for each in list(lanes.open):
+            if each.stalled is not None:
+                each.send_reads_elsewhere()
+        while len(lanes.open) > 1 and not self.closed:
+            sleep(SURPLUS_IDLE)
+            self._close_surplus()
+
+    def _recovered(self, connection: SharedSocket) -> None:
+        self._settle()
+
+    def _close_surplus(self) -> None:
+        """Close what is beyond the first connection, while none is stalled and nothing is due there."""
+        lanes = self.lanes
+        if lanes.are_stalled:
+            return
+        for connection in lanes.open[1:]:
+            if monotonic() - connection.last_received >= SURPLUS_IDLE / 2 and connection.close_if_empty():
+                lanes.remove(connection)
+        self._settle()
 
     # What the connection reports.
 
     def _received(self, count: int, at: float) -> None:
-        connection = self.connection
-        if connection is not None:
+        lanes = self.lanes.open
+        for connection in lanes:
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
             self.monitor.reply(at)
@@ -381,12 +486,15 @@ class ThreadSharing(SharingRules):
             self._close_empty()
         if self._emptied is not None and self.in_flight == 0:
             self._emptied.set()
-        if connection is not None and self._waiting:
-            connection.eager = True
+        if self._waiting:
+            for connection in lanes:
+                connection.eager = True
 
     def _lost(self, connection: SharedSocket, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
+        if self.lanes.remove(connection) and self.lanes.open:
+            self._settle()
         self._drop(connection)
         self.report_loss(error, oldest)
         if self._emptied is not None and not self._leaving:
@@ -399,11 +507,11 @@ class ThreadSharing(SharingRules):
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
         if not mark[0]:
             fork.renew()
-        connection = self.connection
-        if connection is not None and is_silent(connection, since):
-            connection.close()
-            if self.connection is connection:
-                self.connection = None
+        for connection in list(self.lanes.open):
+            if is_silent(connection, since):
+                connection.close()
+                self.lanes.remove(connection)
+                self._settle()
         self._nested.leave_silent(since)
 
     def use_token(self, token: Any) -> None:
@@ -412,9 +520,10 @@ class ThreadSharing(SharingRules):
 
     def _log_in(self, token: Any) -> None:
         mark_dedicated(self.pool, token)
-        connection = self.connection
-        if connection is None or connection.closed:
-            return
+        for connection in [each for each in self.lanes.open if not each.closed]:
+            self._log_in_on(connection, token)
+
+    def _log_in_on(self, connection: SharedSocket, token: Any) -> None:
         started, patience = monotonic(), self.timeout or _LOGIN_PATIENCE
         packed = pack(auth_of(token), self.encoder)
         try:
@@ -424,19 +533,18 @@ class ThreadSharing(SharingRules):
         except LOST:
             return  # the next connection has credentials of its own
         if isinstance(reply, Exception):
-            if self.connection is connection:
+            if connection in self.lanes.open:
                 self.replace()
             self.login_failed(reply)
 
     # Replacing.
 
     def replace(self) -> None:
-        connection = self.connection
-        if connection is not None:
-            if self.connection is connection:
-                self.connection = None
-            self._leaving.append(connection)
-            self._close_empty()
+        for connection in list(self.lanes.open):
+            if self.lanes.remove(connection):
+                self._leaving.append(connection)
+        self._settle()
+        self._close_empty()
 
     def _renew_in_thread(self) -> None:
         inside[thread := get_ident()] = self
@@ -454,9 +562,10 @@ class ThreadSharing(SharingRules):
         connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         connection.is_spare = True
         try:
+            began = monotonic()
             connection.connect()
             connection.is_spare = False
-            spare = self._share(connection)
+            spare = self._share(connection, monotonic() - began)
         except redis_exceptions.RedisError:
             connection.disconnect()  # the one in use goes on
             return
@@ -468,7 +577,7 @@ class ThreadSharing(SharingRules):
             self._leaving.append(former)
             # An attempt to connect means that the former one is lost. No call between the comparison and the store.
             if not self.closed and self.connection is former:
-                self.connection, takes_over = spare, True
+                self.lanes.open[:1], self.connection, takes_over = [spare], spare, True
             else:
                 self._drop(former)
         if not takes_over:
@@ -496,9 +605,10 @@ class ThreadSharing(SharingRules):
             fork.renew()
         self.closed = True
         self._emptied = emptied = threading.Event()
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            self._leaving.append(connection)
+        self.connection = None
+        for connection in list(self.lanes.open):
+            if self.lanes.remove(connection):
+                self._leaving.append(connection)
         for _ in range(len(self._waiting)):
             self._let_next_in()  # each finds the closed state
         self._nested.close()
@@ -517,8 +627,7 @@ class ThreadSharing(SharingRules):
 
     def after_fork_in_child(self) -> None:
         """In a forked child: what is there belongs to the parent and to threads that are not here."""
-        shared = [*self._leaving, *([self.connection] if self.connection is not None else [])]
-        connections = [*shared, *self._nested.all]
+        connections = [*self._leaving, *self.lanes.open, *self._nested.all]
         attempt, waiting = self._attempts.latest, self._waiting
         _graveyard.extend(connections)
         for connection in connections:

@@ -20,13 +20,14 @@ from redis import exceptions as redis_exceptions
 
 from .batches import Batch, Unit
 from .connections import forget_stream
-from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, silent_since, stuck_from
+from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, StalledError, silent_since, stuck_from
 from .replies import make_reader
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import abort, schedule_lost_callbacks
 from .slow_commands import SlowCommands
+from .stalls import HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
 from .statistics import Statistics
 
 _LOOK = 0.05
@@ -109,6 +110,15 @@ class WatchedConnection:
         """Until when the looks that are scheduled are trusted to come."""
         self._errors: list[Exception] = []
         self._note_error = self._errors.append
+        self.stalled: str | None = None
+        """Why no reply completes; None while they do."""
+        self.stall_after = SHORTEST
+        """Seconds without a reply after which this is so."""
+        self.on_stalled: Callable[[Any], None] | None = None
+        self.on_recovered: Callable[[Any], None] | None = None
+        self._seen: tuple[Batch | Unit, int, float] | None = None
+        """What was due first at a look, how many replies of it, and since when."""
+        self._last_look = 0.0
         self._loss: _Loss | None = None
         self._reports = 0
         self._passes = 0
@@ -139,6 +149,7 @@ class WatchedConnection:
     def _begin_looking(self, now: float) -> None:
         """Schedule two rows of looks, so that one is left if the event loop loses a look of the other."""
         self._looks += 1
+        self._last_look = now
         for delay in (_LOOK, 1.5 * _LOOK):
             self._loop.call_later(delay, self._look, self._looks)
         self._looks_until = now + 4 * _LOOK
@@ -182,6 +193,38 @@ class WatchedConnection:
             self._flush()
         if self.timeout is not None:
             self._expire(now, self.timeout)
+        if self.on_stalled is not None and not self.closed:
+            self._look_for_stall(now)
+        self._last_look = now
+
+    def _look_for_stall(self, now: float) -> None:
+        """Tell the owner if no reply completes although this event loop reads, and not only its own caller waits."""
+        seen, head = self._seen, self._due[0] if self._due else None
+        is_late = now - self._last_look > 2 * _LOOK
+        if head is None or is_late or seen is None or seen[0] is not head or seen[1] != head.due:
+            self._seen = None if head is None else (head, head.due, now)
+            return
+        is_alone = len(self._due) == 1 and head.due == 1 and not (self._held or self._gathered)
+        if is_alone or now - seen[2] < self.stall_after or self.on_stalled is None:
+            return
+        if self.stalled is None:
+            self.stalled = LARGE_REPLY if self.last_received > seen[2] else HELD_BACK
+        self.on_stalled(self)
+
+    def send_reads_elsewhere(self) -> None:
+        """Let the callers of commands that only read, and that wait behind the stall, send them again."""
+        first = True
+        for batches, written in ((self._due, True), (self._held, False)):
+            for batch in list(batches):
+                commands = len(batch.decode) if isinstance(batch, Unit) else 1
+                if isinstance(batch, Unit) and batch.quiet:
+                    first = False
+                    continue
+                for future, packed in batch.asking():
+                    owns_stall = first and self.stalled == LARGE_REPLY
+                    first = False
+                    if not owns_stall and reads_only(packed, commands) and not future.done():
+                        future.set_exception(StalledError(written=written, started=batch.started))
 
     def _next_due(self, now: float) -> float:
         """Return in how many seconds the wait of the next caller may be over."""

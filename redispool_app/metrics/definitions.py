@@ -157,6 +157,14 @@ METRICS: tuple[Metric, ...] = (
     _counter("redispool.exhausted", "{request}", "exhausted_total", "Callers refused because there was nothing left."),
     _counter("redispool.slow_commands", "{command}", "slow_commands_total", "Callers that waited SLOW_COMMAND."),
     _counter("redispool.reconnects", "{connection}", "reconnects_total", "Shared connections made anew after a loss."),
+    _counter(
+        "redispool.held_back_connections", "{connection}", "held_back_connections_total",
+        "Shared connections made while the server held commands back on the others.",
+    ),
+    _counter(
+        "redispool.large_reply_connections", "{connection}", "large_reply_connections_total",
+        "Shared connections made while a large reply was on its way on the others.",
+    ),
     _counter("redispool.connections_opened", "{connection}", "connections_opened_total", "Connections opened."),
     _counter("redispool.connections_closed", "{connection}", "connections_closed_total", "Connections closed."),
     _counter("redispool.errors", "{error}", "errors_total", "Failures of connections and of attempts to connect."),

@@ -1,0 +1,136 @@
+"""When a shared connection is stalled, which connection a caller gets meanwhile, and what is sent again there. No I/O.
+
+Normally there is one shared connection. It is stalled when replies are due and none completes for a while, although
+this process reads: the server holds a write back (``CLIENT PAUSE``), or a large reply takes its time. Then another
+connection is made. Once the server has answered there, new callers use it, and reads that wait behind the stall are
+sent again there. A server that is stopped answers no new connection, so nothing changes for its callers.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+
+from .routing import only_reads
+
+HELD_BACK = "held_back"
+"""Nothing comes: the server holds a command back."""
+
+LARGE_REPLY = "large_reply"
+"""Bytes come, but no reply is complete."""
+
+SHORTEST = 0.02
+"""No connection is stalled before so many seconds without a reply ..."""
+
+LONGEST = 1.0
+"""... and each is after so many, however far the server is."""
+
+SURPLUS_IDLE = 2.0
+"""A connection beyond the first is closed so many seconds after it was last needed."""
+
+AGAIN_AFTER = 1.0
+"""Seconds until the next attempt to make another connection, if one failed."""
+
+_MOST_PARSED = 256 * 1024
+"""A unit of more bytes than this is not looked into, and waits where it is."""
+
+
+def stall_after(connecting: float) -> float:
+    """Return after how many seconds without a reply a connection is stalled that took ``connecting`` seconds to make.
+
+    Connecting takes two round trips or more, so this is at least four of them.
+    """
+    return min(LONGEST, max(SHORTEST, 2 * connecting))
+
+
+def reads_only(packed: bytes, commands: int) -> bool:
+    """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more."""
+    if commands <= 1:
+        return only_reads(packed[:80].split(b"\r\n", 3)[2])
+    if len(packed) > _MOST_PARSED:
+        return False
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    names = [command[0] for command in iter(reader.gets, False)]
+    return all(name in (b"MULTI", b"EXEC") or only_reads(name) for name in names)
+
+
+class Lanes:
+    """The shared connections of one event loop, or of all threads, that take new commands; at most ``most``."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open: list[Any] = []
+        self._permits: list[None] = [None]
+        """The caller that takes it makes another connection; one attempt at a time."""
+        self.widen_not_before = 0.0
+
+    @property
+    def usable(self) -> list[Any]:
+        """The connections that have not been closed meanwhile."""
+        return [each for each in list(self.open) if not each.closed]
+
+    @property
+    def free(self) -> list[Any]:
+        """The connections that are not stalled."""
+        return [each for each in self.usable if each.stalled is None]
+
+    @property
+    def are_stalled(self) -> bool:
+        """Whether any connection is."""
+        return any(each.stalled is not None for each in self.usable)
+
+    def add(self, connection: Any) -> None:
+        for each in list(self.open):
+            if each.closed:
+                self.remove(each)
+        self.open.append(connection)
+
+    def remove(self, connection: Any) -> bool:
+        """Let go of a connection; return whether it was here."""
+        with suppress(ValueError):
+            self.open.remove(connection)
+            return True
+        return False
+
+    def usual(self) -> Any:
+        """Return the connection that all callers may use without a choice; None where there is a choice, or none."""
+        lanes = self.usable
+        if len(lanes) == 1 or not self.are_stalled or not self.free:
+            return lanes[0] if lanes else None
+        return None
+
+    def choose(self, *, reads: bool) -> Any:
+        """Return the connection for a command; None where none is open.
+
+        A write never takes the last connection that is free, which the server may be about to hold back as well.
+        """
+        lanes, free = self.usable, self.free
+        if not lanes:
+            return None
+        if not free:
+            return lanes[0]
+        if not reads:
+            held_back = [each for each in lanes if each.stalled == HELD_BACK]
+            if held_back:
+                return held_back[0]
+            if len(free) == 1 and len(lanes) >= self.most:
+                return next(each for each in lanes if each is not free[0]) if len(lanes) > 1 else free[0]
+        return free[0]
+
+    def begin_widening(self, now: float) -> bool:
+        """Return whether the caller is to make another connection: all are stalled, and there may be one more."""
+        if self.free or len(self.usable) >= self.most or now < self.widen_not_before:
+            return False
+        try:
+            self._permits.pop()
+        except IndexError:
+            return False  # it is being made
+        return True
+
+    def end_widening(self) -> None:
+        """Let the next attempt begin when it is needed."""
+        if not self._permits:
+            self._permits.append(None)

@@ -1,0 +1,287 @@
+"""A shared connection that is stalled: other callers go by another one, and in the end there is one again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from time import monotonic
+
+import pytest
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, reads_only, stall_after
+
+from .crowd import Caller, started
+from .proxy import Proxy
+from .servers import eventually
+
+PATIENT = 30.0
+"""A timeout that no test reaches, in seconds."""
+
+SOON = 5.0
+"""No caller beside a stall may wait this long, in seconds."""
+
+LARGE = 10_000_000
+"""Bytes of a reply that takes ``SLOW_LINK`` several seconds."""
+
+SLOW_LINK = 1_500_000
+
+
+def hold_writes_back(server, milliseconds=8000):
+    with server.client() as admin:
+        admin.set("k", "v")
+        admin.client_pause(milliseconds, all=False)
+
+
+def let_writes_go(server):
+    with server.client() as admin:
+        admin.client_unpause()
+
+
+# What is decided.
+
+
+class Lane:
+    def __init__(self, stalled=None):
+        self.stalled = stalled
+        self.closed = False
+
+
+def lanes_of(*reasons, most=4):
+    lanes = Lanes(most)
+    for reason in reasons:
+        lanes.add(Lane(reason))
+    return lanes
+
+
+def test_with_nothing_stalled_there_is_no_choice():
+    lanes = lanes_of(None)
+    assert lanes.usual() is lanes.choose(reads=True) is lanes.choose(reads=False) is lanes.open[0]
+    assert not lanes.begin_widening(monotonic())
+    assert lanes_of().usual() is None
+
+
+def test_a_stalled_connection_is_used_until_there_is_another():
+    lanes = lanes_of(HELD_BACK)
+    assert lanes.usual() is lanes.choose(reads=True) is lanes.open[0]
+    assert lanes.begin_widening(monotonic())
+    assert not lanes.begin_widening(monotonic()), "one attempt at a time"
+    lanes.end_widening()
+    lanes.add(Lane())
+    assert lanes.usual() is None
+    assert lanes.choose(reads=True) is lanes.open[1]
+    assert not lanes.begin_widening(monotonic())
+
+
+def test_a_write_joins_those_that_are_held_back():
+    lanes = lanes_of(None, HELD_BACK)
+    assert lanes.choose(reads=False) is lanes.open[1]
+
+
+def test_a_write_beside_a_large_reply_never_takes_the_last_free_connection():
+    lanes = lanes_of(LARGE_REPLY, None)
+    assert lanes.choose(reads=False) is lanes.open[1], "another could be made"
+    lanes = lanes_of(LARGE_REPLY, None, most=2)
+    assert lanes.choose(reads=False) is lanes.open[0]
+    assert lanes.choose(reads=True) is lanes.open[1]
+
+
+def test_there_are_never_more_than_allowed():
+    assert not lanes_of(HELD_BACK, LARGE_REPLY, most=2).begin_widening(monotonic())
+    assert not lanes_of(HELD_BACK, most=1).begin_widening(monotonic())
+
+
+def test_a_far_server_has_more_time():
+    assert stall_after(0.0) == 0.02
+    assert stall_after(0.1) == 0.2
+    assert stall_after(100.0) == 1.0
+
+
+def test_what_only_reads_is_told_by_its_bytes():
+    get, incr = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n"
+    multi, execute = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
+    assert reads_only(get, 0)
+    assert not reads_only(incr, 0)
+    assert reads_only(get + get, 2)
+    assert not reads_only(get + incr, 2)
+    assert reads_only(multi + get + execute, 3)
+    assert not reads_only(multi + incr + execute, 3)
+
+
+# Held-back writes.
+
+
+async def test_reads_do_not_wait_behind_a_held_back_write(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = await manager.get_client()
+    hold_writes_back(own_server)
+    write = asyncio.create_task(client.set("held", "back"))
+    await asyncio.sleep(0)
+    asked = monotonic()
+    behind = [asyncio.create_task(client.get("k")) for _ in range(20)]
+    behind.append(asyncio.create_task(client.pipeline(transaction=False).get("k").exists("k").execute()))
+    assert await asyncio.gather(*behind) == [b"v"] * 20 + [[b"v", 1]]
+    for _ in range(100):
+        assert await client.get("k") == b"v"
+    assert monotonic() - asked < SOON
+    assert not write.done()
+    second = asyncio.create_task(client.incr("n"))
+    await asyncio.sleep(0.2)
+    assert await client.get("k") == b"v"
+    info = manager.get_pool_info()
+    assert (info["connections_shared"], info["held_back_connections_total"]) == (2, 1)
+    assert (info["retries_total"], info["outcome_unknown_total"], info["command_timeouts_total"]) == (0, 0, 0)
+    let_writes_go(own_server)
+    assert await write is True
+    assert await second == 1
+    await until(lambda: manager.get_pool_info()["connections_shared"] == 1)
+    assert await client.incr("n") == 2
+    info = manager.get_pool_info()
+    assert (info["connections_open"], info["state"]) == (1, "healthy")
+
+
+async def until(condition, patience=10.0):
+    for _ in range(int(patience / 0.05)):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it has not come true")
+
+
+def test_threads_that_read_do_not_wait_behind_a_held_back_write(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    hold_writes_back(own_server)
+    write = Caller(partial(client.set, "held", "back"))
+    write.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+
+    def read():
+        for _ in range(20):
+            asked = monotonic()
+            assert client.get("k") == b"v"
+            assert client.pipeline(transaction=False).get("k").exists("k").execute() == [b"v", 1]
+            assert monotonic() - asked < SOON
+
+    for reader in started([read] * 8):
+        assert reader.ended(2 * SOON) is None
+    assert write.is_alive()
+    info = manager.get_pool_info()
+    assert (info["connections_shared"], info["held_back_connections_total"]) == (2, 1)
+    assert (info["retries_total"], info["outcome_unknown_total"], info["command_timeouts_total"]) == (0, 0, 0)
+    let_writes_go(own_server)
+    assert write.ended(SOON) is True
+    eventually(lambda: manager.get_pool_info()["connections_shared"] == 1)
+    assert client.incr("n") == 1
+    assert manager.get_pool_info()["connections_open"] == 1
+
+
+# Large replies.
+
+
+async def test_small_reads_pass_by_a_large_reply(own_server, pool_settings):
+    with own_server.client() as admin:
+        admin.mset({"large": b"x" * LARGE, "k": "v"})
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=PATIENT)
+        client = await manager.get_client()
+        proxy.bandwidth = SLOW_LINK
+        large = asyncio.create_task(client.get("large"))
+        await asyncio.sleep(0.01)
+        for _ in range(30):
+            asked = monotonic()
+            assert await client.get("k") == b"v"
+            assert await client.set("w", 1) is True
+            assert monotonic() - asked < SOON / 2
+        assert not large.done()
+        info = manager.get_pool_info()
+        assert (info["connections_shared"], info["large_reply_connections_total"]) == (2, 1)
+        proxy.bandwidth = 0.0
+        assert len(await large) == LARGE
+        await until(lambda: manager.get_pool_info()["connections_shared"] == 1)
+        assert manager.get_pool_info()["retries_total"] == 0
+
+
+def test_small_reads_of_threads_pass_by_a_large_reply(own_server, pool_settings):
+    with own_server.client() as admin:
+        admin.mset({"large": b"x" * LARGE, "k": "v"})
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=PATIENT)
+        client = manager.get_sync_client()
+        proxy.bandwidth = SLOW_LINK
+        large = Caller(partial(client.get, "large"))
+        large.start()
+        eventually(lambda: client.sharing.in_flight == 1)
+        for _ in range(30):
+            asked = monotonic()
+            assert client.get("k") == b"v"
+            assert client.set("w", 1) is True
+            assert monotonic() - asked < SOON / 2
+        assert large.is_alive()
+        info = manager.get_pool_info()
+        assert (info["connections_shared"], info["large_reply_connections_total"]) == (2, 1)
+        proxy.bandwidth = 0.0
+        assert len(large.ended(2 * SOON)) == LARGE
+        eventually(lambda: manager.get_pool_info()["connections_shared"] == 1)
+
+
+# What does not change.
+
+
+async def test_a_server_that_is_stopped_gets_one_attempt_more_and_nothing_twice(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=1.0, SOCKET_CONNECT_TIMEOUT=1.0)
+    client = await manager.get_client()
+    await client.set("k", "v")
+    own_server.pause()
+    found = await asyncio.gather(*[client.get("k") for _ in range(50)], return_exceptions=True)
+    assert all(isinstance(each, redis_exceptions.TimeoutError) for each in found)
+    info = manager.get_pool_info()
+    assert (info["retries_total"], info["held_back_connections_total"]) == (0, 0)
+    assert info["state"] == "unhealthy"
+    own_server.resume()
+    await asyncio.to_thread(eventually, lambda: manager.get_pool_info()["state"] == "healthy")
+    with own_server.client() as admin:
+        assert admin.info("commandstats")["cmdstat_get"]["calls"] <= 50
+
+
+async def test_with_one_shared_connection_allowed_there_is_one(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, MAX_SHARED_CONNECTIONS=1)
+    client = await manager.get_client()
+    hold_writes_back(own_server, 1000)
+    write = asyncio.create_task(client.set("held", "back"))
+    await asyncio.sleep(0)
+    assert await client.get("k") == b"v"
+    assert await write is True
+    assert manager.get_pool_info()["connections_opened_total"] == 1
+
+
+async def test_with_none_allowed_each_command_borrows(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, MAX_SHARED_CONNECTIONS=0)
+    client, blocking = await manager.get_client(), manager.get_sync_client()
+    assert (client.sharing, blocking.sharing) == (None, None)
+    assert await client.set("k", "v") is True
+    assert blocking.get("k") == b"v"
+    info = manager.get_pool_info()
+    assert (info["connections_shared"], info["commands_total"]) == (0, 0)
+
+
+async def test_the_pool_closes_while_a_connection_is_stalled(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, CLOSE_TIMEOUT=0.2)
+    client, blocking = await manager.get_client(), manager.get_sync_client()
+    hold_writes_back(own_server)
+    write = asyncio.create_task(client.set("held", "back"))
+    held = Caller(partial(blocking.set, "held", "back"))
+    held.start()
+    await asyncio.sleep(0)
+    assert await client.get("k") == b"v"
+    assert await asyncio.to_thread(blocking.get, "k") == b"v"
+    asked = monotonic()
+    await manager.close()
+    with pytest.raises(redis_exceptions.ConnectionError):
+        await write
+    assert isinstance(held.ended(SOON), redis_exceptions.ConnectionError)
+    assert monotonic() - asked < SOON
+    with own_server.client() as admin:
+        await until(lambda: len(admin.client_list()) == 1)
+    assert threading.active_count() < 20
