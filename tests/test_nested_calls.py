@@ -5,6 +5,7 @@ None of them waits for its own thread, and no reply goes to another caller.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import signal
@@ -16,6 +17,7 @@ import pytest
 from redispool_app.engine import SyncRedis
 from redispool_app.engine.runtime.nesting import inside
 
+from .cache_faces import new_cache
 from .crowd import HANGS, at_once, value_of, working
 from .interrupts import Interruption, at_every_point, socket_left_behind
 from .proxy import Proxy
@@ -311,3 +313,54 @@ def test_a_nested_connection_is_kept_for_the_next_and_closed_with_the_client(own
         assert len(admin.client_list()) - before == 2
         client.close()
         eventually(lambda: len(admin.client_list()) == before)
+
+
+# The cache.
+
+
+@pytest.mark.parametrize(("threads", "calls"), [(0, 1000), (15, 30)])
+def test_signal_handlers_that_use_the_cache_never_wait_for_their_own_thread(own_server, pool_settings, threads, calls):
+    pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    cache = new_cache()
+    cache.set("k", "v")
+    nested = Nested(cache, rests=True)
+    nested.ask = partial(ask_cache, cache)
+
+    def use(name):
+        for turn in range(10):
+            ask_cache(cache, f"{name}-{turn}")
+
+    with working(partial(use, number) for number in range(threads)), handled(nested):
+        while nested.calls < calls:
+            use("main")
+    nested.assert_right(at_least=calls)
+    assert inside == {}
+    assert cache.get("k") == "v"
+
+
+def ask_cache(cache, text):
+    cache.set(text, text, 5)
+    found = cache.get(text)
+    return None if found == text else found
+
+
+def test_a_blocking_call_may_be_nested_anywhere_in_an_event_loop(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    blocking = manager.get_sync_client()
+    blocking.set("k", "v")
+    nested, loop = Nested(blocking), asyncio.new_event_loop()
+    client = loop.run_until_complete(manager.get_client())
+
+    async def use():
+        return [await client.get("k"), *await client.pipeline().get("k").get("k").execute()]
+
+    for running in at_every_point(lambda: loop.run_until_complete(use()), most=400, act=nested):
+        asked = monotonic()
+        (outcome,) = at_once([running])
+        assert outcome == [b"v"] * 3, (running.where, outcome)
+        assert monotonic() - asked < SOON, running.where
+        nested.assert_right(at_least=0)
+        assert blocking.get("k") == b"v"
+    assert nested.calls > 15
+    loop.run_until_complete(manager.close())
+    loop.close()
