@@ -83,7 +83,10 @@ async def health_json(request: HttpRequest) -> HttpResponse:
 async def answers(manager: RedisConnectionManager) -> bool:
     """Whether the pool's server answers a PING now, within ``HEALTH_CHECK_TIMEOUT``. Does not raise for an outage."""
     if manager.is_down:
-        return False
+        if (pool_set := manager._pool_set) is not None:
+            pool_set.monitor.probe_if_no_thread_can()
+        if manager.is_down:
+            return False
     try:
         async with asyncio.timeout(manager._config.health_check_timeout + _SETTLING):
             return await manager._health_check() and not manager.is_down

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from django.utils.translation import get_language, gettext_noop
 
 from . import live_server
-from .engine.runtime import fork
+from .engine.runtime import fork, threads
 from .engine.runtime.hooks import tell
 from .engine.runtime.single_flight import Flight, SingleFlight
 from .live_server import Details
@@ -77,7 +77,7 @@ class Shared(Generic[T]):
         try:
             flight = self._flights.join(own)
             if flight is own:
-                threading.Thread(target=self._run, args=(own,), name=self._name, daemon=True).start()
+                threads.start(self._run, own, name=self._name)
         except BaseException as error:
             own.ended = True
             own.leave()

@@ -17,7 +17,7 @@ from django.dispatch import Signal
 from .engine.history import Change
 from .engine.log_limit import LogLimit
 from .engine.monitor import Listener
-from .engine.runtime import fork
+from .engine.runtime import fork, threads
 from .engine.runtime.fork import mark
 from .engine.runtime.hooks import tell
 from .engine.runtime.worker import Run, Worker
@@ -76,7 +76,7 @@ class Dispatcher:
         if not mark[0]:
             fork.renew()
         alias = arguments.get("alias")
-        if self._queue.qsize() >= self.most or not self._worker.ensure():
+        if self._queue.qsize() >= self.most or not (self._worker.ensure() or not threads.may_start()):
             self.dropped += 1
             text = "Redis pool %r: an event was dropped, as receivers are too slow"
             extra = {"pool": alias, "dropped_total": self.dropped}

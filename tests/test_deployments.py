@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +169,53 @@ def test_a_mule_and_a_spooler_of_uwsgi_use_the_cache_beside_the_workers(uwsgi_si
     uwsgi_site.stop(signal.SIGTERM)
     eventually(lambda: own_server.connections() == 0)
     uwsgi_site.assert_clean()
+
+
+def threads_of(process):
+    """How many threads a process has, those of C included."""
+    return len(list(Path(f"/proc/{process}/task").iterdir()))
+
+
+@pytest.mark.parametrize("options", [(), ("--enable-threads",)], ids=["without threads", "threads"])
+def test_uwsgis_master_has_no_thread_of_ours_and_its_workers_publish_and_recover(uwsgi_site, own_server, options):
+    uwsgi_site.pool["PUBLISH_INTERVAL"] = 0.1
+    uwsgi_site.start(*UWSGI, *options).serves()
+    with own_server.client() as onlooker:
+
+        def published():
+            """The processes that are in the roster, after some requests."""
+            assert_right_replies(uwsgi_site, "echo", 24)
+            return {key.rpartition(b":")[2].decode() for key in onlooker.keys("*:worker:*")}
+
+        seen = set()
+
+        def all_seen():
+            seen.update(uwsgi_site.get("/echo/a/")[2] for _ in range(20))
+            return len(seen) == 4
+
+        assert uwsgi_site.get("/threads-while-loading/")[1] == "MainThread"
+        eventually(all_seen, 30)
+        assert threads_of(uwsgi_site.process.pid) == 1
+        # Without its threads a worker publishes only while it serves.
+        eventually(lambda: published() >= seen if options else published() & seen, 30)
+    assert "redispool-publisher" in uwsgi_site.get("/threads/")[1]
+    own_server.kill()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda number: uwsgi_site.get(f"/echo/{number}/")[0], range(80)))
+        assert set(statuses) <= {500, 503}
+        asked = [pool.submit(uwsgi_site.get, f"/echo/{number}/") for number in range(200)]
+        own_server.start()
+        assert {request.result()[0] for request in asked} <= {200, 500, 503}
+    recovered = set()
+
+    def all_recovered():
+        """Ask seldom: what needs threads would stand still between the requests."""
+        status, _, process = uwsgi_site.get("/echo/a/")
+        recovered.add(process if status == 200 else None)
+        return recovered - {None} >= seen
+
+    eventually(all_recovered, 30, 0.05)
+    assert_right_replies(uwsgi_site, "echo")
+    assert threads_of(uwsgi_site.process.pid) == 1
+    uwsgi_site.stop(signal.SIGTERM)
+    eventually(lambda: own_server.connections() == 0)

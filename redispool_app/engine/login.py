@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from .exchange import first_wait
 from .outcomes import LOST
 from .packing import pack
 from .routing import words_of
+from .runtime import threads
 
 _PATIENCE = 5.0
 """Seconds for AUTH on a shared connection that has no time-out of its own."""
@@ -152,7 +152,8 @@ def ask_shared(sharing: Any, login: Login) -> Any:
 def ask_shared_soon(sharing: Any, login: Login) -> None:
     """Do that in a thread of its own, for a caller that must not wait."""
     if sharing is not None and sharing.connection is not None:
-        threading.Thread(target=ask_shared, args=(sharing, login), name="redispool-login", daemon=True).start()
+        with suppress(RuntimeError):  # without it the connection stays logged in as it is
+            threads.start(ask_shared, sharing, login, name="redispool-login")
 
 
 # For an event loop.

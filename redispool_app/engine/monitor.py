@@ -27,7 +27,7 @@ from .history import Change
 from .log_limit import LogLimit
 from .pause import Pause
 from .recovery import Recovery
-from .runtime import fork
+from .runtime import fork, threads
 from .runtime.hooks import Untold, tell, tell_all
 from .runtime.single_flight import Flight, SingleFlight
 from .slow_commands import SlowCommands
@@ -309,6 +309,7 @@ class Monitor:
     def gate(self) -> None:
         """Let a caller through, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O.
 
+        Only where no thread can probe (uWSGI's master, uWSGI without ``--enable-threads``) a caller does, if it is due.
         While the pool is paused an outage refuses nobody: it is what the pause was made for.
         """
         if self.closed:
@@ -316,7 +317,9 @@ class Monitor:
         if self.is_refusing:
             if not self._recovery.is_running:
                 self._recovery.start()  # its start was interrupted, or there were too many threads
-            raise self.unavailable()
+                self.probe_if_no_thread_can()
+            if self.is_refusing:
+                raise self.unavailable()
 
     @property
     def is_refusing(self) -> bool:
@@ -369,6 +372,16 @@ class Monitor:
         return None if self.closed else self.health.probe_delay()
 
     def _recover(self) -> None:
+        if (flight := self._try_probe()) is not None:
+            flight.wait(self.health.backoff_cap)
+
+    def probe_if_no_thread_can(self) -> None:
+        """Probe in the caller's thread, at most ``HEALTH_CHECK_TIMEOUT`` long, if that is due and no thread does it."""
+        if not threads.run_freely() and self._recovery_delay() == 0.0:
+            self._try_probe()
+
+    def _try_probe(self) -> Flight[bool] | None:
+        """Probe; return the check of another caller instead, if one is under way."""
         own: Flight[bool] = Flight()
         try:
             flight = self.claim(own)
@@ -377,8 +390,7 @@ class Monitor:
         finally:
             own.ended = True
             own.leave()
-        if flight is not own:
-            flight.wait(self.health.backoff_cap)
+        return None if flight is own else flight
 
     def _probe_now(self) -> None:
         now = self.health.newest()

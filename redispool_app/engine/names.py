@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from .faults import UnansweredNameError
-from .runtime import fork
+from .runtime import fork, threads
 from .runtime.single_flight import Flight, Flights
 
 _AGAIN_AFTER = 2.0
@@ -118,11 +118,11 @@ def _ask(name: _Name) -> Flight[list[str]]:
         # Where this very thread is about to start the other one, it asks for itself.
         if question is own or own.is_nested_in(question):
             _asked.append(own)
-            threading.Thread(target=_find, args=(own,), name="redispool-names", daemon=True).start()
+            threads.start(_find, own, name="redispool-names")
             return own
     except BaseException as error:
         if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-            _find(own)  # an interpreter that shuts down starts no threads
+            _find(own)  # an interpreter that shuts down, and uWSGI's master, start no threads
             return own
         own.ended = True  # also if the thread runs: those who wait may ask again
         _end(own)

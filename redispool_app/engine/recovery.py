@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from .runtime import fork
+from .runtime import fork, threads
 from .runtime.worker import Run, Worker
 
 
@@ -26,7 +26,9 @@ class Recovery:
         fork.register(self.after_fork_in_child)
 
     def start(self) -> None:
-        """Start the thread, or let it look again. A shutting-down interpreter has nothing to recover for."""
+        """Start the thread, or let it look again. None starts where it would not run: callers probe."""
+        if not threads.run_freely():
+            return
         if self._wake.empty():
             self._wake.put(None)
         self._worker.ensure()

@@ -26,7 +26,7 @@ from .nested_calls import NestedCalls
 from .outcomes import FAILED, LOST
 from .packing import pack
 from .patching import refuse_unsupported_runtime
-from .runtime import fork
+from .runtime import fork, threads
 from .runtime.fork import mark
 from .runtime.nesting import inside, is_nested
 from .runtime.single_flight import Flight, SingleFlight
@@ -476,7 +476,7 @@ class ThreadSharing(SharingRules):
         if at >= self.renewal.look_at and self.renewal.is_due():
             # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
             with suppress(RuntimeError):
-                threading.Thread(target=self._renew_in_thread, name="redispool-renewal", daemon=True).start()
+                threads.start(self._renew_in_thread, name="redispool-renewal")
         if self.budget.tokens < self.budget.size:
             self.budget.succeeded(count)
         if self._waiting:
@@ -516,7 +516,7 @@ class ThreadSharing(SharingRules):
 
     def use_token(self, token: Any) -> None:
         with suppress(RuntimeError):  # an interpreter that shuts down starts no threads
-            threading.Thread(target=self._log_in, args=(token,), name="redispool-login", daemon=True).start()
+            threads.start(self._log_in, token, name="redispool-login")
 
     def _log_in(self, token: Any) -> None:
         mark_dedicated(self.pool, token)

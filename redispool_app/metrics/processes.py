@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 
 from redispool_app.engine.log_limit import LogLimit
-from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime import fork, threads
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell
 
@@ -64,7 +64,7 @@ def serve() -> None:
     """Answer other processes from now on; asked for as often as anybody likes. Does nothing without the variable."""
     if not mark[0]:
         fork.renew()
-    if _responder.is_started or (shared := directory()) is None:
+    if _responder.is_started or (shared := directory()) is None or not threads.may_start():
         return
     try:
         _responder.start(shared)
@@ -103,7 +103,7 @@ class _Responder:
                 listening.close()
                 raise
             self._socket = listening
-        threading.Thread(target=_answer_all, args=(listening,), name="redispool-metrics", daemon=True).start()
+        threads.start(_answer_all, listening, name="redispool-metrics")
 
     def is_own(self, path: Path) -> bool:
         return path == self._path

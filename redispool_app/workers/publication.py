@@ -18,6 +18,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine.carrier import Command, NotConnectedError, carry
 from redispool_app.engine.faults import Fault, classify
 from redispool_app.engine.health import HealthState
+from redispool_app.engine.runtime import threads
 from redispool_app.engine.runtime.hooks import tell
 from redispool_app.exceptions import PoolClosed, PoolTimeout, RedisUnavailable
 
@@ -192,10 +193,8 @@ class Publication:
             if self._orders and self._obeying is None:
                 # Of its own, for a reset waits for what is in flight; in order, and one after another.
                 name = f"redispool-orders-{self.manager.alias}"
-                thread = threading.Thread(target=self._obey_all, name=name, daemon=True)
                 with contextlib.suppress(RuntimeError):  # no thread can be started now: the next round tries
-                    thread.start()
-                    self._obeying = thread
+                    self._obeying = threads.start(self._obey_all, name=name)
 
     def _obey_all(self) -> None:
         while True:

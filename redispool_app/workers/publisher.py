@@ -54,6 +54,10 @@ class _Publisher:
         self._worker.ensure()
         return publication
 
+    def start(self) -> None:
+        """Start the thread unless it runs, or none may be started."""
+        self._worker.ensure()
+
     def wake(self) -> None:
         """Let the thread look again what is due."""
         if self._wake.empty():
@@ -117,6 +121,7 @@ def ensure(manager: RedisConnectionManager) -> None:
     """Begin to publish a manager's pool if that is not done yet and not switched off. No I/O, never raises."""
     publication = _publisher.find(manager.alias)
     if publication is not None and publication.manager is manager:
+        _publisher.start()  # uWSGI's master had no thread, and may have become the first worker
         return
     if snapshot.interval_of(manager) is not None and not _is_fake(manager):
         _publisher.watch(manager)

@@ -2,6 +2,8 @@
 
 from .wsgi_site import application  # noqa: I001 (sets Django up)
 
+import threading
+
 import uwsgi
 from django.core.cache import cache
 
@@ -23,3 +25,4 @@ def spooled(arguments):
 
 uwsgi.spooler = spooled
 cache.get("feature-flags")
+THREADS_WHILE_LOADING = [thread.name for thread in threading.enumerate()]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from . import fork
+from . import fork, threads
 
 _AGAIN_AFTER = 2.0
 """A call that has taken so many seconds may never return: the next caller begins another ..."""
@@ -91,8 +91,8 @@ def begin(key: Any, function: Callable[[], Any]) -> BlockingCall:
 
     context = contextvars.copy_context()
     try:
-        threading.Thread(target=run, name="redispool-blocking-call", daemon=True).start()
-    except RuntimeError:  # an interpreter that shuts down starts no threads
+        threads.start(run, name="redispool-blocking-call")
+    except RuntimeError:  # an interpreter that shuts down, and uWSGI's master, start no threads
         run()
     else:
         _running[key] = (*calls, call)

@@ -6,12 +6,11 @@ is held weakly. There is no lock: a finalizer or a signal handler may give a con
 
 from __future__ import annotations
 
-import threading
 import weakref
 from contextlib import suppress
 from typing import Any, Protocol
 
-from . import fork
+from . import fork, threads
 from .wait_queue import ThreadWaiter
 
 _SHORTEST = 0.01
@@ -56,7 +55,7 @@ def _start() -> None:
     if _running.setdefault(_THREAD, waiter) is not waiter:
         return
     try:
-        threading.Thread(target=_run, args=(waiter,), name="redispool-idle", daemon=True).start()
+        threads.start(_run, waiter, name="redispool-idle")
     except RuntimeError:  # no thread can be started; the next connection that is given back tries again
         _running.pop(_THREAD, None)
     except BaseException:

@@ -6,9 +6,9 @@ the start itself is interrupted, the thread and the next caller settle in one st
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
+from . import threads
 from .single_flight import Flight, SingleFlight
 
 _THREAD, _NOBODY = "thread", "nobody"
@@ -55,11 +55,11 @@ class Worker:
         own = Run()
         try:
             if self._runs.join(own) is own:
-                threading.Thread(target=self._run, args=(own,), name=self._name, daemon=True).start()
+                threads.start(self._run, own, name=self._name)
         except BaseException as error:
             own.abandoned = True
             if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-                return False  # the interpreter is shutting down, or has no more threads
+                return False  # the interpreter is shutting down, or has no more threads, or uWSGI's master has none
             raise
         return True
 
