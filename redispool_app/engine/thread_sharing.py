@@ -408,9 +408,7 @@ class ThreadSharing(SharingRules):
         elif not self.closed and lanes.begin_widening(monotonic()):
             try:
                 # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
-                threading.Thread(
-                    target=self._widen_in_thread, args=(connection.stalled,), name="redispool-widening", daemon=True
-                ).start()
+                threads.start(self._widen_in_thread, connection.stalled, name="redispool-widening")
             except BaseException as error:
                 lanes.end_widening()
                 if not isinstance(error, RuntimeError):
