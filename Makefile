@@ -10,6 +10,8 @@ PYTEST = $(VENV)/bin/python -m pytest
 # Harnesses of which `make test` runs a sample: with more random examples, and at more places.
 HEAVY = tests/test_thread_sharing_*.py tests/test_sharing_model.py tests/test_cancel_every_await.py \
 	tests/test_cache_stampede_interrupts.py
+# What compares clients: by itself, as they share a machine with each other only.
+COMPARISONS = tests/faults/test_peers.py tests/faults/test_stalled.py
 # What the lowest versions must pass: the engine, the cache, the middleware, and each extra.
 LOWEST = $(addprefix tests/test_,$(addsuffix .py,async_redis sync_redis async_pipeline sync_pipeline redis_pool pools \
 	compatibility loops checks cache_backend cache_async cache_serializers middleware asgi transports embedded \
@@ -25,26 +27,25 @@ test: lint
 
 test-all: test test-rest
 
-# All that `make test` leaves out. The comparison with other clients runs by itself, as in `make faults`.
+# All that `make test` leaves out. The comparisons with other clients run by themselves, as in `make faults`.
 test-rest: $(VENV)/.dev
 	status=0; \
-	$(PYTEST) -n 2 --dist loadfile -m lab --ignore tests/faults/test_peers.py || status=$$?; \
+	$(PYTEST) -n 2 --dist loadfile -m lab $(addprefix --ignore ,$(COMPARISONS)) || status=$$?; \
 	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(HEAVY) || status=$$?; \
-	$(PYTEST) -m lab tests/faults/test_peers.py || status=$$?; \
+	$(PYTEST) -m lab $(COMPARISONS) || status=$$?; \
 	$(MAKE) test-lowest || status=$$?; \
 	exit $$status
 
 test-lowest: $(VENV_LOWEST)/.dev
 	$(VENV_LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST)
 
-# The comparison by itself: its clients share a machine with nobody but each other.
 faults: $(VENV)/.dev
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "lab or not lab" --hypothesis-profile thorough \
-		tests/faults --ignore tests/faults/test_peers.py tests/test_thread_sharing_*.py tests/test_sharing_model.py \
+		tests/faults $(addprefix --ignore ,$(COMPARISONS)) tests/test_thread_sharing_*.py tests/test_sharing_model.py \
 		tests/test_cancel_every_await.py tests/test_cache_stampede_interrupts.py tests/test_metrics_processes.py \
 		|| status=$$?; \
-	$(VENV)/bin/python -m pytest -m "lab or not lab" tests/faults/test_peers.py || status=$$?; \
+	$(VENV)/bin/python -m pytest -m "lab or not lab" $(COMPARISONS) || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status
 
 lint: $(VENV)/.dev

@@ -8,7 +8,7 @@ import redis.asyncio
 
 from tests.faults.test_crowds import crowd_of
 from tests.faults.test_transactions import rules_of
-from tests.lab import site_subjects
+from tests.lab import site_subjects, stalled
 from tests.lab.comparison import COLUMNS, cells
 from tests.lab.document import PAGE, RESULTS, render
 from tests.lab.faults import ConnectionsKilled, Fault, Loading
@@ -89,3 +89,30 @@ def test_every_client_is_compared_under_every_fault():
     assert {row["subject"] for row in rows} == {subject.name for subject in CONTENDERS}
     assert len({(row["fault"], row["subject"]) for row in rows}) == len(rows)
     assert len(rows) % len(CONTENDERS) == 0
+
+
+def test_every_client_is_measured_beside_every_stall():
+    rows = DOCUMENT["stalled"]["rows"]
+    stalls, subjects = (dict.fromkeys(row[name] for row in rows) for name in ("stall", "subject"))
+    assert [(row["stall"], row["subject"]) for row in rows] == [(each, who) for each in stalls for who in subjects]
+    assert list(stalls) == [stalled.name_of(large) for large in (0, 10_000_000, 60_000_000)]
+    assert len(subjects) == 4
+
+
+def test_beside_a_stall_every_caller_of_this_project_was_served():
+    rows = [row for row in DOCUMENT["stalled"]["rows"] if row["subject"].startswith("redispool")]
+    assert len(rows) == 6
+    assert [row for row in rows if row["errors"] or row["timed_out"] or row["late"] or row["wrong_replies"]] == []
+
+
+def test_what_the_page_says_of_the_stalls_is_what_was_played():
+    for promise in (
+        f"{stalled.READERS} readers",
+        f"each {stalled.PACE * 1000:.0f} ms after",
+        f"{stalled.WRITERS} writers",
+        f"counted for\n  {stalled.WATCHED} s",
+        f"{stalled.BANDWIDTH / 1e6} MB/s for each connection",
+        f"a time-out of {stalled.TIMEOUT:.0f} s",
+        f"*above {stalled.LATE:.0f} s*",
+    ):
+        assert promise in TEXT, promise

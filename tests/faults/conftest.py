@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import comparison, report
+from tests.lab import comparison, report, stalled
 from tests.lab.drivers import driver_of
 from tests.lab.stage import QUICK, Stage, play, rules_of
 from tests.lab.subjects import CACHES
@@ -117,7 +117,11 @@ def pytest_testnodedown(node):
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    tables = {"faults": list(report.table()), "comparison": list(comparison.table())}
+    tables = {
+        "faults": list(report.table()),
+        "comparison": list(comparison.table()),
+        "beside a stalled connection": list(stalled.table()),
+    }
     for title, lines in tables.items():
         if lines:
             terminalreporter.section(title)

