@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from redispool_app.models import RedisPool
 from redispool_app.redis_pool import RedisConnectionManager
 
 from .admin_pages import PAGE, RESET, Page, client_of
-from .servers import free_port
+from .crowd import Caller
+from .servers import eventually, free_port
 
 PASSWORD = "s3cr3t-of-the-test"
 SLACK = 3.0  # the machine is shared
@@ -132,6 +134,24 @@ def test_a_healthy_pool_shows_its_numbers_and_the_server_s_facts(server, manager
     assert facts["Keys in this database"] == "2"
     assert facts["Health checks"] == "1"
     assert facts["MAX_CONNECTIONS"] == "50"
+
+
+def test_a_connection_made_beside_a_held_back_write_is_shown(own_server, pool_settings, viewer):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=30.0)
+    client = manager.get_sync_client()
+    client.set("k", "v")
+    with own_server.client() as admin_client:
+        admin_client.client_pause(8000, all=False)
+        write = Caller(partial(client.set, "held", "back"))
+        write.start()
+        eventually(lambda: client.sharing.in_flight == 1)
+        assert client.get("k") == b"v"
+        facts = Page(viewer.get(PAGE)).facts
+        admin_client.client_unpause()
+    assert write.ended() is True
+    assert facts["Shared connections"] == "2"
+    assert facts["Shared connections made beside held-back commands"] == "1"
+    assert facts["Shared connections made beside large replies"] == "0"
 
 
 def test_a_memory_limit_and_a_hit_rate_are_shown(own_server, pool_settings, viewer):
