@@ -118,9 +118,7 @@ def _fakeredis() -> Any:
 def _connection_classes() -> tuple[type[Any], type[Any]]:
     """Return fakeredis's connections, async and sync, reporting to the manager as real ones do."""
     fakeredis = _fakeredis()
-    # Before 2.35 they went by the names that are functions now.
-    fake_async = getattr(fakeredis, "FakeAsyncRedisConnection", None) or fakeredis.FakeAsyncConnection
-    fake_sync = getattr(fakeredis, "FakeRedisConnection", None) or fakeredis.FakeConnection
+    fake_async, fake_sync = fakeredis.FakeAsyncRedisConnection, fakeredis.FakeRedisConnection
 
     class FakeAsyncConnection(ObservedAsync, fake_async):  # type: ignore[misc, valid-type]
         async def _connect(self) -> None:

@@ -28,6 +28,7 @@ def key_of(name):
 LOWEST = {
     key_of(requirement.name): next(iter(requirement.specifier)).version
     for requirement in map(Requirement, lines_of("requirements-lowest.txt"))
+    if str(requirement.specifier).startswith("==")
 }
 DECLARED = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
 
