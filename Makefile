@@ -7,45 +7,54 @@ PIP_OPTIONS = install --quiet --disable-pip-version-check
 PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
 
-# Harnesses of which `make test` runs a sample: with more random examples, and at more places.
-HEAVY = tests/test_thread_sharing_*.py tests/test_sharing_model.py tests/test_cancel_every_await.py \
-	tests/test_cache_stampede_interrupts.py
+# Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
+HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck cache_interrupts cache_nested \
+	cache_stampede_interrupts cancel_every_await health_interrupts metrics_processes nested_calls pools_storm \
+	pools_struck sharing_model thread_sharing_*))
+# Tests by random examples, which take more of them where there is time.
+RANDOM = $(addprefix tests/,$(addsuffix .py,test_sharing_model test_thread_sharing_model faults/test_fuzz_admin \
+	faults/test_fuzz_keys faults/test_fuzz_replies))
 # What compares clients: by itself, as they share a machine with each other only.
 COMPARISONS = tests/faults/test_peers.py tests/faults/test_stalled.py
-# What the lowest versions must pass: the engine, the cache, the middleware, and each extra.
+# What the lowest versions must pass: the engine, the cache, the middleware, the demo, and each extra.
 LOWEST = $(addprefix tests/test_,$(addsuffix .py,async_redis sync_redis async_pipeline sync_pipeline redis_pool pools \
 	compatibility loops checks cache_backend cache_async cache_serializers middleware asgi transports embedded \
-	health_check_plugin telemetry opentelemetry_metrics prometheus testing))
+	health_check_plugin telemetry opentelemetry_metrics prometheus testing demo))
 
-.PHONY: demo test test-all test-rest test-lowest faults lint format bench screenshots messages clean
+# Tests and benchmarks share the processors with no other target.
+.NOTPARALLEL:
+.PHONY: demo test test-all test-rest test-lab test-random test-comparisons test-lowest faults \
+	lint format bench screenshots messages clean
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder
 
 test-all: test test-rest
 
-# All that `make test` leaves out. The comparisons with other clients run by themselves, as in `make faults`.
+# All that `make test` leaves out. What fails does not keep the rest from running.
 test-rest: $(VENV)/.dev
-	status=0; \
-	$(PYTEST) -n 2 --dist loadfile -m lab $(addprefix --ignore ,$(COMPARISONS)) || status=$$?; \
-	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(HEAVY) || status=$$?; \
-	$(PYTEST) -m lab $(COMPARISONS) || status=$$?; \
-	$(MAKE) test-lowest || status=$$?; \
-	exit $$status
+	$(MAKE) --keep-going test-lab test-random test-comparisons test-lowest
+
+test-lab: $(VENV)/.dev
+	$(PYTEST) -n 2 --dist loadfile -m lab --hypothesis-profile thorough $(addprefix --ignore ,$(COMPARISONS))
+
+test-random: $(VENV)/.dev
+	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(RANDOM)
+
+test-comparisons: $(VENV)/.dev
+	$(PYTEST) -m lab $(COMPARISONS)
 
 test-lowest: $(VENV_LOWEST)/.dev
 	$(VENV_LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST)
 
 faults: $(VENV)/.dev
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "lab or not lab" --hypothesis-profile thorough \
-		tests/faults $(addprefix --ignore ,$(COMPARISONS)) tests/test_thread_sharing_*.py tests/test_sharing_model.py \
-		tests/test_cancel_every_await.py tests/test_cache_stampede_interrupts.py tests/test_metrics_processes.py \
-		|| status=$$?; \
-	$(VENV)/bin/python -m pytest -m "lab or not lab" $(COMPARISONS) || status=$$?; \
+	$(PYTEST) -n 2 --dist loadfile -m "lab or not lab" --hypothesis-profile thorough \
+		tests/faults $(addprefix --ignore ,$(COMPARISONS)) $(HARNESSES) || status=$$?; \
+	$(PYTEST) -m "lab or not lab" $(COMPARISONS) || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status
 
 lint: $(VENV)/.dev
@@ -77,9 +86,10 @@ $(VENV)/bin/python:
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV_LOWEST)/.dev: requirements.txt requirements-dev.txt requirements-lowest.txt $(VENV)/bin/python
+$(VENV_LOWEST)/.dev: requirements.txt requirements-lowest.txt | $(VENV)/bin/python
+	@echo "Installing the lowest versions that are declared ..."
 	$(VENV)/bin/python -m venv $(VENV_LOWEST)
-	$(VENV_LOWEST)/bin/python -m pip $(PIP_OPTIONS) -r requirements-dev.txt -c requirements-lowest.txt
+	@$(VENV_LOWEST)/bin/python -m pip $(PIP_OPTIONS) -r requirements-lowest.txt
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python requirements.txt

@@ -1,0 +1,52 @@
+"""What ``make`` would run: every test that ``make test`` leaves out, and only files that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HARNESSES = sorted(
+    path.name for path in (ROOT / "tests").glob("test_*.py") if re.search(r"mark\.lab\b", path.read_text())
+)
+
+
+def dry(target, directory):
+    """Return what ``make -n`` prints for ``target`` where no environment exists yet; it must run nothing."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", f"VENV={directory}/venv", f"VENV_LOWEST={directory}/lowest", target]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    assert not list(directory.iterdir())
+    return ended.stdout
+
+
+@pytest.mark.parametrize("target", ["test", "test-all", "faults", "bench", "screenshots"])
+def test_every_test_file_that_is_named_exists(tmp_path, target):
+    for name in set(re.findall(r"tests/[\w/*.]+", dry(target, tmp_path))) - {"tests/faults/results.json"}:
+        assert list(ROOT.glob(name)), name
+
+
+def test_all_includes_what_test_leaves_out(tmp_path):
+    lines = dry("test-all", tmp_path).splitlines()
+    (lab,) = [line for line in lines if " -m lab --" in line]
+    left_out = " ".join(re.findall(r"--ignore (\S+)", lab))
+    assert not re.search(r" tests/", lab.replace("--ignore tests/", "")), "no selection of files"
+    assert [line for line in lines if line.endswith(f"-m lab {left_out}")]
+    assert [line for line in lines if line.startswith(f"{tmp_path}/lowest/bin/python -m pytest")]
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_the_failure_laboratory_includes_each_harness(tmp_path, name):
+    named = re.findall(r"tests/test_[\w*]+\.py", dry("faults", tmp_path))
+    assert any(Path("tests", name).match(pattern) for pattern in named)
+
+
+def test_no_list_names_a_package_index():
+    files = [ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run", *ROOT.glob("requirements*.txt")]
+    for path in files:
+        assert not re.search(r"https?://|-index|--find-links|--trusted-host", path.read_text()), path.name
