@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from redispool_app.engine.runtime.nesting import inside
+
 from .crowd import HANGS, at_once, value_of
 
 TESTS = str(Path(__file__).parent)
@@ -48,6 +50,16 @@ def left_sockets_collected() -> Iterator[None]:
 
 
 KINDS = (KeyboardInterrupt, SystemExit, Interruption)
+
+
+def borrow_nested(pool: Any) -> Any:
+    """Borrow a connection of a pool for threads as a call does that interrupts another one of the same thread."""
+    thread = threading.get_ident()
+    inside[thread] = True
+    try:
+        return pool.get_connection()
+    finally:
+        del inside[thread]
 
 
 def interrupt(thread: threading.Thread, kind: type[BaseException] = Interruption) -> None:

@@ -14,7 +14,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolTimeout
 
 from .crowd import Caller, at_once
-from .interrupts import handled
+from .interrupts import borrow_nested, handled
 from .servers import eventually
 
 PATIENT = 30.0
@@ -91,6 +91,27 @@ def test_a_signal_handler_borrows_beyond_the_limit_while_its_own_thread_has_ever
     left_as_it_was(alone)
 
 
+def test_a_signal_handler_borrows_beyond_the_limit_while_its_thread_listens_to_a_subscription(server, alone):
+    heard = []
+
+    def handle(number, frame):
+        heard.append(alone.client_id() > 0)
+        with server.client() as other:
+            other.publish("news", "x")
+
+    subscription = alone.pubsub(ignore_subscribe_messages=True)
+    subscription.subscribe("news")
+    assert subscription.get_message(timeout=SOON) is None
+    started = time.monotonic()
+    with handled(handle):
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert next(subscription.listen())["data"] == b"x"
+    assert heard == [True]
+    assert time.monotonic() - started < SOON
+    subscription.close()
+    left_as_it_was(alone)
+
+
 def test_a_caller_that_is_not_nested_still_waits_for_its_turn(alone):
     pool = alone.connection_pool
     pool.timeout = 0.1
@@ -119,14 +140,14 @@ def test_a_wrapper_around_a_call_does_not_make_it_nested(alone, monkeypatch):
 
 def test_the_reserve_is_connected_used_and_given_back_like_any_connection(alone):
     pool = alone.connection_pool
-    held, reserve = pool.get_connection(), pool.take_reserve()
+    held, reserve = pool.get_connection(), borrow_nested(pool)
     reserve.send_command("PING")
     assert reserve.read_response() == b"PONG"
-    another = pool.take_reserve()
+    another = borrow_nested(pool)
     assert len({held, reserve, another}) == 3
     for connection in (another, reserve, held):
         pool.release(connection)
-    assert pool.take_reserve() is held
+    assert borrow_nested(pool) is held
     assert (another.is_connected, reserve.is_connected) == (True, False), "one is kept"
 
 

@@ -16,8 +16,8 @@ import pytest
 from redispool_app.exceptions import PoolTimeout
 
 from .crowd import Caller, at_once, joined
+from .interrupts import borrow_nested, socket_left_behind
 from .interrupts import left_sockets_collected as left_sockets_collected
-from .interrupts import socket_left_behind
 from .servers import eventually
 from .strikes import KINDS, at_depth, at_every_point, raising, struck
 
@@ -154,7 +154,7 @@ def use_the_reserve(pool):
     connections = []
     try:
         for _ in range(LIMIT + 1):
-            connections.append(pool.take_reserve())  # noqa: PERF401
+            connections.append(borrow_nested(pool))  # noqa: PERF401
     finally:
         while connections:
             pool.release(connections.pop())

@@ -13,13 +13,13 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import abandon, borrowed, forget_stream, given_back, is_worn_out
+from .connections import abandon, borrowed, forget_stream, given_back, has_listeners, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
 from .runtime import fork
-from .runtime.call_stack import ensure_room
 from .runtime.fork import mark
 from .runtime.socket_look import has_ended
+from .runtime.stack_room import ensure_room
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from .sharing import Sharing
 from .sharing_rules import SharingLimits
@@ -111,8 +111,9 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 given_back(connection)
                 if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                     await connection.disconnect(nowait=True)
-                event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
-                await self._dispatcher.dispatch_async(event)
+                if has_listeners(self._dispatcher, AsyncAfterConnectionReleasedEvent, connection):
+                    event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
+                    await self._dispatcher.dispatch_async(event)
         finally:
             if self._put_back(lease, connection):
                 await connection.disconnect(nowait=True)

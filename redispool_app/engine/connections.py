@@ -22,6 +22,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
+from redis.event import AsyncReAuthConnectionListener, ReAuthConnectionListener
 
 from .addresses import AddressedAsync, AddressedSync
 from .blocking import keep_alive
@@ -397,14 +398,35 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
     """
     if not connection._counted:
         return False
-    monitor = connection.monitor
-    if connection.is_outdated or connection._opened_at <= max(monitor.health.last_outage, monitor.retired_before):
+    monitor, opened_at = connection.monitor, connection._opened_at
+    known = monitor.health.now
+    if known.successor:
+        known = monitor.health.newest()
+    if connection.is_outdated or opened_at <= known.last_outage or opened_at <= monitor.retired_before:
         return True
     if max_lifetime is None:
         return False
     # The same for as long as the connection lives, and no two alike, so that they do not end together.
-    share = 0.9 + (hash((id(connection), connection._opened_at)) % 1000) / 10_000
-    return bool(monotonic() - connection._opened_at > max_lifetime * share)
+    share = 0.9 + (hash((id(connection), opened_at)) % 1000) / 10_000
+    return bool(monotonic() - opened_at > max_lifetime * share)
+
+
+def has_listeners(dispatcher: Any, event: type[Any], connection: Any) -> bool:
+    """Whether an event about a connection that is given back has a listener with something to do.
+
+    redis-py's own listener logs in with a new token, if there is one.
+    """
+    listeners = dispatcher._event_listeners_mapping.get(event)
+    if not listeners:
+        return False
+    return (
+        connection._re_auth_token is not None
+        or len(listeners) > 1
+        or listeners[0].__class__ not in _REDIS_PYS_LISTENERS
+    )
+
+
+_REDIS_PYS_LISTENERS = (ReAuthConnectionListener, AsyncReAuthConnectionListener)
 
 
 def _count_closed(connection: Any) -> None:

@@ -2,6 +2,9 @@
 
 Such a call must not use the shared connection: its thread may be the one that reads there. It has a connection to
 itself, which is made on first need, beyond the pool's limit, and kept for the next nested call.
+
+The reserve of ``SyncPool`` does the same for calls that need a dedicated connection. It cannot serve here: a connection
+of redis-py sends again and reports by other rules than a ``SharedSocket``, and redis-py's own pools have no reserve.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
 from .runtime import compatibility
-from .runtime.call_stack import entry
+from .runtime.nesting import entry
 from .slow_commands import note_alone
 from .tally import current_tally
 from .thread_sharing import ThreadSharing, close_thread_sharing, thread_sharing_of

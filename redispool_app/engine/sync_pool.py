@@ -13,12 +13,13 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import ObservedSync, borrowed, given_back, is_worn_out
+from .connections import ObservedSync, borrowed, given_back, has_listeners, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
 from .runtime import fork, idle_timer
-from .runtime.call_stack import ensure_room, inside, is_nested
 from .runtime.fork import mark
+from .runtime.nesting import serve_calls, waits_for_itself
+from .runtime.stack_room import ensure_room
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
 from .shared_socket import SharedSocket
 from .sharing_rules import SharingLimits
@@ -31,7 +32,8 @@ class SyncPool(redis.ConnectionPool):
     ``timeout`` is how long a caller waits for a connection, in seconds. Raises
     ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
     ``PoolTimeout`` after ``timeout``. A call that is nested in another one on the same thread (by a signal handler, a
-    finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``.
+    finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``. The reserve is
+    not that of ``NestedCalls``, which says why.
     """
 
     _sharing: ThreadSharing | None = None
@@ -63,16 +65,6 @@ class SyncPool(redis.ConnectionPool):
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection; give it back with ``release``."""
-        return self._borrow(is_nested())
-
-    def take_reserve(self) -> Any:
-        """Borrow a connected connection without waiting for one, beyond ``max_connections`` if need be.
-
-        For a caller that is nested in another one on the same thread. Give it back with ``release``.
-        """
-        return self._borrow(True)
-
-    def _borrow(self, is_nested: bool) -> Any:
         if not mark[0]:
             fork.renew()
         asked_at = monotonic()
@@ -87,7 +79,8 @@ class SyncPool(redis.ConnectionPool):
             try:
                 connection = self.state.take(lease)
                 if connection is None:
-                    connection = self.state.take_reserve(lease) if is_nested else self._wait(lease)
+                    nested = waits_for_itself()
+                    connection = self.state.take_reserve(lease) if nested else self._wait(lease)
                 if not pause.is_on:
                     if self.state.closed:
                         raise PoolClosed()
@@ -123,7 +116,8 @@ class SyncPool(redis.ConnectionPool):
                 given_back(connection)
                 if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
                     connection.disconnect()
-                self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
+                if has_listeners(self._dispatcher, AfterConnectionReleasedEvent, connection):
+                    self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
         finally:
             self._put_back(lease, connection)
 
@@ -179,7 +173,7 @@ class SyncPool(redis.ConnectionPool):
         # Made here if nobody has, so that who comes late finds it closed.
         if (sharing := thread_sharing_of(self)) is not None:
             sharing.drain(timeout)
-        own = get_ident() if is_nested(is_call=False) else None
+        own = get_ident() if waits_for_itself(is_call=False) else None
         waiter = ThreadWaiter()
         try:
             for connection in state.reclaim():
@@ -266,4 +260,4 @@ class SyncPool(redis.ConnectionPool):
 
 
 # Below a call that is not nested none of these is on the stack.
-inside(SyncPool, ObservedSync, SharedSocket, ThreadSharing)
+serve_calls(SyncPool, ObservedSync, SharedSocket, ThreadSharing)
