@@ -34,10 +34,14 @@ def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
     except (OutcomeUnknown, *_REFUSED):
         raise
     except _LOST as error:
-        sharing = getattr(pool, "_sharing", None)
-        if sharing is not None:
-            sharing.count_unknown()
-        raise OutcomeUnknown(f"{error} (the {what} may or may not have been carried out)") from error
+        raise _unknown(pool, error, what) from error
+
+
+def _unknown(pool: Any, error: Exception, what: str) -> OutcomeUnknown:
+    sharing = getattr(pool, "_sharing", None)
+    if sharing is not None:
+        sharing.count_unknown()
+    return OutcomeUnknown(f"{error} (the {what} may or may not have been carried out)")
 
 
 class OwnConnection:
@@ -103,8 +107,13 @@ class AloneSync(OwnConnection):
                 self._check_written(conn, args)
             return send(conn, command_name, *args, **options)
         conn.connect()
-        with may_be_written(self.connection_pool):
+        # As ``may_be_written`` does, in a fifth of the time.
+        try:
             reply = send(conn, command_name, *args, **options)
+        except (OutcomeUnknown, *_REFUSED):
+            raise
+        except _LOST as error:
+            raise _unknown(self.connection_pool, error, "command") from error
         self._note_written(conn)
         return reply
 
@@ -193,9 +202,14 @@ class AloneAsync(OwnConnection):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)
-        await connect(conn)
-        with may_be_written(self.connection_pool):
+        # What was borrowed has been looked at just now.
+        await (connect(conn) if self.connection is conn else conn.connect())
+        try:
             reply = await send(conn, command_name, *args, **options)
+        except (OutcomeUnknown, *_REFUSED):
+            raise
+        except _LOST as error:
+            raise _unknown(self.connection_pool, error, "command") from error
         self._note_written(conn)
         return reply
 

@@ -17,7 +17,7 @@ from typing import Any
 import redis.asyncio.client
 import redis.client
 
-from .routing import BLOCKING_BY_OPTION, sent_words, words_of
+from .routing import BLOCKING_BY_OPTION, route_of, sent_words, words_of
 
 _LAST = frozenset("BLPOP BRPOP BRPOPLPUSH BLMOVE BZPOPMIN BZPOPMAX".split())
 """Their last argument is the timeout, in seconds."""
@@ -40,6 +40,8 @@ _LONGEST = 10 * 365 * 86_400.0
 _UNANSWERED = frozenset("PSUBSCRIBE PUNSUBSCRIBE REPLCONF SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
 """They may have no reply at all, or one that is a push: a time-out says nothing."""
 
+_WAITING = _LAST | _FIRST | _UNANSWERED | BLOCKING_BY_OPTION | frozenset(_MILLISECONDS)
+
 _IDLE, _INTERVAL, _PROBES = 30, 5, 3
 """TCP keepalive where the connection has none: seconds until the first probe, between probes, and how many."""
 
@@ -49,11 +51,13 @@ def wait_of(args: Sequence[Any]) -> float | None:
 
     ``math.inf`` means for ever. The result is 0.0 for a timeout that the server refuses.
     """
-    words = words_of(args[0])
+    words = route_of(args[0]).words
     if not words:
         return 0.0  # nothing is asked, which the server does not answer
-    name = words[0].upper().decode("latin-1")
-    rest: list[Any] = [*words[1:], *args[1:]]
+    name = words[0]
+    if name not in _WAITING:
+        return None
+    rest: list[Any] = [*words_of(args[0])[1:], *args[1:]]
     if name in _UNANSWERED:
         return 0.0
     if name in _LAST:
@@ -62,8 +66,6 @@ def wait_of(args: Sequence[Any]) -> float | None:
         return _seconds(rest[0]) if rest else 0.0
     if name in BLOCKING_BY_OPTION:
         return _block_option(rest)
-    if name not in _MILLISECONDS:
-        return None
     at = _MILLISECONDS[name]
     wait = _milliseconds(rest[at]) if len(rest) > at else 0.0
     if name == "MIGRATE" and wait == math.inf:

@@ -39,6 +39,9 @@ READING = frozenset(
 )
 """Commands that change nothing, so that sending one twice does no harm."""
 
+_FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
+"""Commands that leave nothing behind when the connection they travel on ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -54,6 +57,10 @@ class Route:
     """A ``str`` in upper case, as redis-py's own methods spell it."""
     plain: bool
     """It may always share, and needs no look at its arguments."""
+    words: tuple[str, ...]
+    """The words of the name as the server gets them, in upper case."""
+    leaves_nothing: bool
+    """It has changed nothing that outlives its connection, if that is lost."""
     head: str
     """What it begins with on the wire before the length of its only argument; empty for what is not one ASCII word."""
 
@@ -85,7 +92,9 @@ def _classify(name: Any) -> Route:
     depends = first in BLOCKING_BY_OPTION or words == ["SCRIPT"]
     text = _text_of(name) if isinstance(name, str | bytes) else ""
     head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if words == [text.upper()] and text.isascii() else ""
-    return Route(exclusive, depends, first in READING, upper, not (exclusive or depends), head)
+    reads = first in READING
+    leaves_nothing = reads or " ".join(words) in _FORGOTTEN
+    return Route(exclusive, depends, reads, upper, not (exclusive or depends), tuple(words), leaves_nothing, head)
 
 
 def _text_of(name: str | bytes) -> str:
@@ -125,8 +134,8 @@ def may_block(args: Sequence[Any]) -> bool:
 
 
 def _first_word(name: Any) -> str:
-    words = words_of(name)
-    return words[0].upper().decode("latin-1") if words else ""
+    words = route_of(name).words
+    return words[0] if words else ""
 
 
 def only_reads(name: Any) -> bool:
@@ -136,9 +145,10 @@ def only_reads(name: Any) -> bool:
 
 def sent_words(args: Sequence[Any], most: int = 3) -> list[str]:
     """Return the first ``most`` words of a command as the server gets them, in upper case."""
-    words = words_of(args[0])
-    words += [_word_of(arg) for arg in args[1 : 1 + max(0, most - len(words))]]
-    return [word.upper().decode("latin-1") for word in words[:most]]
+    words = route_of(args[0]).words
+    if len(words) >= most or len(args) == 1:
+        return list(words[:most])
+    return [*words, *(_word_of(arg).upper().decode("latin-1") for arg in args[1 : 1 + most - len(words)])]
 
 
 def _word_of(value: Any) -> bytes:
@@ -152,10 +162,15 @@ def leaves_state(args: Sequence[Any]) -> bool:
     route = route_of(args[0])
     if not (route.exclusive or route.depends):
         return False
-    first, second, *_ = [*sent_words(args, 2), "", ""]
+    first, *rest = route.words or ("",)
+    if first in _WITH_SUBCOMMANDS:
+        second = rest[0] if rest else "".join(sent_words(args, 2)[1:])
     if first == "CLIENT":
         return second not in LEAVES_NO_STATE
-    return first in LEAVES_STATE or first == "" or (first, second) == ("SCRIPT", "DEBUG")
+    return first in LEAVES_STATE or first == "" or (first == "SCRIPT" and second == "DEBUG")
+
+
+_WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
 def changes_state(args: Sequence[Any]) -> bool:
@@ -166,15 +181,9 @@ def changes_state(args: Sequence[Any]) -> bool:
     return leaves_state(args) and sent_words(args, 1) not in (["WATCH"], ["AUTH"])
 
 
-_FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
-"""Commands that leave nothing behind when the connection they travel on ends."""
-
-
 def leaves_nothing(name: Any) -> bool:
     """Whether a command whose connection is lost has changed nothing that outlives it."""
-    if only_reads(name):
-        return True
-    return b" ".join(words_of(name)).upper().decode("latin-1") in _FORGOTTEN
+    return route_of(name).leaves_nothing
 
 
 def _is_word(value: Any, word: str) -> bool:
