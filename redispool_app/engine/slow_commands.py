@@ -13,10 +13,9 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from .log_limit import LogLimit
 from .routing import may_block
@@ -35,8 +34,7 @@ _NAME = re.compile(rb"[A-Za-z0-9_.-]{1,40}")
 _MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Slow:
+class _Slow(NamedTuple):
     seconds: float
     at: float
     command: str

@@ -74,6 +74,14 @@ _renewed_in: int | None = None
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 """The event loops that have used connections of this process."""
 
+
+def _no_loop() -> None:
+    return None
+
+
+_latest: Callable[[], asyncio.AbstractEventLoop | None] = _no_loop
+"""Returns the loop that was the last to be put among those."""
+
 _stale_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 """Event loops of a process that forked without Python's knowledge: they share one epoll with the parent's."""
 
@@ -143,19 +151,25 @@ def use_running_loop() -> asyncio.AbstractEventLoop:
 
     Raises ``RuntimeError`` where none runs, and for one that existed before a fork that Python did not make.
     """
+    global _latest
     if not mark[0]:
         renew()
     loop = asyncio._get_running_loop()
     if loop is None:
         # Python 3.11 sees by the process id that the running loop is the parent's.
         raise RuntimeError(_STALE_LOOP if len(_stale_loops) else "no running event loop")
+    if loop is _latest():
+        return loop
     if loop in _stale_loops:
         raise RuntimeError(_STALE_LOOP)
     _loops.add(loop)
+    _latest = weakref.ref(loop)
     return loop
 
 
 def _refuse_inherited_loops() -> None:
+    global _latest
+    _latest = _no_loop
     _stale_loops.update(_loops)
     _loops.clear()
     if asyncio._get_running_loop() in _stale_loops:
