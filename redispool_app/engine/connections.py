@@ -22,7 +22,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions as redis_exceptions
-from redis.event import AsyncReAuthConnectionListener, ReAuthConnectionListener
+from redis.event import AsyncReAuthConnectionListener, EventDispatcher, ReAuthConnectionListener
 
 from .addresses import AddressedAsync, AddressedSync
 from .blocking import keep_alive
@@ -50,6 +50,8 @@ class ObservedAsync:
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
     is_outdated = False
     """Whether it is closed when its caller gives it back, or before the next one gets it."""
+    life_share = 1.0
+    """The part of the longest lifetime after which it is closed."""
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -175,6 +177,8 @@ class ObservedSync:
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
     is_outdated = False
     """Whether it is closed when its caller gives it back, or before the next one gets it."""
+    life_share = 1.0
+    """The part of the longest lifetime after which it is closed."""
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -372,7 +376,9 @@ def track(connection: Any) -> None:
 
 
 def _count_opened(connection: Any) -> None:
-    connection._opened_at = monotonic()
+    connection._opened_at = opened_at = monotonic()
+    # The same for as long as the connection lives, and no two alike, so that they do not end together.
+    connection.life_share = 0.9 + (hash((id(connection), opened_at)) % 1000) / 10_000
     connection.is_outdated = False
     _open.add(connection)
     connection.monitor.opened(connection)
@@ -406,9 +412,7 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
         return True
     if max_lifetime is None:
         return False
-    # The same for as long as the connection lives, and no two alike, so that they do not end together.
-    share = 0.9 + (hash((id(connection), opened_at)) % 1000) / 10_000
-    return bool(monotonic() - opened_at > max_lifetime * share)
+    return bool(monotonic() - opened_at > max_lifetime * connection.life_share)
 
 
 def has_listeners(dispatcher: Any, event: type[Any], connection: Any) -> bool:
@@ -416,6 +420,8 @@ def has_listeners(dispatcher: Any, event: type[Any], connection: Any) -> bool:
 
     redis-py's own listener logs in with a new token, if there is one.
     """
+    if dispatcher.__class__ is not EventDispatcher:
+        return True
     listeners = dispatcher._event_listeners_mapping.get(event)
     if not listeners:
         return False

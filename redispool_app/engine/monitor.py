@@ -312,6 +312,9 @@ class Monitor:
         Only where no thread can probe (uWSGI's master, uWSGI without ``--enable-threads``) a caller does, if it is due.
         While the pool is paused an outage refuses nobody: it is what the pause was made for.
         """
+        known = self.health.now
+        if not (known.barred or known.closed or known.successor):
+            return
         if self.closed:
             raise PoolClosed("This Redis manager is closed: call initialize() to open it again.")
         if self.is_refusing:

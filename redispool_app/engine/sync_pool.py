@@ -19,6 +19,7 @@ from .pool_state import Lease, PoolState
 from .runtime import fork, idle_timer
 from .runtime.fork import mark
 from .runtime.nesting import serve_calls, waits_for_itself
+from .runtime.socket_look import has_unread
 from .runtime.stack_room import ensure_room
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
 from .shared_socket import SharedSocket
@@ -145,7 +146,7 @@ class SyncPool(redis.ConnectionPool):
         """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
         if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
             try:
-                if not connection.can_read(timeout=0):
+                if not has_unread(connection):
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass

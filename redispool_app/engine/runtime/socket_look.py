@@ -1,13 +1,16 @@
-"""A look at the socket below an asyncio transport: what has come there and was not read yet, perhaps because the event
-loop was blocked. A connection that the server has closed is found before anything is written to it.
+"""A look at the socket of a connection: what has come there and was not read yet, perhaps because the event loop was
+blocked. A connection that the server has closed is found before anything is written to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections.abc import Callable
 from typing import Any
+
+import hiredis
 
 Poll = Callable[[int], list[tuple[int, int]]]
 
@@ -29,8 +32,31 @@ def poll_of(transport: asyncio.Transport) -> Poll | None:
 def has_ended(connection: Any) -> bool:
     """Whether the server has closed this asyncio connection of redis-py, read by the event loop or not."""
     writer = connection._writer
-    poll = None if writer is None else poll_of(writer.transport)
-    return poll is not None and any(event & HUNG_UP for _, event in poll(0))
+    if writer is None:
+        return False
+    known = connection.__dict__.get("_looked_at")
+    if known is None or known[0] is not writer:
+        known = connection._looked_at = (writer, poll_of(writer.transport))
+    poll = known[1]
+    if poll is None or not (events := poll(0)):
+        return False
+    return any(event & HUNG_UP for _, event in events)
+
+
+def has_unread(connection: Any) -> bool:
+    """Do what ``can_read(0)`` does for a blocking connection of redis-py, in half the time.
+
+    Also true when the server has closed it. Raises what ``can_read`` raises.
+    """
+    held, reader = connection._sock, getattr(connection._parser, "_reader", None)
+    if held.__class__ is not socket.socket or reader.__class__ is not hiredis.Reader or not hasattr(select, "poll"):
+        return bool(connection.can_read(timeout=0))  # TLS among them, which may have decrypted what is to be read
+    known = connection.__dict__.get("_looked_at")
+    if known is None or known[0] is not held:
+        poll = select.poll()
+        poll.register(held, select.POLLIN)
+        known = connection._looked_at = (held, poll.poll)
+    return bool(reader.has_data() or known[1](0))
 
 
 async def connect(connection: Any) -> None:
