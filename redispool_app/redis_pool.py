@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, Self, cast
+from weakref import ref
 
 from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
@@ -82,7 +83,7 @@ class RedisConnectionManager:
         self._pool_set: PoolSet | None = None
         self._known_config: RedisPoolConfig | None = None
         # Read on the hot path, one attribute away.
-        self._by_loop: dict[int, LoopClient] = {}
+        self._by_loop: dict[int, ref[LoopClient]] = {}
         self._health: Health | None = None
 
     # Configuration and state, under the names that code around the manager relies on.
@@ -96,9 +97,10 @@ class RedisConnectionManager:
     def _pool(self) -> AsyncRedis | None:
         """The running event loop's client, None before its first use."""
         try:
-            entry = self._by_loop.get(id(loop := get_running_loop()))
+            reference = self._by_loop.get(id(loop := get_running_loop()))
         except RuntimeError:
             return None
+        entry = reference() if reference is not None else None
         return entry.client if entry is not None and entry.loop_ref() is loop else None
 
     @property
@@ -128,9 +130,10 @@ class RedisConnectionManager:
     def _health_check_lock(self) -> Lock:
         """The lock that health checks of the running event loop queue behind."""
         try:
-            entry = self._by_loop.get(id(get_running_loop()))
+            reference = self._by_loop.get(id(get_running_loop()))
         except RuntimeError:
-            entry = None
+            reference = None
+        entry = reference() if reference is not None else None
         return entry.check_lock if entry is not None else self._lock_without_loop
 
     # Async code.
@@ -169,7 +172,8 @@ class RedisConnectionManager:
         Raises ``RuntimeError`` outside of an event loop.
         """
         loop = _get_running_loop()
-        entry = self._by_loop.get(id(loop))
+        reference = self._by_loop.get(id(loop))
+        entry = reference() if reference is not None else None
         if entry is not None and monotonic() < self._health.now.fresh_until and entry.loop_ref() is loop:  # type: ignore[union-attr]
             return entry.client
         if loop is None:

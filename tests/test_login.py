@@ -283,7 +283,7 @@ def test_a_rotation_under_traffic_reaches_all_clients_of_the_alias(own_server, a
             loop, client = loops[0]
             assert asyncio.run_coroutine_threadsafe(client.auth(*args), loop).result(30) is True
         # Every client has the password before the connections go.
-        pools = [entry.pool for entry in manager._pool_set.loops.by_loop.values()]
+        pools = [entry.pool for entry in manager._pool_set.loops.all()]
         eventually(lambda: all(pool.connection_kwargs["password"] == "new" for pool in pools))
         if user == "ann":
             admin.execute_command("ACL", "SETUSER", "ann", "<old")

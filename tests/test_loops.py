@@ -7,13 +7,17 @@ import gc
 import os
 import threading
 import warnings
+import weakref
+from time import monotonic
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
+from redispool_app.engine import AsyncRedis
 from redispool_app.redis_pool import redis_connection_manager
 
 from .servers import eventually
+from .test_transports import PATIENT, tls  # noqa: F401 (a fixture)
 
 
 def descriptors():
@@ -121,12 +125,12 @@ def test_a_loop_that_takes_the_id_of_another_gets_a_client_of_its_own(manager):
     async def impersonate():
         nonlocal entry
         entry = await stale.open()
-        stale.by_loop[id(asyncio.get_running_loop())] = entry
+        stale.by_loop[id(asyncio.get_running_loop())] = weakref.ref(entry)
         return entry.client
 
     first = asyncio.run(impersonate())
     loop = asyncio.new_event_loop()
-    stale.by_loop[id(loop)] = entry
+    stale.by_loop[id(loop)] = weakref.ref(entry)
     second = loop.run_until_complete(take_client())
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
@@ -179,3 +183,130 @@ def test_it_works_under(loop_module, manager, server):
     assert sorted(runner(use_at_once())) == [2, 3, 4, 5, 6]
     gc.collect()
     eventually(lambda: server.connections() == 0)
+
+
+# Loops that are dropped without being closed.
+
+
+def drop_a_loop():
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(use_shared_and_exclusive())
+
+
+def drop_a_loop_in_a_thread():
+    thread = threading.Thread(target=drop_a_loop)
+    thread.start()
+    thread.join()
+
+
+async def use_shared_and_exclusive():
+    async with redis_connection_manager.get_connection() as client:
+        await client.incr("turns")
+        assert await client.execute_command("CLIENT", "ID")
+
+
+def dropping(test):
+    """Let asyncio warn about a loop that is dropped, and the transports and sockets of it that are finalized first."""
+    for message in (
+        "unclosed event loop",
+        "unclosed transport",
+        "unclosed <(socket|StreamWriter|ssl)",
+        "loop is closed",
+    ):
+        test = pytest.mark.filterwarnings(f"ignore:{message}:ResourceWarning")(test)
+    return test
+
+
+@dropping
+@pytest.mark.parametrize("drop", [drop_a_loop, drop_a_loop_in_a_thread])
+def test_hundreds_of_dropped_loops_leave_nothing_behind(drop, manager, server):
+    drop()
+    gc.collect()
+    before = descriptors()
+    for _ in range(30):
+        for _ in range(10):
+            drop()
+        gc.collect()
+        assert descriptors() <= before
+    info = manager.get_pool_info()
+    assert (info["loops"], info["connections_open"]) == (0, 0)
+    assert info["connections_opened_total"] == info["connections_closed_total"] >= 602
+    eventually(lambda: server.connections() == 0)
+    assert int(server.client().get("turns")) == 301
+
+
+@dropping
+def test_dropped_loops_close_their_tls_connections(server, tls, pool_settings):  # noqa: F811
+    url, keys = tls
+    manager = pool_settings(url, **PATIENT, **keys)
+    drop_a_loop()
+    gc.collect()
+    before = descriptors()
+    for _ in range(20):
+        drop_a_loop()
+    gc.collect()
+    assert manager.get_pool_info()["connections_open"] == 0
+    eventually(lambda: descriptors() <= before)  # the other end of each is in this process, too
+
+
+@dropping
+@pytest.mark.parametrize("loop_module", ["asyncio", "uvloop"])
+def test_a_loop_that_does_not_run_at_the_moment_keeps_its_connections(loop_module, manager, server):
+    loop = pytest.importorskip(loop_module).new_event_loop()
+    loop.run_until_complete(use_shared_and_exclusive())
+    for _ in range(3):
+        asyncio.run(use())
+        drop_a_loop()
+        gc.collect()
+    assert manager.get_pool_info()["connections_open"] == 2
+    opened = manager.get_pool_info()["connections_opened_total"]
+    loop.run_until_complete(use_shared_and_exclusive())
+    assert manager.get_pool_info()["connections_opened_total"] == opened
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert manager.get_pool_info()["connections_open"] == 0
+    gc.collect()
+    eventually(lambda: server.connections() == 0)
+
+
+def test_closing_a_loop_with_open_connections_returns_at_once(manager, server):
+    for _ in range(20):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(use_shared_and_exclusive())
+        started = monotonic()
+        loop.close()
+        assert monotonic() - started < 5
+    assert manager.get_pool_info()["connections_open"] == 0
+    del loop
+    gc.collect()
+    eventually(lambda: server.connections() == 0)
+
+
+@dropping
+def test_a_retired_client_does_not_keep_a_dropped_loop(manager, server):
+    drop_a_loop()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(use_shared_and_exclusive())
+    asyncio.run(manager.reset_pool())
+    reference = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert reference() is None
+    eventually(lambda: server.connections() <= 1)
+
+
+@dropping
+def test_a_client_without_a_manager_does_not_keep_a_dropped_loop(server):
+    def drop():
+        loop = asyncio.new_event_loop()
+        client = AsyncRedis.from_url(server.url)
+        loop.run_until_complete(client.ping())
+        loop.run_until_complete(client.aclose())
+
+    drop()
+    gc.collect()
+    before = descriptors()
+    for _ in range(20):
+        drop()
+    gc.collect()
+    assert descriptors() <= before

@@ -96,7 +96,7 @@ def _entries(pool_set: PoolSet) -> list[LoopClient]:
     """Return the loops whose shared connection is open, the oldest first: it is the least likely to end now."""
     here = running_loop()
     found = []
-    for entry in list(pool_set.loops.by_loop.values()):
+    for entry in pool_set.loops.all():
         loop, connection = entry.loop_ref(), _open_connection(entry)
         if loop is not None and loop is not here and loop.is_running() and connection is not None:
             found.append((connection.connection._opened_at, id(entry), entry))

@@ -69,11 +69,14 @@ class ObservedAsync:
         """... and whether the answer to that is still to be read."""
         self._inherited = False
         """Whether its socket is that of the process that this one was forked from."""
+        self._made_on: tuple[Callable[[], Any], int] | None = None
+        """A weak reference to the event loop of its last attempt to connect, and the fork generation then."""
         super().__init__(**kwargs)
 
     async def _connect(self) -> None:
-        fork.use_running_loop()
+        loop = fork.use_running_loop()
         self._inherited, generation = False, fork.generation
+        self._made_on = (weakref.ref(loop), generation)
         self._asked_at = monotonic()
         self._started = -math.inf if self.is_spare else self._asked_at
         try:
@@ -159,6 +162,8 @@ class ObservedAsync:
         if not mark[0]:
             fork.renew()
         try:
+            if (made_on := self._made_on) is not None and made_on[0]() is None and made_on[1] == fork.generation:
+                abandon([self])  # its event loop is garbage, too, and asyncio warns about that
             super().__del__()  # type: ignore[misc]
         finally:
             _count_closed(self)  # its borrower has lost it
@@ -552,7 +557,7 @@ _graveyard: list[Any] = []
 
 
 def abandon(connections: Iterable[Any]) -> None:
-    """Close the sockets of connections whose event loop was closed without closing them."""
+    """Close the sockets of connections whose event loop has ended without closing them: closed, or garbage."""
     for connection in connections:
         writer = getattr(connection, "_writer", None)
         connection._reader = connection._writer = None
@@ -561,12 +566,13 @@ def abandon(connections: Iterable[Any]) -> None:
         transport = getattr(writer, "transport", None)
         if transport is None:
             continue
+        # An event loop that has ended runs no callbacks, so the transport's own last step is taken here.
+        ssl_protocol = getattr(transport, "_ssl_protocol", None)
+        lower = getattr(ssl_protocol, "_transport", None) or transport
+        for step in ("abort", "close"):
+            with contextlib.suppress(RuntimeError, AttributeError, OSError, ssl.SSLError):
+                getattr(transport if step == "abort" else lower, step)()
         with contextlib.suppress(RuntimeError, AttributeError, OSError, ssl.SSLError):
-            # A closed loop runs no callbacks, so the transport's own last step is taken here.
-            ssl_protocol = getattr(transport, "_ssl_protocol", None)
-            lower = getattr(ssl_protocol, "_transport", None) or transport
-            with contextlib.suppress(RuntimeError):
-                lower.close()
             lower._call_connection_lost(None)
 
 

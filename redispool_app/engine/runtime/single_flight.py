@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -51,13 +52,14 @@ class Flight(Generic[T]):
     ``began`` is in monotonic seconds. ``ended`` is set by the leader when it has finished, failed or was interrupted.
     """
 
-    __slots__ = ("_landed", "_process", "_successor", "_wakers", "began", "ended", "task", "thread")
+    __slots__ = ("_landed", "_leader", "_process", "_successor", "_wakers", "began", "ended", "thread")
 
     def __init__(self, task: asyncio.Task[Any] | None = None) -> None:
         self._process = _process
         self.began = monotonic()
         self.thread = threading.get_ident()
-        self.task = task
+        # Weakly: the last flight is kept, and must not keep the event loop of its leader.
+        self._leader = weakref.ref(task) if task is not None else None
         self.ended = False
         # Dicts of one entry: the first to store it is settled in one step.
         self._landed: dict[int, tuple[T | None, BaseException | None]] = {}
@@ -78,9 +80,12 @@ class Flight(Generic[T]):
         """Whether the maker of this flight would wait for itself if it waited for ``other``."""
         if self.thread != other.thread or other.is_over:
             return False
-        if self.task is None or other.task is None:
+        if self._leader is None or other._leader is None:
             return True  # one of them blocks the thread
-        return self.task is other.task or self.task.get_loop() is not other.task.get_loop()
+        mine, leader = self._leader(), other._leader()
+        if mine is None or leader is None:
+            return False  # dropped with its event loop, which ends the flight
+        return mine is leader or mine.get_loop() is not leader.get_loop()
 
     # What the leader does.
 
