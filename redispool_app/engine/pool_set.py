@@ -276,7 +276,7 @@ class PoolSet:
                 submitted = asyncio.run_coroutine_threadsafe(entry.close(timeout), loop)
                 waits.append(asyncio.wrap_future(submitted))
             else:
-                entry.pool.state.close()
+                entry.pool.state.closed = True  # its connections are closed by its loop, or when that has ended
         pool = self._retire_sync()
         if pool is not None:
             if pool.is_busy:
@@ -298,7 +298,7 @@ class PoolSet:
             elif loop is not None and loop.is_running():
                 waits.append(asyncio.run_coroutine_threadsafe(entry.close(timeout), loop))
             else:
-                entry.pool.state.close()
+                entry.pool.state.closed = True  # its connections are closed by its loop, or when that has ended
         if (pool := self._retire_sync()) is not None:
             pool.drain(timeout)
         concurrent.futures.wait(waits, timeout=timeout + _GRACE)
