@@ -250,3 +250,17 @@ async def test_callers_side_by_side_never_meet_a_state(make, own_server):
             assert await state_of_borrowed(client) == usual
     finally:
         await closed(client)
+
+
+@pytest.mark.parametrize("words", [("SYNC",), ("PSYNC", "?", -1), ("SCRIPT", "DEBUG", "YES")])
+async def test_a_connection_that_is_held_refuses_what_has_no_reply_too(make, words):
+    client = make()
+    try:
+        pipe = client.pipeline()
+        await awaited(pipe.watch("k"))
+        with pytest.raises(CommandRefused):
+            await awaited(pipe.execute_command(*words))
+        assert await awaited(pipe.get("k")) is None
+        await awaited(pipe.reset())
+    finally:
+        await closed(client)

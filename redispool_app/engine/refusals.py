@@ -18,8 +18,8 @@ WAITING = frozenset(("WAIT", "WAITAOF"))
 _SUBSCRIBING = frozenset("PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
 """They answer with messages, as many as they name channels."""
 
-_REPLICATION = frozenset(("PSYNC", "REPLCONF", "SYNC"))
-"""They turn a connection into a replica's, and some have no reply."""
+_SNAPSHOTS = frozenset(("PSYNC", "SYNC"))
+"""They turn a connection into a replica's, and are answered by what is not in the Redis protocol."""
 
 _TRANSACTIONS = frozenset(("DISCARD", "EXEC", "MULTI", "WATCH"))
 
@@ -46,12 +46,17 @@ def refuse_alone(args: Sequence[Any]) -> None:
 
 
 def refuse_silence(words: list[str]) -> None:
-    """Raise ``CommandRefused`` for what no connection should ever be told: the server answers nothing from then on."""
+    """Raise ``CommandRefused`` for what no connection should ever be told: no reply can be read from then on."""
     if words[:2] == ["CLIENT", "REPLY"] and words[2:] in (["OFF"], ["SKIP"]):
         raise CommandRefused(
             f"CLIENT REPLY {words[2]} has no reply to wait for: write on a connection of your own instead, "
             "client.connection_pool.get_connection()."
         )
+    if words and words[0] in _SNAPSHOTS:
+        raise _for_replicas(words[0])
+    if words[:2] == ["SCRIPT", "DEBUG"]:
+        # Some servers end when a script runs after a connection in this mode was closed.
+        raise CommandRefused("SCRIPT DEBUG turns its connection into a debugger's: use redis-cli --ldb.")
 
 
 def _refuse_without_one_reply(words: list[str]) -> None:
@@ -59,13 +64,14 @@ def _refuse_without_one_reply(words: list[str]) -> None:
     name = words[0] if words else ""
     if name in _SUBSCRIBING:
         raise CommandRefused(f"{name} is answered by messages, not by a reply: use client.pubsub().")
-    if name in _REPLICATION:
-        raise CommandRefused(f"{name} is for replicas only: start a server with replicaof, or use redis-cli --rdb.")
+    if name == "REPLCONF":
+        raise _for_replicas(name)
     if name == "MONITOR":
         raise CommandRefused("MONITOR is answered by a stream, not by a reply: use client.monitor().")
-    if words[:2] == ["SCRIPT", "DEBUG"]:
-        # Some servers end when a script runs after a connection in this mode was closed.
-        raise CommandRefused("SCRIPT DEBUG turns its connection into a debugger's: use redis-cli --ldb.")
+
+
+def _for_replicas(name: str) -> CommandRefused:
+    return CommandRefused(f"{name} is for replicas only: start a server with replicaof, or use redis-cli --rdb.")
 
 
 def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_written: bool = False) -> None:
