@@ -43,7 +43,7 @@ on_client_built: list[Callable[[], None]] = []
 
 _EMBEDDED_START = 10.0
 _GRACE = 0.5
-_ATTEMPTS = 3  # a check can end without a verdict when its event loop ends
+_ATTEMPTS = 3  # a check can end without a verdict when its event loop ends, or a reset cuts it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +215,7 @@ class PoolSet:
         try:
             if self.settings.embedded is not None and not self.health.is_healthy:
                 await asyncio.to_thread(self.settings.embedded.ensure_running, _EMBEDDED_START)
-            entry = await self.loops.open()
-            latency = await ping(entry.pool, self.settings.check_timeout)
+            latency = await self._ping()
         except Exception as error:
             self.monitor.failed(error)
         else:
@@ -227,6 +226,17 @@ class PoolSet:
         # Closed while this check was under way: what it opened is not wanted any more.
         if self.monitor.closed and (late := self.loops.retire_current()) is not None:
             await late.close(0)
+
+    async def _ping(self) -> float:
+        for _ in range(_ATTEMPTS - 1):
+            entry = await self.loops.open()
+            try:
+                return await ping(entry.pool, self.settings.check_timeout)
+            except Exception:
+                # A reset may have cut this check, which says nothing about the server: the next pool tells.
+                if self.monitor.closed or self.loops.current() is entry:
+                    raise
+        return await ping((await self.loops.open()).pool, self.settings.check_timeout)
 
     def _check_sync(self, timeout: float | None) -> None:
         try:
@@ -241,7 +251,16 @@ class PoolSet:
     def _probe(self, timeout: float | None = None) -> float:
         if self.settings.embedded is not None and not self.health.is_healthy:
             self.settings.embedded.ensure_running(_EMBEDDED_START)
-        return ping_sync(self._sync_pair()[1], timeout or self.settings.check_timeout)
+        seconds = timeout or self.settings.check_timeout
+        for _ in range(_ATTEMPTS - 1):
+            pair = self._sync_pair()
+            try:
+                return ping_sync(pair[1], seconds)
+            except Exception:
+                # As above.
+                if self.monitor.closed or self._sync is pair:
+                    raise
+        return ping_sync(self._sync_pair()[1], seconds)
 
     def _patience(self) -> float:
         """How long to wait for somebody else's check: its own limits and a little more."""
