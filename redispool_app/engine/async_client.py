@@ -230,7 +230,7 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
             # At a third of what hiredis takes for it.
             return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
         if argument.__class__ in PLAIN:
-            return cast(bytes, pack_command(args))  # type: ignore[arg-type]
+            return cast(bytes, pack_command(args))
     return pack(args, sharing.encoder)
 
 

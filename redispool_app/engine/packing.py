@@ -9,7 +9,8 @@ from typing import Any, cast
 import hiredis
 from redis.exceptions import DataError
 
-PLAIN = frozenset((str, bytes, int, float))
+PLAIN = frozenset((str, bytes))
+"""What hiredis takes as it is."""
 
 SHORT = 1000
 """A text of so many characters fits on every shared connection."""
@@ -20,7 +21,11 @@ def pack(args: Sequence[Any], encoder: Any) -> bytes:
     name = args[0]
     if name.__class__ is not str or not name.isalnum():
         args = _with_name_split(args)
-    if not PLAIN.issuperset(map(type, args)) or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
+    is_plain = PLAIN.issuperset(map(type, args))
+    if not is_plain:
+        args = _with_numbers_as_text(args)
+        is_plain = PLAIN.issuperset(map(type, args))
+    if not is_plain or encoder.encoding != "utf-8" or encoder.encoding_errors != "strict":
         if isinstance(name, str) and args and args[0] is name:
             args = (name.encode(), *args[1:])  # a name is sent in UTF-8, whatever the encoding
         args = tuple(bytes(encoder.encode(arg)) for arg in args)
@@ -35,6 +40,8 @@ def pack_utf8(args: Sequence[Any]) -> bytes:
     name = args[0]
     if name.__class__ is not str or not name.isalnum():
         args = _with_name_split(args)
+    if not PLAIN.issuperset(map(type, args)):
+        args = _with_numbers_as_text(args)
     try:
         return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
     except TypeError:
@@ -43,6 +50,18 @@ def pack_utf8(args: Sequence[Any]) -> bytes:
             return cast(bytes, hiredis.pack_command(plain))
         except TypeError as error:
             raise DataError(error) from error
+
+
+def _with_numbers_as_text(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Write numbers as hiredis would, whatever the encoding. hiredis ends the process where there is an error.
+
+    Raises ``RecursionError``, ``MemoryError``, what a subclass of ``float`` raises, and ``DataError`` for an integer
+    with more digits than Python writes.
+    """
+    try:
+        return tuple([repr(arg).encode() if arg.__class__ is int or isinstance(arg, float) else arg for arg in args])
+    except ValueError as error:
+        raise DataError(error) from error
 
 
 def _with_name_split(args: Sequence[Any]) -> Sequence[Any]:
@@ -55,6 +74,14 @@ def _with_name_split(args: Sequence[Any]) -> Sequence[Any]:
     if b" " in name:  # what is no name at all fails here, as in redis-py
         return (*name.split(), *args[1:])
     return args
+
+
+class Utf8Packer:
+    """Packs what a blocking connection sends, as redis-py's packer for hiredis does, but survives each number."""
+
+    def pack(self, *args: Any) -> list[bytes]:
+        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+        return [pack_utf8(args)]
 
 
 class EncodingPacker:

@@ -21,7 +21,7 @@ from .alone import AloneSync, is_harmless, may_be_written, socket_of
 from .blocking import patient_in_multi
 from .connections import require_own
 from .login import log_in, login_of
-from .packing import SHORT, EncodingPacker, is_utf8, pack, pack_utf8
+from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_of, second_attempt
 from .refusals import refuse_alone, refuse_in_pipeline
@@ -254,12 +254,11 @@ class SyncRedis(AloneSync, redis.Redis):
         compatibility.require()
         super().__init__(*args, **kwargs)
         encoder = self.get_encoder()
-        if not is_utf8(encoder):
-            # Connections of redis-py that use hiredis send text in UTF-8 whatever their encoding is.
-            packer = EncodingPacker(encoder)
-            self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
-            if self.connection is not None:
-                self.connection._command_packer = packer
+        # Connections of redis-py that use hiredis send text in UTF-8 whatever their encoding is.
+        packer = Utf8Packer() if is_utf8(encoder) else EncodingPacker(encoder)
+        self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
+        if self.connection is not None:
+            self.connection._command_packer = packer
 
     @property
     def connection(self) -> Any:
