@@ -90,6 +90,8 @@ def fork_amid(own_server, client, in_flight, function):
     interpreter's lock, Python itself would not survive a fork that it does not hear of.
     """
     client.ping()  # connected before the server stands still
+    # Threads that look around for another connection would wait for the interpreter's lock, too.
+    client.sharing.connection.on_stalled, client.sharing._first_wait = None, TIMEOUT
     while True:
         own_server.pause()
         try:
