@@ -13,6 +13,7 @@ ROOT = Path(redispool_app.__file__).parent
 SHOWN = {"engine/durations.py", "engine/history.py", "engine/slow_commands.py"}
 """What people are told of the past: when it began, when it happened."""
 _OF_TIME = {"time", "time_ns", "localtime", "gmtime", "ctime"}
+_DATETIME = {"date", "datetime", "timezone"}
 _OF_DATETIME = {"now", "utcnow", "today"}
 
 
@@ -24,7 +25,9 @@ def wall_clocks(source):
             lines |= {node.lineno} if {name.name for name in node.names} & _OF_TIME else set()
         elif isinstance(node, ast.Attribute):
             of_time = isinstance(node.value, ast.Name) and node.value.id == "time" and node.attr in _OF_TIME
-            lines |= {node.lineno} if of_time or node.attr in _OF_DATETIME else set()
+            owner = getattr(node.value, "id", getattr(node.value, "attr", ""))
+            of_datetime = owner in _DATETIME and node.attr in _OF_DATETIME
+            lines |= {node.lineno} if of_time or of_datetime else set()
     return sorted(lines)
 
 
@@ -46,6 +49,8 @@ def test_what_waits_reads_no_clock_that_may_jump(package):
         ("def f(clock=time.time): ...", [1]),
         ("from datetime import datetime\n\ndatetime.now()", [3]),
         ("timezone.now()", [1]),
+        ("import datetime\ndatetime.date.today()", [2]),
+        ("self._health.now.barred", []),
     ],
 )
 def test_every_way_to_read_it_is_found(source, found):

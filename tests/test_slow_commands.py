@@ -36,7 +36,8 @@ def slow(server, pool_settings):
 
 
 def names(manager):
-    return sorted(each["command"] for each in manager.slow_commands())
+    """The names of what was slow, without the health checks, which are slow on a busy machine."""
+    return sorted(each["command"] for each in manager.slow_commands() if not each["command"].startswith("PING"))
 
 
 async def test_a_slow_command_of_async_code_is_remembered_by_its_name(slow):
@@ -121,7 +122,7 @@ async def test_who_waited_in_vain_is_remembered_once(slow, server, pool_settings
         # The reply comes late, and is nobody's.
         await asyncio.to_thread(eventually, lambda: manager._is_healthy)
     # The health checks that met the same are commands too.
-    assert [name for name in names(manager) if not name.startswith("PING")] == ["GET", "GET", "MULTI GET +1"]
+    assert names(manager) == ["GET", "GET", "MULTI GET +1"]
 
 
 async def test_who_waited_for_a_connection_is_remembered(slow, server, pool_settings):

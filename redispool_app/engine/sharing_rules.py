@@ -68,6 +68,10 @@ _DEFAULT_LIMITS = SharingLimits()
 _MOST_RESENT = 3
 """A command that was lost after being written is sent again so often: perhaps it is what ends the connections."""
 
+_WHOLE = 0.9
+"""Silence for such a part of a time-out counts as the whole: another shared connection, made while this one was
+stalled, may have been answered a moment after this one was."""
+
 _FINAL = (ReplyTimeoutError, ReplyTooLargeError)
 """Losses after which no other try can help."""
 
@@ -320,8 +324,13 @@ class SharingRules:
 
     def report_loss(self, error: BaseException, oldest: float | None) -> None:
         """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited."""
-        if self.monitor is not None and (oldest is not None or isinstance(error, redis_exceptions.TimeoutError)):
-            self.monitor.failure(error, oldest if oldest is not None else monotonic(), later=True)
+        timed_out = isinstance(error, redis_exceptions.TimeoutError)
+        if self.monitor is not None and (oldest is not None or timed_out):
+            now, last = monotonic(), self.monitor.health.last_reply
+            started = now if oldest is None else oldest
+            if timed_out and self.timeout is not None and now - last >= self.timeout * _WHOLE:
+                started = max(started, last)
+            self.monitor.failure(error, started, later=True)
             self._left_untold()
 
     def _left_untold(self) -> None:
