@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 from redis import exceptions as redis_exceptions
 
+from redispool_app.engine import shared_socket
 from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, reads_only, stall_after
 
 from .crowd import Caller, started
@@ -224,6 +225,22 @@ def test_small_reads_of_threads_pass_by_a_large_reply(own_server, pool_settings)
         proxy.bandwidth = 0.0
         assert len(large.ended(2 * SOON)) == LARGE
         eventually(lambda: manager.get_pool_info()["connections_shared"] == 1)
+
+
+def test_the_second_look_of_a_thread_that_waits_finds_the_stall(own_server, pool_settings, monkeypatch):
+    monkeypatch.setattr(shared_socket, "_LOOK", 2 * SOON)
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server, 4 * 1000 * int(SOON))
+    write = Caller(partial(client.set, "held", "back"))
+    write.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+    asked = monotonic()
+    assert client.get("k") == b"v"
+    assert monotonic() - asked < SOON
+    let_writes_go(own_server)
+    assert write.ended() is True
 
 
 # What does not change.

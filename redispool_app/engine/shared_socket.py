@@ -58,6 +58,9 @@ _LATE = 0.02
 _REPORT_AFTER = 0.001
 """Replies prove health once in so many seconds; more often says nothing new."""
 
+_MARGIN = 0.001
+"""Seconds: a wait may end a little early."""
+
 _LOOKS_AT_MUTEX = 50
 """How often a nested call looks, each millisecond, whether the mutex is free."""
 
@@ -258,16 +261,19 @@ class SharedSocket:
 
     def _lead_or_follow(self, exchange: Exchange) -> Any:
         """Return the reply, or the error that stands for it."""
+        looked = False
         while not self._leads(exchange):
             if not mark[0]:
                 fork.renew()
-            left = exchange.deadline - monotonic()
+            if self.on_stalled is not None:
+                self._look_for_stall()
+            # The second look can tell that the connection is stalled.
+            look = _LOOK if looked else min(_LOOK, self.stall_after + _MARGIN)
+            looked, left = True, exchange.deadline - monotonic()
             try:
                 # Once the time is over, its leader gets a last moment to look: the process may have stood still.
-                message = exchange.get(True, min(left, _LOOK) if left > 0 else _LAST_LOOK)
+                message = exchange.get(True, min(left, look) if left > 0 else _LAST_LOOK)
             except Empty:
-                if self.on_stalled is not None:
-                    self._look_for_stall()
                 if left <= 0 and self._leader is not exchange:
                     self._time_out(exchange)
                 continue

@@ -182,7 +182,7 @@ class ThreadSharing(SharingRules):
         Raises what is in ``LOST``, and ``NoRoomError`` where others were quicker.
         """
         deadline = request.deadline
-        wait = first_wait(deadline - monotonic())
+        wait = min(first_wait(deadline - monotonic()), _FIRST_LOOK)
         most = self.limits.max_in_flight
         return connection.exchange(request.packed, request.commands, request.started, deadline, wait, most)
 
