@@ -58,7 +58,8 @@ def test_parent_and_child_both_keep_working(manager):
 
 def test_a_child_does_not_speak_on_its_parents_socket(manager):
     manager.get_sync_client().ping()
-    inherited = [connections._descriptor(connection) for connection in connections._open]
+    descriptors = [connections._descriptor(connection) for connection in connections._open]
+    inherited = [each for each in descriptors if each >= 0]  # a thread of another test may still hold a closed one
     assert inherited
 
     def work():
