@@ -45,6 +45,14 @@ def test_a_ping_proves_health_for_one_interval(health, clock):
     assert health.is_healthy, "stale is not unhealthy"
 
 
+def test_a_doubt_that_comes_after_the_end_changes_nothing(health):
+    health.passed(0.001)
+    health.forget(closed=True)
+    state = health.state
+    assert health.doubt(TIMEOUT) is False
+    assert health.state is state
+
+
 def test_any_reply_proves_health_for_one_more_interval(health, clock):
     health.passed(0.001)
     clock.now += 14

@@ -62,6 +62,15 @@ async def works_on_new_connections(client, admin, user="default"):
     assert await awaited(client.blpop(["none"], timeout=0.01)) is None
 
 
+async def test_a_server_without_a_password_takes_any_for_the_default_user_also_later(make, admin):
+    client = make()
+    try:
+        assert await awaited(client.execute_command("AUTH", "default", "any")) in (True, b"OK")
+        await works_on_new_connections(client, admin)
+    finally:
+        await closed(client)
+
+
 @pytest.mark.parametrize("args", [("new",), ("new", "default")])
 async def test_a_server_that_begins_to_want_a_password(make, own_server, admin, args):
     client = make()

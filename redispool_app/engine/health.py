@@ -191,9 +191,14 @@ class Health:
     # Events. Each returns whether it is news: another state, or another kind of fault.
 
     def doubt(self, fault: Fault) -> bool:
-        """Something failed that may or may not be the server's fault. Return True when this changed the state."""
+        """Something failed that may or may not be the server's fault. Return True when this changed the state.
+
+        Nothing changes after ``close``.
+        """
 
         def step(now: Snapshot) -> Snapshot:
+            if now.closed:
+                return now
             if now.state is HealthState.UNHEALTHY:
                 return now if now.confirmed else replace(now, fault=fault)
             # Callers have until then to find out by themselves.

@@ -43,11 +43,18 @@ class Login:
         """The command as it is sent."""
         return ("AUTH", *self.args)
 
+    @property
+    def names_user(self) -> bool:
+        """Whether it names the user. A server without a password takes any for ``default``, but none without a name."""
+        return len(self.args) == 2
+
     def keep(self, kwargs: dict[str, Any]) -> None:
         """Let connections that are made of ``kwargs`` use the password. A project's own provider knows its own."""
         provider = kwargs.get("credential_provider")
         if provider is None:
             kwargs["password"] = self.password
+            if self.names_user:
+                kwargs["username"] = self.user
         elif type(provider) is UsernamePasswordCredentialProvider:
             provider.password = self.password
 
@@ -58,6 +65,8 @@ class Login:
         for connection in [*list(idle), *list(in_use)]:
             if connection.credential_provider is None:
                 connection.password = self.password
+                if self.names_user:
+                    connection.username = self.user
             if hasattr(connection, "is_outdated"):
                 connection.is_outdated = True
             else:
@@ -102,7 +111,7 @@ def _announce(pool: Any, login: Login) -> None:
 
 def _kwargs_with(login: Login, pool: Any) -> dict[str, Any]:
     kwargs = dict(pool.connection_kwargs)
-    if kwargs.pop("credential_provider", None) is not None:
+    if kwargs.pop("credential_provider", None) is not None or login.names_user:
         kwargs["username"] = login.user
     kwargs["password"] = login.password
     return kwargs
