@@ -1,4 +1,4 @@
-"""A credential provider that blocks holds up nobody, and is named when it takes too long."""
+"""A credential provider that blocks holds up no caller, and is named when it takes too long."""
 
 from __future__ import annotations
 

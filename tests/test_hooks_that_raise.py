@@ -61,7 +61,7 @@ def raising(capsys):
 
 @contextmanager
 def in_time(seconds=5.0):
-    """Fail if the block takes as long as if somebody had waited for a time-out."""
+    """Fail if the block takes as long as if a caller had waited for a time-out."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds

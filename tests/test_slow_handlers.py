@@ -12,7 +12,7 @@ from .crowd import working
 
 
 def test_a_handler_that_holds_the_leader_up_costs_no_connection(server):
-    """Where the leader has handed its role on, the next one's replies are not taken for what nobody asked for."""
+    """Where the leader has handed its role on, the next one's replies are not taken for surplus replies."""
     client = SyncRedis(port=server.port, socket_timeout=30)
 
     def use(number):

@@ -1,4 +1,4 @@
-"""Asks a credential provider so that it holds up nobody, and keeps to itself what it says when it fails.
+"""Asks a credential provider without holding up other callers, and does not repeat what it says when it fails.
 
 A provider's own words may be secrets: of its exceptions only the type is told. A provider that blocks does so in a
 thread of its own, within the connection's time-out, and is named when it takes longer.

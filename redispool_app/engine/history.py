@@ -1,4 +1,4 @@
-"""What has become of one server's health, change by change, for the timeline of whoever is on call. No I/O.
+"""What has become of one server's health, change by change, for the timeline on the status page. No I/O.
 
 A timeline is an immutable tuple, so a caller that reads one needs no lock.
 """

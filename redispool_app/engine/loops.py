@@ -195,7 +195,7 @@ class LoopClients:
             held.remove(entry)
         with contextlib.suppress(ValueError):
             self._retired.remove(weakref.ref(entry))
-        # It stays with its pool: whoever still has the client is told that this is closed.
+        # It stays with its pool: a caller that still has the client is told that the pool is closed.
         sharing = entry.pool._sharing
         if sharing is not None:
             fresh = Statistics()

@@ -84,7 +84,7 @@ class NestedCalls:
                 self._rules.judge(request, failure)
 
     def attempt(self, request: Request, quiet: bool = False) -> Any:
-        """Send the request once and return its reply; errors in the reply to a ``quiet`` unit are reported to nobody.
+        """Send the request once and return its reply; errors in the reply to a ``quiet`` unit are not reported.
 
         Raises what is in ``LOST``, and what connecting raises.
         """

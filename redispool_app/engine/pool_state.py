@@ -102,7 +102,7 @@ class PoolState(Generic[C]):
 
     @property
     def idle(self) -> list[C]:
-        """Connections that nobody uses."""
+        """Connections that no caller uses."""
         return [connection for slot in self._slots() for connection in list(slot)]
 
     @property
@@ -129,7 +129,7 @@ class PoolState(Generic[C]):
         return self.take_at_once(lease)
 
     def take_at_once(self, lease: Lease[C]) -> C | None:
-        """Lend a connection, perhaps not connected yet, whoever else waits for one."""
+        """Lend a connection, perhaps not connected yet, past the callers that wait for one."""
         if self.closed:
             raise PoolClosed()
         return self._move(self.free, lease)

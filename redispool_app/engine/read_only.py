@@ -23,7 +23,7 @@ _LONGEST_WAIT = 1.0
 """Seconds between two replacements of which the first has not helped."""
 
 _SHOWN_FOR = 60.0
-"""Seconds for which a refusal is shown that no other follows: perhaps nobody has written since."""
+"""Seconds for which a refusal is shown that no other follows: perhaps there has been no write since."""
 
 _WORDS = "You can't write against a read only"
 """How the server words it, which a script's own error does not."""

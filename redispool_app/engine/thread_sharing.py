@@ -210,7 +210,7 @@ class ThreadSharing(SharingRules):
                     raise
 
     def exchange(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
-        """Send a unit once, past every gate and limit, and return its replies; errors are values, reported to nobody.
+        """Send a unit once, past every gate and limit, and return its replies; errors are values and are not reported.
 
         Connects where no connection is open.
         """

@@ -355,5 +355,5 @@ class WatchedConnection:
                         future.set_exception(
                             ConnectionLostError(_FORKED.text, written=written, started=batch.started, stuck=False)
                         )
-                        future.exception()  # if nobody asks, nothing is logged
+                        future.exception()  # if no caller asks, nothing is logged
         self.in_flight = self.bytes_in_flight = self._due_commands = self._due_bytes = 0

@@ -249,7 +249,7 @@ def _mentioned(owner: Any) -> set[str]:
 
 
 def _compare(found: list[inspect.Parameter], expected: list[str]) -> str | None:
-    """Say what is wrong with the parameters of a method; those that nobody expects must be optional."""
+    """Say what is wrong with the parameters of a method; those that are not expected must be optional."""
     marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     shown = [marks.get(each.kind, "") + each.name for each in found]
     by_position = [each for each in expected if not each.startswith(("=", "*"))]

@@ -168,7 +168,7 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self.latest: Flight[T] = Flight()
-        """The last flight; one that is over while nobody leads."""
+        """The last flight; one that is over while no caller leads."""
         self.latest.ended = True
 
     def join(self, own: Flight[T], longest: float = float("inf")) -> Flight[T]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from . import threads
 from .single_flight import Flight, SingleFlight
 
-_THREAD, _NOBODY = "thread", "nobody"
+_THREAD, _NEITHER = "thread", "neither"
 
 
 class Run(Flight[None]):
@@ -28,7 +28,7 @@ class Run(Flight[None]):
     @property
     def is_over(self) -> bool:
         # If its start was interrupted, the first to look settles whether the thread may still begin.
-        return super().is_over or (self.abandoned and self._owner.setdefault(0, _NOBODY) is _NOBODY)
+        return super().is_over or (self.abandoned and self._owner.setdefault(0, _NEITHER) is _NEITHER)
 
     def may_begin(self) -> bool:
         """Whether the thread, which has just begun, may go on; settled for good."""
