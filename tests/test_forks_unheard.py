@@ -438,6 +438,9 @@ def test_a_write_under_way_when_its_leader_forks_is_unknown_in_the_child(inside,
 
 def test_a_follower_that_forks_gets_its_own_reply_in_parent_and_child(inside, own_server, client):
     client.set("k", "v")
+    # A thread that makes another connection would wait for the interpreter's lock. CPython's queue waits for ever if a
+    # signal handler outlasts the time-out of the wait that it interrupts, so that is longer here.
+    client.sharing.connection.on_stalled, client.sharing._first_wait = None, 0.5
     own_server.pause()
     leader = Caller(partial(client.echo, "leader"))
     leader.start()

@@ -32,6 +32,8 @@ async def connected(proxy, **options):
     client = AsyncRedis.from_url(proxy.url, **{"socket_timeout": 30, **options})
     try:
         await client.ping()
+        # A proxy that delays replies looks like a stalled server, beside which another connection would be made.
+        client.sharing.connection.on_stalled = None
         yield client
     finally:
         await client.aclose()

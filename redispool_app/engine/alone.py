@@ -202,8 +202,9 @@ class AloneAsync(OwnConnection):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)
-        # What was borrowed has been looked at just now.
-        await (connect(conn) if self.connection is conn else conn.connect())
+        # What was borrowed from a pool of ours has been looked at just now.
+        looked_at = self.connection is not conn and hasattr(self.connection_pool, "monitor")
+        await (conn.connect() if looked_at else connect(conn))
         try:
             reply = await send(conn, command_name, *args, **options)
         except (OutcomeUnknown, *_REFUSED):
