@@ -55,5 +55,6 @@ def test_elsewhere_a_skip_is_no_failure(tmp_path):
 
 def test_ci_is_a_run_that_must_leave_nothing_out():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines.index("export REDISPOOL_NO_SKIP=1") < lines.index("make test")
+    (test,) = [number for number, line in enumerate(lines) if line.startswith("make test ||")]
+    assert lines.index("export REDISPOOL_NO_SKIP=1") < test
     assert lines[-1] == "make test-lowest"
