@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import pytest
 
+from tests.servers import eventually
+
 from .sites import ROOT
 
 KINDS = {"uvicorn": "live", "gunicorn": "polling"}
@@ -252,7 +254,7 @@ def test_a_pause_shows_counts_down_and_ends_with_resume(serve, visit, redis):
     page.fill("[name=seconds]", "60")
     page.click("text=Pause this worker")
     visitor.state("Paused")
-    assert re.search(r"at most [3-6]\d s more", page.text_content("[data-paused]"))
+    eventually(lambda: re.search(r"at most [3-6]\d s more", page.text_content("[data-paused]")))
     page.click("summary:has-text('Pause')")
     page.click("text=Resume this worker")
     visitor.state("Healthy")
