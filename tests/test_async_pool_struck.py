@@ -225,7 +225,7 @@ def bench(request, server, pool_settings):
         server.url, MAX_CONNECTIONS=LIMIT + 1, SOCKET_TIMEOUT=PATIENT, TIMEOUT=PATIENT, CLOSE_TIMEOUT=1
     )
     loop = request.param()
-    # What a struck task raises, and nobody awaits, is only logged.
+    # What a struck task raises, and no caller awaits, is only logged.
     loop.set_exception_handler(lambda loop, context: None)
     bench = Bench(manager, loop)
     yield bench

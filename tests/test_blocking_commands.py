@@ -60,7 +60,7 @@ class Caller:
         return [change["state"] for change in self.manager.health_history()]
 
     def assert_nothing_noticed(self):
-        """The server is healthy and was so all the time; nobody was slow, nothing timed out."""
+        """The server is healthy and was so all the time; no command was slow, nothing timed out."""
         assert self.history() == ["healthy"]
         info = self.manager.get_pool_info()
         assert (info["timeouts_total"], info["errors_total"]) == (0, 0)

@@ -116,7 +116,7 @@ def test_aget_or_set_may_be_interrupted_anywhere(manager, cache, kind, most):
         if running.where.split(":")[0] in OURS or not running.where:
             assert at_once([goes_on], within=SOON) == ["v"], running.where
         else:
-            # Inside asyncio itself: nobody can promise anything of this loop.
+            # Inside asyncio itself: nothing can be promised of this loop.
             at_once([end_loop], within=SOON)
             loop = asyncio.new_event_loop()
         is_sound(manager, cache, running.where)
