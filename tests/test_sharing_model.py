@@ -233,7 +233,10 @@ async def play(proxy, plan, protocol, complaints):
             proxy.heal()
         for key in model.possible:
             await settled(client, model, key)
-        assert client.sharing.in_flight == 0
+        async with asyncio.timeout(HANGS):
+            # Replies that nobody waits for may still be due on a connection beside which another was made.
+            while client.sharing.in_flight:
+                await asyncio.sleep(0.005)
     finally:
         await client.aclose()
 
