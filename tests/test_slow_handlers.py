@@ -6,9 +6,12 @@ import signal
 import time
 from functools import partial
 
+import pytest
+from redis import exceptions as redis_exceptions
+
 from redispool_app.engine import SyncRedis
 
-from .crowd import working
+from .crowd import Caller, working
 
 
 def test_a_handler_that_holds_the_leader_up_costs_no_connection(server):
@@ -35,3 +38,28 @@ def test_a_handler_that_holds_the_leader_up_costs_no_connection(server):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.parametrize("handled", [0.1, 1.5])
+def test_a_handler_that_outlasts_a_wait_does_not_prolong_it_for_ever(own_server, handled):
+    """``SimpleQueue.get`` forgets its time-out then. The caller that reads asked before, and wakes the others."""
+    client = SyncRedis(port=own_server.port, socket_timeout=1)
+    client.ping()
+    with own_server.client() as admin:
+        admin.client_pause(8000, all=False)
+    leader = Caller(partial(client.set, "k", "by the leader"))
+    former = signal.signal(signal.SIGALRM, lambda number, frame: time.sleep(handled))
+    try:
+        leader.start()
+        while not client.sharing.in_flight:
+            time.sleep(0.001)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        asked = time.monotonic()
+        with pytest.raises(redis_exceptions.RedisError):
+            client.set("k", "by the main thread")
+        assert time.monotonic() - asked < 1 + handled + 2
+        assert isinstance(leader.ended(5), redis_exceptions.RedisError)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        client.close()
