@@ -304,5 +304,49 @@ def test_what_is_a_refusal():
     assert is_refusal(redis_exceptions.ReadOnlyError("You can't write against a read only replica."))
     assert is_refusal(redis_exceptions.ExecAbortError("Transaction discarded because of: READONLY You can't write"))
     assert not is_refusal(redis_exceptions.ExecAbortError("Transaction discarded because of previous errors."))
+    assert is_refusal(redis_exceptions.ReadOnlyError("Can not run script with write flag on readonly replica."))
     assert not is_refusal(redis_exceptions.ReadOnlyError("something else"))
     assert not is_refusal(b"READONLY")
+
+
+WRITES = "return redis.call('SET', KEYS[1], ARGV[1])"
+"""The server finds out only while it runs the script that a replica must refuse it."""
+
+
+@SIDES
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("raise_on_error", [True, False])
+def test_a_script_within_a_transaction_is_sent_again_with_it(side, size, raise_on_error, failover, caller_of):
+    caller = caller_of(side)
+    value = LARGE if size == "large" else "v"
+    commands = [("GET", "key"), ("EVAL", WRITES, 1, "key", value)]
+    caller.pipeline(*commands, transaction=True)
+    failover.switch()
+    replies = caller.pipeline(*commands, transaction=True, raise_on_error=raise_on_error)
+    assert replies == [value.encode(), b"OK"]
+    with failover.admin(NEW) as new:
+        assert new.info("commandstats")["cmdstat_eval"]["calls"] == 1
+
+
+@SIDES
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("raise_on_error", [True, False])
+def test_a_script_within_a_transaction_shows_that_the_name_leads_to_a_replica(
+    side, size, raise_on_error, failover, loop, pool_settings
+):
+    manager = pool_settings(failover.url, **PATIENT)
+    caller = Caller(side, loop, manager.get_client if side == "async" else manager.get_sync_client)
+    commands = [("GET", "key"), ("EVAL", WRITES, 1, "key", LARGE if size == "large" else "v")]
+    caller.pipeline(*commands, transaction=True)
+    failover.demote()
+    if raise_on_error:
+        with pytest.raises(redis_exceptions.ReadOnlyError):
+            caller.pipeline(*commands, transaction=True)
+    else:
+        replies = caller.pipeline(*commands, transaction=True, raise_on_error=False)
+        assert is_refusal(replies[1])
+    assert manager.get_pool_info()["warning_kind"] == "readonly"
+    failover.move_name()
+    eventually(lambda: caller.pipeline(*commands, transaction=True, raise_on_error=False)[1] == b"OK", 5)
+    assert manager.get_pool_info()["warning"] is None
+    loop.run(manager.close())

@@ -28,7 +28,7 @@ from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_of, second_attempt_async
+from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt_async
 from .refusals import refuse_alone, refuse_in_pipeline
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
 from .runtime import compatibility, fork
@@ -107,13 +107,23 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         """Carry out a transaction, and once more as a whole if a replica has refused it."""
         commands = list(self.command_stack)
         try:
-            return await super().execute(raise_on_error)
+            replies = await super().execute(raise_on_error)
+            if not refused_in_exec(replies):
+                return replies
         except REFUSALS as error:
             if not is_refusal(error):
                 raise
-        async with second_attempt_async(self.connection_pool):
-            self.command_stack = commands
-            return await super().execute(raise_on_error)
+        later: list[Any] = []
+        try:
+            async with second_attempt_async(self.connection_pool):
+                self.command_stack = commands
+                later = await super().execute(raise_on_error)
+                if still := refused_in_exec(later):
+                    raise still[0]
+        except redis_exceptions.ReadOnlyError:
+            if not later:
+                raise
+        return later
 
     async def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
         """Carry out a pipeline, and once more what a replica has refused of it."""
@@ -213,7 +223,7 @@ class _Unit(PipelineUnit):
         sharing, started = self._sharing, monotonic()
         replies = await sharing.replies(self.packed, self.decode, reads=self.reads)
         self.was_answered = True
-        if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
+        if again := self.refused(replies, noted=sharing.read_only.refused_at >= started):
             sharing.replace_if_due()
             later = await sharing.replies(self.packed_of(again), [self.decode[at] for at in again], reads=self.reads)
             self.put_in(replies, again, later, sharing.read_only)

@@ -12,7 +12,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redispool_app.exceptions import OutcomeUnknown
 
 from .outcomes import LOST
-from .read_only import ReadOnlyPolicy, is_refusal, refused_of
+from .read_only import ReadOnlyPolicy, refused_in_exec, refused_of
 from .replies import raise_connection_error
 from .routing import only_reads
 
@@ -52,20 +52,27 @@ class PipelineUnit:
         pack, commands = self._pack, self._commands
         return b"".join([pack(commands[at]) for at in positions])
 
-    def refused(self, replies: Sequence[Any]) -> list[int]:
-        """Return which commands may be sent again, because a replica refused them: of a transaction all or none."""
-        refused = refused_of(replies)
-        return list(range(len(replies))) if refused and self._is_transaction else refused
+    def refused(self, replies: Sequence[Any], *, noted: bool) -> list[int]:
+        """Return which commands may be sent again, because a replica refused them: of a transaction all or none.
+
+        ``noted``: whether the connection has noted a refusal. It sees none within the reply to EXEC.
+        """
+        refused = refused_of(replies) if noted else []
+        if self._is_transaction and (refused or refused_in_exec(replies[-1])):
+            return list(range(len(replies)))
+        return refused
 
     def put_in(self, replies: list[Any], again: Sequence[int], later: Sequence[Any], policy: ReadOnlyPolicy) -> None:
         """Put the replies to what was sent again in the place of the refusals."""
         for at, reply in zip(again, later, strict=True):
             replies[at] = reply
-        still = next((reply for reply in later if is_refusal(reply)), None)
-        if still is None:
-            policy.accepted()
+        still = [later[at] for at in refused_of(later)]
+        if self._is_transaction:
+            still += refused_in_exec(later[-1])
+        if still:
+            policy.refused_again(still[0])
         else:
-            policy.refused_again(still)
+            policy.accepted()
 
     def next_reply(self) -> Any:
         """Return the next reply, or raise it if it is an error, or a list that redis-py's parser would raise."""

@@ -25,7 +25,7 @@ _LONGEST_WAIT = 1.0
 _SHOWN_FOR = 60.0
 """Seconds for which a refusal is shown that no other follows: perhaps there has been no write since."""
 
-_WORDS = "You can't write against a read only"
+_WORDS = ("You can't write against a read only", "Can not run script with write flag on readonly")
 """How the server words it, which a script's own error does not."""
 
 
@@ -35,7 +35,8 @@ REFUSALS = (redis_exceptions.ReadOnlyError, redis_exceptions.ExecAbortError)
 def is_refusal(reply: Any) -> bool:
     """Whether a reply says that the server, being a replica, has not carried out a command."""
     if isinstance(reply, redis_exceptions.ReadOnlyError):
-        return _WORDS in str(reply)
+        said = str(reply)
+        return any(words in said for words in _WORDS)
     # EXEC after a demotion: nothing of the transaction was carried out.
     return isinstance(reply, redis_exceptions.ExecAbortError) and "READONLY" in str(reply)
 
@@ -84,6 +85,14 @@ def policy_of(pool: Any) -> ReadOnlyPolicy:
 def refused_of(replies: Sequence[Any]) -> list[int]:
     """Return the positions of refusals."""
     return [at for at, reply in enumerate(replies) if is_refusal(reply)]
+
+
+def refused_in_exec(reply: Any) -> list[Exception]:
+    """Return the refusals within the reply to EXEC: a script does not say that it writes before it does."""
+    # Most replies have none, and this look at them is one C call.
+    if reply.__class__ is not list or redis_exceptions.ReadOnlyError not in map(type, reply):
+        return []
+    return [each for each in reply if is_refusal(each)]
 
 
 @contextmanager

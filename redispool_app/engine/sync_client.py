@@ -23,7 +23,7 @@ from .connections import require_own
 from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_of, second_attempt
+from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt
 from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
@@ -107,13 +107,23 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         """Carry out a transaction, and once more as a whole if a replica has refused it."""
         commands = list(self.command_stack)
         try:
-            return super().execute(raise_on_error)
+            replies = super().execute(raise_on_error)
+            if not refused_in_exec(replies):
+                return replies
         except REFUSALS as error:
             if not is_refusal(error):
                 raise
-        with second_attempt(self.connection_pool):
-            self.command_stack = commands
-            return super().execute(raise_on_error)
+        later: list[Any] = []
+        try:
+            with second_attempt(self.connection_pool):
+                self.command_stack = commands
+                later = super().execute(raise_on_error)
+                if still := refused_in_exec(later):
+                    raise still[0]
+        except redis_exceptions.ReadOnlyError:
+            if not later:
+                raise
+        return later
 
     def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
         """Carry out a pipeline, and once more what a replica has refused of it."""
@@ -213,7 +223,7 @@ class _Unit(PipelineUnit):
         sharing, started = self._sharing, monotonic()
         replies = sharing.reply(self.packed, len(self.decode), reads=self.reads)
         self.was_answered = True
-        if sharing.read_only.refused_at >= started and (again := self.refused(replies)):
+        if again := self.refused(replies, noted=sharing.read_only.refused_at >= started):
             sharing.replace_if_due()
             later = sharing.reply(self.packed_of(again), len(again), reads=self.reads)
             self.put_in(replies, again, later, sharing.read_only)
