@@ -220,9 +220,8 @@ def closing_with_callers_in_flight(world: World) -> list[Caller]:
 def a_wait_that_is_over_before_the_reply(world: World) -> list[Caller]:
     client = world.client("hasty, by the proxy")
     world.run(client.ping())
-    connection = client.connection_pool._sharing.connection
-    # The time-out is to end these waits, not a second connection.
-    connection.timeout, connection.on_stalled = 0.1, None
+    for connection in client.connection_pool._sharing.lanes.open:
+        connection.timeout = 0.1
     world.proxy.swallow_replies_of_open_connections()
 
     async def waits() -> tuple[Any, Any]:

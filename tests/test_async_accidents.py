@@ -9,11 +9,15 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-from time import monotonic
+import threading
+from time import monotonic, sleep
 
 import pytest
+from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
+
+from .proxy import Proxy
 
 PATIENT = 30.0
 AT_ONCE = 5.0
@@ -120,3 +124,93 @@ async def test_a_word_that_the_transport_takes_more_may_be_lost(stocked):
         await client.ping()
         client.sharing.connection.pause_writing()  # and no resume_writing follows
         await all_right(client)
+
+
+class OutsideError(Exception):
+    """What the handler of a signal raises."""
+
+
+FAR = 15.0
+"""Seconds, less than those of a connection's own timers: one that was cancelled and is the next tidies the heap up."""
+
+
+def far_timers(loop):
+    for _ in range(30):
+        loop.call_later(FAR, print)
+
+
+@pytest.fixture
+def busy_loop():
+    """An event loop with timers that are far away, so that each new one is compared with one of them."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    far_timers(loop)
+    yield loop
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def is_look(timer):
+    return getattr(timer._callback, "__name__", "") == "_look"
+
+
+def test_an_exception_between_two_timers_of_the_event_loop_delays_no_caller(stocked, busy_loop, monkeypatch):
+    struck = []
+
+    def compare(first, second):
+        is_new = sys._getframe(1).f_code.co_name == "call_at"
+        if is_new and is_look(first) and second._when - first._when > AT_ONCE and len(struck) < 2:
+            struck.append(second)
+            busy_loop.call_soon(far_timers, busy_loop)  # behind the one that stays where it is
+            raise OutsideError
+        return first._when < second._when
+
+    async def main(proxy):
+        async with AsyncRedis.from_url(proxy.url, socket_timeout=PATIENT) as client:
+            await client.ping()
+            client.sharing.connection.timeout = 0.3
+            proxy.swallow_replies_of_open_connections()
+            asked, started = asyncio.ensure_future(client.get("key:0")), monotonic()
+            await asyncio.sleep(0)
+            monkeypatch.setattr(asyncio.TimerHandle, "__lt__", compare)
+            # No timer of the event loop ends this wait.
+            over = threading.Event()
+            late = asyncio.ensure_future(asyncio.to_thread(over.wait, AT_ONCE))
+            await asyncio.wait([asked, late], return_when=asyncio.FIRST_COMPLETED)
+            over.set()
+            await late
+            assert len(struck) == 2
+            assert monotonic() - started < AT_ONCE
+            with pytest.raises(redis_exceptions.TimeoutError):
+                await asked
+            await all_right(client)
+
+    with Proxy(stocked.port) as proxy:
+        busy_loop.run_until_complete(main(proxy))
+
+
+def test_timers_that_other_code_has_left_in_disorder_are_in_order_at_the_next_call(stocked, busy_loop):
+    async def main(proxy):
+        async with AsyncRedis.from_url(proxy.url, socket_timeout=PATIENT) as client:
+            await client.ping()
+            connection = client.sharing.connection
+            connection.timeout, connection.stall_after = 0.3, PATIENT
+            proxy.swallow_replies_of_open_connections()
+            first = asyncio.ensure_future(client.get("key:0"))
+            await asyncio.sleep(0)
+            timers = busy_loop._scheduled
+            timers.sort(key=is_look)  # behind those that are far away
+            far_timers(busy_loop)
+            await asyncio.to_thread(sleep, 0.5)
+            assert not first.done()
+            assert min(timers, key=lambda timer: timer._when) is not timers[0]
+            started, second = monotonic(), asyncio.ensure_future(client.get("key:1"))
+            await asyncio.sleep(0)
+            assert min(timers, key=lambda timer: timer._when) is timers[0]
+            outcomes = await asyncio.gather(first, second, return_exceptions=True)
+            assert monotonic() - started < AT_ONCE
+            assert isinstance(outcomes[0], redis_exceptions.TimeoutError)
+
+    with Proxy(stocked.port) as proxy:
+        busy_loop.run_until_complete(main(proxy))

@@ -89,8 +89,23 @@ def each_gets_its_own(world, name, strike):
         for task in again:
             value, right = task.result()
             assert value == right, where
-        sharing = client.connection_pool._sharing
-        assert sharing is None or (sharing.in_flight, sharing.waiting) == (0, 0), where
+        assert world.run(comes_to_rest(client)), f"{state_of(client)} {where}"
+
+
+async def comes_to_rest(client):
+    """Whether nothing is in flight any more within ``AT_ONCE``; a stalled connection ends with its time-out."""
+    until = monotonic() + AT_ONCE
+    while (sharing := client.connection_pool._sharing) is not None and (sharing.in_flight or sharing.waiting):
+        if monotonic() > until:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def state_of(client):
+    sharing = client.connection_pool._sharing
+    lanes = [(each.in_flight, each.stalled, each.closed) for each in sharing.lanes.open]
+    return f"{sharing.waiting} callers wait, connections: {lanes}"
 
 
 def judge(tasks, strike, where, ended):

@@ -27,6 +27,7 @@ from .batches import Batch, Unit, done, sealed, units_in, without_leavers
 from .replies import INCOMPLETE, NOT_A_REPLY, UNDECODED, decoded, invalid
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.lost_callbacks import schedule_lost_callbacks
 from .runtime.socket_look import HUNG_UP, poll_of
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
@@ -75,8 +76,9 @@ class SharedConnection(WatchedConnection):
             self.bytes_in_flight += len(packed)
             if len(gathered) >= _EARLY:
                 self._flush()
-        except BaseException:
+        except BaseException as error:
             _discard(future)
+            schedule_lost_callbacks(self._loop, error)
             raise
         return future
 
@@ -95,8 +97,9 @@ class SharedConnection(WatchedConnection):
             gathered += future, packed, unit
             self.in_flight += len(decode)
             self.bytes_in_flight += len(packed)
-        except BaseException:
+        except BaseException as error:
             _discard(future)
+            schedule_lost_callbacks(self._loop, error)
             raise
         return future
 

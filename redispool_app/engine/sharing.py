@@ -130,6 +130,9 @@ class Sharing(SharingRules):
                 finally:
                     if limit is not None:
                         limit.cancel()
+        except BaseException as error:
+            schedule_lost_callbacks(self.loop, error)
+            raise
         finally:
             if self._waiting:
                 self._let_next_in()  # this caller may have been interrupted between its turn and its sending

@@ -25,7 +25,7 @@ from .replies import make_reader
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
-from .runtime.lost_callbacks import abort, schedule_lost_callbacks
+from .runtime.lost_callbacks import abort, put_timers_in_order, schedule_lost_callbacks
 from .slow_commands import SlowCommands
 from .stalls import HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
 from .statistics import Statistics
@@ -148,6 +148,8 @@ class WatchedConnection:
 
     def _begin_looking(self, now: float) -> None:
         """Schedule two rows of looks, so that one is left if the event loop loses a look of the other."""
+        if self._looks_until:
+            put_timers_in_order(self._loop)  # looks that were to come did not: perhaps they are behind later timers
         self._looks += 1
         self._last_look = now
         for delay in (_LOOK, 1.5 * _LOOK):
@@ -163,7 +165,11 @@ class WatchedConnection:
             return
         # Before anything else: whatever is interrupted here, the next look goes on with it.
         left = _LOOK if self.timeout is None else min(_LOOK, max(0.001, self._next_due(now)))
-        self._loop.call_later(left, self._look, row)
+        try:
+            self._loop.call_later(left, self._look, row)
+        except BaseException as error:
+            schedule_lost_callbacks(self._loop, error)
+            raise
         self._looks_until = now + 4 * _LOOK
         try:
             self._look_after(now)

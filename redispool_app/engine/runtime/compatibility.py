@@ -79,6 +79,7 @@ _DISCREET = "hiding what a credential provider says"
 _LIMIT = "keeping a health check within its time-out"
 _PATIENCE = "waiting for what may be silent for long"
 _WAKE = "waking callers whose callback an interrupt has dropped"
+_TIMERS = "timers that come on time after an interrupt between them"
 _STREAM = "logging in again with a token that a credential provider streams"
 _EXPORT = "the exporter of histograms"
 _WARN = "warning about a client that was never closed"
@@ -190,6 +191,7 @@ NAMES: tuple[Name, ...] = (
     *_attributes("asyncio:", _FORK, True, "_get_running_loop", "_set_running_loop"),
     *_methods("asyncio:BaseEventLoop", _WAKE, False, call_soon="callback, *args, =context"),
     *_attributes("asyncio:BaseEventLoop", _WAKE, False, "_ready"),
+    *_attributes("asyncio:BaseEventLoop", _TIMERS, False, "_scheduled"),
     *_attributes("asyncio:Handle", _WAKE, False, "_callback", "_args"),
     *_attributes("asyncio:StreamReader", _TAKE, True, "_buffer"),
     *_attributes("ssl:SSLSocket", _TAKE, True, "_sslobj"),

@@ -1,13 +1,17 @@
-"""Callbacks that asyncio drops when ``call_soon`` raises: a future is done, but the task that awaits it never wakes.
+"""What asyncio loses when ``call_soon`` or ``call_later`` raises: a callback, or the order of its timers.
 
 asyncio marks a future as done first and then schedules its callbacks, one ``call_soon`` each. ``call_soon`` of
 asyncio's own event loop is Python code, so a signal handler can raise in it; the callback is then neither scheduled nor
 kept by the future. But the frame in which it was raised still holds it.
+
+asyncio keeps its timers in a heap, and compares them in Python code. What raises there leaves a timer behind a later
+one, which may be many seconds away, and further timers can end up behind it. uvloop has no such heap.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from contextlib import suppress
 from typing import Any
 
@@ -15,15 +19,30 @@ from typing import Any
 def schedule_lost_callbacks(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
     """Schedule the callback that ``error``, raised inside ``loop.call_soon``, kept from being scheduled.
 
-    Does nothing if ``error`` was raised elsewhere, or after the callback had been scheduled. A loop whose ``call_soon``
-    is written in C (uvloop) cannot be interrupted there.
+    Put the timers in order if ``error`` was raised inside ``loop.call_at``. Do nothing if it was raised elsewhere, or
+    after the callback had been scheduled. A loop whose methods are written in C (uvloop) cannot be interrupted there.
     """
-    code = getattr(getattr(loop.call_soon, "__func__", None), "__code__", None)
+    soon, at = _code_of(loop.call_soon), _code_of(loop.call_at)
     trace = error.__traceback__
-    while code is not None and trace is not None:
-        if trace.tb_frame.f_code is code:
+    while soon is not None and trace is not None:
+        code = trace.tb_frame.f_code
+        if code is soon:
             _schedule(loop, trace.tb_frame.f_locals)
+        elif code is at:
+            put_timers_in_order(loop)
         trace = trace.tb_next
+
+
+def put_timers_in_order(loop: asyncio.AbstractEventLoop) -> None:
+    """Let each timer of ``loop`` run at its time again, after an exception has come between them."""
+    timers = getattr(loop, "_scheduled", None)
+    if isinstance(timers, list):
+        with suppress(RuntimeError):  # a signal handler has added one meanwhile
+            heapq.heapify(timers)
+
+
+def _code_of(method: Any) -> Any:
+    return getattr(getattr(method, "__func__", None), "__code__", None)
 
 
 def _schedule(loop: asyncio.AbstractEventLoop, call: dict[str, Any]) -> None:
