@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 import redis.asyncio
@@ -11,7 +12,7 @@ from redis.credentials import CredentialProvider, UsernamePasswordCredentialProv
 
 from redispool_app.engine import AsyncRedis
 
-from .servers import RedisServer
+from .servers import RedisServer, eventually
 from .twin_clients import both, opened
 
 protocols = pytest.mark.parametrize("protocol", [2, 3])
@@ -125,6 +126,18 @@ async def test_client_makes_a_client_of_one_connection_on_the_same_pool(server):
             assert await single.client_getname() in (b"single", "single")
             assert await works(single)
         assert await works(client)
+
+
+async def test_an_unclosed_client_of_one_connection_is_named_and_its_connection_closed(own_server):
+    made = AsyncRedis(port=own_server.port)
+    clients = [await made.client().initialize()]
+    await clients[0].ping()
+    before = own_server.connections()
+    gc.collect()
+    with pytest.warns(ResourceWarning, match="Unclosed client session"):
+        clients.clear()
+    await asyncio.to_thread(eventually, lambda: own_server.connections() == before - 1)
+    await made.aclose()
 
 
 async def test_a_closed_client_leaves_no_connection_and_opens_again_on_use(server):

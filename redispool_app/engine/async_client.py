@@ -430,12 +430,12 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         finally:
             await super().aclose(close_connection_pool)
 
-    def __del__(self, _warnings: Any = warnings, _grl: Any = get_running_loop) -> None:
+    def __del__(self, _warn: Any = warnings.warn, _grl: Any = get_running_loop) -> None:
         if not mark[0]:
             fork.renew()
         sharing = self._shared
         if sharing is not None and sharing.connection is not None and self.auto_close_connection_pool:
-            _warnings.warn(f"unclosed client {self!r}", ResourceWarning, source=self)
+            _warn(f"unclosed client {self!r}", ResourceWarning, source=self)
             with suppress(RuntimeError):
                 sharing.abandon()
-        super().__del__(_warnings, _grl)
+        super().__del__(_warn, _grl)
