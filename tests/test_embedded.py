@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import uuid
+from time import monotonic
 
 import pytest
 from redis import exceptions as redis_exceptions
@@ -213,3 +215,57 @@ def test_a_paused_server_stays_and_goes_on(embedded_url, pool_settings):
     eventually(lambda: manager._is_healthy)
     assert manager.get_sync_client().get("x") == b"1"
     assert server_pid(manager) == pid
+
+
+def test_a_signal_handler_that_needs_it_while_it_starts_is_told_at_once(monkeypatch):
+    server, start, met = EmbeddedServer("a project", uuid.uuid4().hex), EmbeddedServer._start, []
+
+    def handler(number, frame):
+        asked = monotonic()
+        with pytest.raises(RedisUnavailable, match="is being started by the call that this one interrupts"):
+            server.ensure_running()
+        met.append(monotonic() - asked)
+
+    def interrupted_start(self, deadline):
+        signal.raise_signal(signal.SIGALRM)
+        start(self, deadline)
+
+    monkeypatch.setattr(EmbeddedServer, "_start", interrupted_start)
+    former = signal.signal(signal.SIGALRM, handler)
+    try:
+        server.ensure_running()
+        assert server._accepts()
+        assert len(met) == 1
+        assert met[0] < 5
+    finally:
+        signal.signal(signal.SIGALRM, former)
+        server.release()
+    eventually(lambda: not server.directory.exists())
+
+
+def test_threads_at_once_make_one_look_and_share_its_failure(monkeypatch):
+    server, starts, threads = EmbeddedServer("a project", uuid.uuid4().hex), [], 8
+    waiting, failed = threading.Barrier(threads), []
+
+    def failing_start(self, deadline):
+        starts.append(deadline)
+        eventually(lambda: len(self._starts.latest._wakers) == threads - 1)
+        raise RedisUnavailable("no reason given", kind="embedded")
+
+    def ask():
+        waiting.wait()
+        try:
+            server.ensure_running()
+        except RedisUnavailable as error:
+            failed.append(str(error))
+
+    monkeypatch.setattr(EmbeddedServer, "_start", failing_start)
+    callers = [threading.Thread(target=ask) for _ in range(threads)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert failed == ["no reason given"] * threads
+    assert len(starts) == 1
+    server.release()
+    assert not server.directory.exists()

@@ -18,7 +18,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from redispool_app.exceptions import RedisUnavailable
 
 from .runtime import fork
 from .runtime.fork import mark
+from .runtime.single_flight import Flight, SingleFlight
 
 _SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
 _POLL = 0.02
@@ -41,9 +41,10 @@ class EmbeddedServer:
         # Short, because a Unix socket's path may have 107 bytes only.
         self.directory = Path(tempfile.gettempdir()) / f"redispool-{os.getuid()}-{digest}"
         self.socket_path = str(self.directory / "valkey.sock")
-        self._lock = threading.Lock()
+        self._starts: SingleFlight[None] = SingleFlight()
+        """The look at the server, and its start, that one thread of this process carries out for all that wait."""
         self._lease: int | None = None
-        fork.register(self.after_fork_in_child)
+        """Descriptor of the lock that counts this process as a user. A forked child inherits it on purpose."""
 
     @staticmethod
     def is_installed() -> bool:
@@ -57,37 +58,58 @@ class EmbeddedServer:
         if not mark[0]:
             fork.renew()
         deadline = time.monotonic() + timeout
-        with self._lock:
-            self._hold_lease(deadline)
-            if self._accepts() and self._is_supervised():
+        while True:
+            own: Flight[None] = Flight()
+            try:
+                start = self._starts.join(own)
+                if start is own:
+                    self._ensure_running(deadline)
+                    own.land(None)
+                    return
+            except Exception as error:
+                own.fail(error)
+                raise
+            finally:
+                own.ended = True
+                own.leave()
+            if own.is_nested_in(start):
+                raise RedisUnavailable(
+                    "The embedded server is being started by the call that this one interrupts: try again after it.",
+                    kind="embedded",
+                )
+            if not start.wait(deadline - time.monotonic()):
+                raise RedisUnavailable("The embedded server did not start in time.", kind="embedded")
+            if start.has_landed:
+                start.result()  # raises what the start met
                 return
-            with self._exclusive("start", deadline):
-                if not (self._accepts() and self._is_supervised()):
-                    self._start(deadline)
+
+    def _ensure_running(self, deadline: float) -> None:
+        self._hold_lease(deadline)
+        if self._accepts() and self._is_supervised():
+            return
+        with self._exclusive("start", deadline):
+            if not (self._accepts() and self._is_supervised()):
+                self._start(deadline)
 
     def release(self) -> None:
         """Stop counting as a user."""
         if not mark[0]:
             fork.renew()
-        with self._lock:
-            if self._lease is None:
-                return
-            lease, self._lease = self._lease, None
-            try:
-                # Only where no server was ever started: otherwise its supervisor removes the directory.
-                if not (self.directory / "supervisor").exists():
-                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    for name in ("start", "users"):
-                        (self.directory / name).unlink(missing_ok=True)
-                    self.directory.rmdir()
-            except OSError:
-                pass  # somebody else is using it
-            finally:
-                os.close(lease)
-
-    def after_fork_in_child(self) -> None:
-        """In a forked child the lock may be held for ever; the lease is inherited on purpose."""
-        self._lock = threading.Lock()
+        # One statement without a call: neither another thread nor a signal handler gets the same lease.
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            # Only where no server was ever started: otherwise its supervisor removes the directory.
+            if not (self.directory / "supervisor").exists():
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in ("start", "users"):
+                    (self.directory / name).unlink(missing_ok=True)
+                self.directory.rmdir()
+        except OSError:
+            pass  # another process uses it
+        finally:
+            os.close(lease)
 
     def _hold_lease(self, deadline: float) -> None:
         path = self.directory / "users"
