@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -78,31 +77,35 @@ class _Responder:
     """This process's socket and the thread behind it."""
 
     def __init__(self) -> None:
-        self.is_started = False
-        self._lock = threading.Lock()
+        self._permits: list[None] = [None]
+        """The caller that takes it starts. Taking is one step: a signal handler may come here at any point."""
         self._socket: socket.socket | None = None
         self._path: Path | None = None
 
+    @property
+    def is_started(self) -> bool:
+        return not self._permits
+
     def start(self, shared: Path) -> None:
         """Open the socket and start the thread. Raises ``OSError``; does not try again in this process."""
-        with self._lock:
-            if self.is_started:
-                return
-            self.is_started = True
-            name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                with _address(shared / name) as address:
-                    listening.bind(address)
-                # Whoever may read this may read the metrics, whatever their umask says.
-                (shared / name).chmod(0o600)
-                listening.listen(_BACKLOG)
-                # Only now can others find it: before, they would have taken it for a dead process's.
-                self._path = (shared / name).rename(shared / (name + _SUFFIX))
-            except OSError:
-                listening.close()
-                raise
-            self._socket = listening
+        try:
+            self._permits.pop()
+        except IndexError:
+            return  # another caller was faster
+        name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _address(shared / name) as address:
+                listening.bind(address)
+            # Only this user may read the metrics, whatever the umask says.
+            (shared / name).chmod(0o600)
+            listening.listen(_BACKLOG)
+            # Only now can others find it: before, they would have taken it for a dead process's.
+            self._path = (shared / name).rename(shared / (name + _SUFFIX))
+        except OSError:
+            listening.close()
+            raise
+        self._socket = listening
         threads.start(_answer_all, listening, name="redispool-metrics")
 
     def is_own(self, path: Path) -> bool:
@@ -122,13 +125,12 @@ class _Responder:
         path, self._path = self._path, None
         if path is not None:
             path.unlink(missing_ok=True)
-        self.is_started = False
+        self._permits = [None]
 
     def after_fork_in_child(self) -> None:
         """In a forked child: the socket is the parent's, who must not seem to live on here."""
-        self._lock = threading.Lock()
         inherited, self._socket = self._socket, None
-        self._path, self.is_started = None, False
+        self._path, self._permits = None, [None]
         if inherited is not None:
             inherited.close()
 
