@@ -10,8 +10,9 @@ from time import monotonic
 import pytest
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine import shared_socket
+from redispool_app.engine import shared_socket, watched_connection
 from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, reads_only, stall_after
+from redispool_app.exceptions import OutcomeUnknown
 
 from .crowd import Caller, started
 from .proxy import Proxy
@@ -302,3 +303,235 @@ async def test_the_pool_closes_while_a_connection_is_stalled(own_server, pool_se
     with own_server.client() as admin:
         await until(lambda: len(admin.client_list()) == 1)
     await until(lambda: not [thread for thread in threading.enumerate() if thread.name == "redispool-widening"])
+
+
+# A server that is slow for all, and what a stall costs.
+
+
+async def two_shared(own_server, manager, client):
+    """Let one connection be stalled for a moment, so that there are two."""
+    hold_writes_back(own_server)
+    write = asyncio.create_task(client.set("held", "back"))
+    await asyncio.sleep(0)
+    await client.get("k")
+    let_writes_go(own_server)
+    await write
+    assert manager.get_pool_info()["connections_shared"] == 2
+
+
+async def test_a_stopped_server_carries_a_slow_read_out_once(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = await manager.get_client()
+    await two_shared(own_server, manager, client)
+    own_server.pause()
+    slow = asyncio.create_task(client.strlen("k"))
+    await asyncio.sleep(0)
+    behind = [asyncio.create_task(client.exists("k")) for _ in range(20)]
+    await asyncio.sleep(0.5)
+    own_server.resume()
+    assert await slow == 1
+    assert await asyncio.gather(*behind) == [1] * 20
+    assert await asyncio.to_thread(own_server.calls, "strlen") == 1
+    assert await asyncio.to_thread(own_server.calls, "exists") <= 21
+
+
+def test_a_stopped_server_carries_a_slow_read_of_a_thread_out_once(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server)
+    write = Caller(partial(client.set, "held", "back"))
+    write.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+    client.get("k")
+    let_writes_go(own_server)
+    assert write.ended() is True
+    assert manager.get_pool_info()["connections_shared"] == 2
+    own_server.pause()
+    slow = Caller(partial(client.strlen, "k"))
+    slow.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+    behind = started([partial(client.exists, "k")] * 8)
+    threading.Event().wait(0.5)
+    own_server.resume()
+    assert slow.ended() == 1
+    assert [caller.ended() for caller in behind] == [1] * 8
+    assert own_server.calls("strlen") == 1
+    assert own_server.calls("exists") <= 9
+
+
+async def test_a_health_check_passes_by_a_held_back_write(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, HEALTH_CHECK_TIMEOUT=SOON)
+    client = await manager.get_client()
+    hold_writes_back(own_server, 3 * 1000 * int(SOON))
+    write = asyncio.create_task(client.set("held", "back"))
+    await asyncio.sleep(0)
+    with pytest.raises(LookupError):
+        async with manager.get_connection():
+            raise LookupError
+    assert await (await manager.get_client()).get("k") == b"v"
+    let_writes_go(own_server)
+    assert await write is True
+    assert manager.get_pool_info()["state"] == "healthy"
+
+
+def test_a_health_check_of_a_thread_passes_by_a_held_back_write(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT, HEALTH_CHECK_TIMEOUT=SOON)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server, 3 * 1000 * int(SOON))
+    write = Caller(partial(client.set, "held", "back"))
+    write.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+    with pytest.raises(LookupError), manager.get_sync_connection():
+        raise LookupError
+    assert manager.get_sync_client().get("k") == b"v"
+    let_writes_go(own_server)
+    assert write.ended() is True
+    assert manager.get_pool_info()["state"] == "healthy"
+
+
+def test_a_write_of_the_pool_itself_never_takes_the_last_free_connection(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server)
+    write = Caller(partial(client.set, "held", "back"))
+    write.start()
+    eventually(lambda: client.sharing.in_flight == 1)
+    client.get("k")
+    heartbeat = Caller(partial(client.sharing.exchange, b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n", 1, monotonic() + PATIENT))
+    heartbeat.start()
+    eventually(lambda: client.sharing.in_flight == 3)  # with the read that has gone elsewhere
+    (free,) = client.sharing.lanes.free
+    assert free.in_flight == 0
+    let_writes_go(own_server)
+    assert (write.ended(), heartbeat.ended()) == (True, [1])
+
+
+def widening():
+    return [thread for thread in threading.enumerate() if thread.name == "redispool-widening"]
+
+
+def test_one_thread_closes_what_many_stalls_have_made(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.5)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server, 60_000)
+    for _ in range(6):
+        write = Caller(partial(client.incr, "n"))
+        write.start()
+        eventually(lambda: client.sharing.in_flight == 1)
+        assert client.get("k") == b"v"
+        assert isinstance(write.ended(), redis_exceptions.TimeoutError)
+    assert manager.get_pool_info()["held_back_connections_total"] >= 4
+    eventually(lambda: len(widening()) == 1)
+    eventually(lambda: client.sharing.connections == 1)
+    let_writes_go(own_server)
+    eventually(lambda: not widening())
+    assert client.incr("n") == 1
+
+
+async def test_one_timer_closes_what_many_stalls_have_made(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=0.5)
+    client = await manager.get_client()
+    hold_writes_back(own_server, 60_000)
+    for _ in range(6):
+        write = asyncio.create_task(client.incr("n"))
+        await asyncio.sleep(0)
+        assert await client.get("k") == b"v"
+        with pytest.raises(redis_exceptions.TimeoutError):
+            await write
+    assert manager.get_pool_info()["held_back_connections_total"] >= 4
+    timers = [timer for timer in asyncio.get_running_loop()._scheduled if "_close_surplus" in repr(timer)]
+    assert len(timers) <= 2
+    await until(lambda: client.sharing.connections == 1)
+    let_writes_go(own_server)
+    assert await client.incr("n") == 1
+
+
+def test_a_stalled_connection_that_all_threads_have_left_is_closed(own_server, pool_settings):
+    with own_server.client() as admin:
+        admin.mset({"large": b"x" * LARGE, "k": "v"})
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, CLOSE_TIMEOUT=PATIENT)
+        client = manager.get_sync_client()
+        client.ping()
+        proxy.bandwidth = SLOW_LINK
+        large = Caller(partial(client.get, "large"))
+        large.start()
+        eventually(lambda: client.sharing.in_flight == 1)
+        while large.is_alive():
+            assert client.get("k") == b"v"
+        assert isinstance(large.ended(), redis_exceptions.TimeoutError)
+        eventually(lambda: manager.get_pool_info()["connections_shared"] == 1)
+        assert client.sharing.in_flight == 0
+        assert client.get("k") == b"v"
+
+
+def test_to_close_waits_for_no_reply_that_all_threads_have_left(own_server, pool_settings):
+    with own_server.client() as admin:
+        admin.mset({"large": b"x" * LARGE, "k": "v"})
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, CLOSE_TIMEOUT=PATIENT, MAX_SHARED_CONNECTIONS=1)
+        client = manager.get_sync_client()
+        client.ping()
+        proxy.bandwidth = SLOW_LINK
+        with pytest.raises(redis_exceptions.TimeoutError):
+            client.get("large")
+        assert client.sharing.in_flight == 1, "bytes still came, so the connection is not given up"
+        asked = monotonic()
+        manager.close_sync()
+        assert monotonic() - asked < SOON
+
+
+async def test_held_back_writes_are_looked_through_once(own_server, pool_settings, monkeypatch):
+    looked = []
+    monkeypatch.setattr(watched_connection, "reads_only", lambda *args: looked.append(None) or reads_only(*args))
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = await manager.get_client()
+    hold_writes_back(own_server)
+    writes = [asyncio.create_task(client.set(f"k{number}", 1)) for number in range(500)]
+    await asyncio.sleep(0)
+    assert await client.get("k") == b"v"
+    await asyncio.sleep(0.5)
+    assert 0 < len(looked) <= 600
+    let_writes_go(own_server)
+    assert await asyncio.gather(*writes) == [True] * 500
+
+
+def test_threads_that_wait_share_the_looks_at_a_stall(own_server, pool_settings, monkeypatch):
+    looks = []
+    usual = shared_socket.SharedSocket.send_reads_elsewhere
+
+    def counted(*args, **kwargs):
+        looks.append(None)
+        usual(*args, **kwargs)
+
+    monkeypatch.setattr(shared_socket.SharedSocket, "send_reads_elsewhere", counted)
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    hold_writes_back(own_server)
+    writers = started([partial(client.set, "held", "back")] * 60)
+    eventually(lambda: client.sharing.in_flight == 60)
+    assert client.get("k") == b"v"
+    looks.clear()
+    threading.Event().wait(0.5)
+    assert 0 < len(looks) < 60
+    let_writes_go(own_server)
+    assert [writer.ended() for writer in writers] == [True] * 60
+
+
+async def test_held_back_writes_that_time_out_are_no_outage(own_server, pool_settings, caplog):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=1.5)
+    client = await manager.get_client()
+    hold_writes_back(own_server, 60_000)
+    for _ in range(2):
+        write = asyncio.create_task(client.incr("n"))
+        await asyncio.sleep(0)
+        assert await client.get("k") == b"v"
+        with pytest.raises(OutcomeUnknown):
+            await write
+        assert await (await manager.get_client()).get("k") == b"v"
+    assert not [record for record in caplog.records if "is unhealthy" in record.getMessage()]

@@ -25,6 +25,7 @@ from .pool_set import PoolSet
 from .runtime import fork
 from .runtime.fork import mark
 from .shared_connection import SharedConnection
+from .stalls import reads_only
 from .sync_pool import SyncPool
 from .thread_sharing import ThreadSharing, thread_sharing_of
 
@@ -64,13 +65,13 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
 
 
 def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
-    sharing = _open_sharing(pool_set)
+    sharing, reads = _open_sharing(pool_set), reads_only(packed, wanted)
     if sharing is not None:
         return sharing.exchange(packed, wanted, deadline)
     for entry in _entries(pool_set):
         with suppress(concurrent.futures.TimeoutError):
             # Half of the time: a loop that is blocked must leave some for the threads' connection.
-            return _by_loop(entry, packed, wanted, (deadline - monotonic()) / 2)
+            return _by_loop(entry, packed, wanted, reads, (deadline - monotonic()) / 2)
     pool = pool_set._sync_pair()[1]
     sharing = thread_sharing_of(pool)
     if sharing is None:
@@ -85,8 +86,7 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, con
 def _open_sharing(pool_set: PoolSet) -> ThreadSharing | None:
     pair = pool_set._sync
     sharing = pair[1]._sharing if pair is not None else None
-    connection = sharing.connection if sharing is not None else None
-    return None if connection is None or connection.closed else sharing
+    return sharing if sharing is not None and sharing.lanes.usable else None
 
 
 # An event loop of another thread.
@@ -97,25 +97,25 @@ def _entries(pool_set: PoolSet) -> list[LoopClient]:
     here = running_loop()
     found = []
     for entry in pool_set.loops.all():
-        loop, connection = entry.loop_ref(), _open_connection(entry)
+        loop, connection = entry.loop_ref(), _open_connection(entry, reads=True)
         if loop is not None and loop is not here and loop.is_running() and connection is not None:
             found.append((connection.connection._opened_at, id(entry), entry))
     return [entry for *_, entry in sorted(found)][:1]
 
 
-def _open_connection(entry: LoopClient) -> SharedConnection | None:
+def _open_connection(entry: LoopClient, *, reads: bool) -> SharedConnection | None:
     sharing = entry.pool._sharing
-    connection = sharing.connection if sharing is not None else None
-    return None if connection is None or connection.closed else connection
+    connection: SharedConnection | None = sharing.lanes.choose(reads=reads) if sharing is not None else None
+    return connection
 
 
-def _by_loop(entry: LoopClient, packed: bytes, wanted: int, timeout: float) -> list[Any]:
+def _by_loop(entry: LoopClient, packed: bytes, wanted: int, reads: bool, timeout: float) -> list[Any]:
     """Raises ``concurrent.futures.TimeoutError`` when the loop, or its connection, takes too long or ends."""
     answer: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
     loop = entry.loop_ref()
 
     def begin() -> None:
-        connection = _open_connection(entry)
+        connection = _open_connection(entry, reads=reads)
         if connection is None or answer.cancelled():
             answer.cancel()
             return

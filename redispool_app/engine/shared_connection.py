@@ -12,6 +12,7 @@ or while replies are handed out, closes the connection; and what an interrupt pr
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Sequence
@@ -312,7 +313,8 @@ class SharedConnection(WatchedConnection):
             self._note_slow(slow)
 
     def _recover(self) -> None:
-        self.stalled = self._seen = None
+        self.stalled = self._seen = self._passed = None
+        self._sent_one_at = -math.inf
         if self.on_recovered is not None:
             self.on_recovered(self)
 

@@ -38,7 +38,7 @@ from .runtime.hooks import tell_all
 from .runtime.nesting import is_nested
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
-from .stalls import HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
+from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
 from .statistics import Statistics
 
 _FRESH = 0.001
@@ -51,6 +51,12 @@ _LONGEST_POLL = 60.0
 
 _LOOK = 0.05
 """A caller that waits looks around after so many seconds: the connection may be stalled, the process forked."""
+
+_CROWD = 16
+"""With more callers than so many ..."""
+
+_LOOK_IN_CROWD = 0.25
+"""... each looks around after so many seconds."""
 
 _LATE = 0.02
 """A leader may wait by so many seconds longer than to its deadline, if that spares a system call."""
@@ -127,12 +133,18 @@ class SharedSocket:
         self._where = connection._host_error()
         self.stalled: str | None = None
         """Why no reply completes; None while they do."""
+        self.stalled_at = 0.0
+        """When that was noticed (monotonic seconds)."""
         self.stall_after = SHORTEST
         """Seconds without a reply after which this is so."""
         self.on_stalled: Callable[[SharedSocket], None] | None = None
         self.on_recovered: Callable[[SharedSocket], None] | None = None
         self._seen: tuple[Exchange, float] | None = None
         """Who was first in the queue at a look, and since when."""
+        self._next_look = 0.0
+        """When the next look is due: one for all threads that wait."""
+        self._sent_one_at = -math.inf
+        """When a single read was last sent elsewhere (monotonic seconds)."""
         kernel_wait = None if timeout is None else min(timeout, _LOOK)
         self._calls = SocketCalls(connection._sock, kernel_wait)
         self._incoming = Incoming(connection, self._calls)
@@ -219,6 +231,9 @@ class SharedSocket:
     def _look_for_stall(self) -> None:
         """Tell the owner if no reply completes although this process reads."""
         now, queue, seen = monotonic(), self.queue, self._seen
+        if self.stalled is not None and now < self._next_look:
+            return
+        self._next_look = now + _LOOK
         if not queue or seen is None or seen[0] is not queue[0]:
             self._seen = (queue[0], now) if queue else None
             return
@@ -228,7 +243,7 @@ class SharedSocket:
             is_receiving = self.last_received > seen[1]
             if not is_receiving and self._is_behind():
                 return
-            self.stalled = LARGE_REPLY if is_receiving else HELD_BACK
+            self.stalled, self.stalled_at = (LARGE_REPLY if is_receiving else HELD_BACK), now
         self.on_stalled(self)
 
     def _is_behind(self) -> bool:
@@ -237,15 +252,24 @@ class SharedSocket:
         poller.register(self._descriptor, select.POLLIN)
         return bool(poller.poll(0))
 
-    def send_reads_elsewhere(self) -> None:
-        """Let the callers of commands that only read, and that wait behind the stall, send them again."""
-        written = self._written
+    def send_reads_elsewhere(self, *, only_one: bool = False) -> None:
+        """Let the callers of commands that only read, and that wait behind the stall, send them again.
+
+        The first command stays if its reply is what takes long. With ``only_one`` a single read goes that is not the
+        first, which the server may be carrying out now; and no other for a while.
+        """
+        now, written = monotonic(), self._written
+        if only_one and now - self._sent_one_at < AGAIN_AFTER:
+            return
+        stays = 0 if only_one or self.stalled == LARGE_REPLY else -1
         for position, exchange in enumerate(list(self.queue)):
-            owns_stall = position == 0 and self.stalled == LARGE_REPLY
-            if owns_stall or exchange.quiet or exchange.left or not exchange.empty():
+            if position == stays or exchange.left or not exchange.empty():
                 continue
             if reads_only(exchange.packed, exchange.wanted):
                 exchange.put(StalledError(written=position < written, started=exchange.started))
+                if only_one:
+                    self._sent_one_at = now
+                    return
 
     def _withdraw(self, exchange: Exchange) -> None:
         """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
@@ -269,6 +293,8 @@ class SharedSocket:
                 self._look_for_stall()
             # The second look can tell that the connection is stalled.
             look = _LOOK if looked else min(_LOOK, self.stall_after + _MARGIN)
+            if looked and len(self.queue) > _CROWD:
+                look = _LOOK_IN_CROWD  # the others look, too
             looked, left = True, exchange.deadline - monotonic()
             try:
                 # Once the time is over, its leader gets a last moment to look: the process may have stood still.
@@ -518,6 +544,7 @@ class SharedSocket:
 
     def _recover(self) -> None:
         self.stalled = self._seen = None
+        self._sent_one_at = -math.inf
         if self.on_recovered is not None:
             self.on_recovered(self)
 
@@ -598,6 +625,17 @@ class SharedSocket:
             return False
         with self._mutex:
             if self.queue and not self.closed:
+                return False
+            self.closed = True
+        self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
+        return True
+
+    def close_if_left(self) -> bool:
+        """Close if every caller has left, so that no thread reads what is due; return whether it is closed now."""
+        if is_nested() and self._stays_locked():
+            return False
+        with self._mutex:
+            if not self.closed and not all(exchange.left for exchange in self.queue):
                 return False
             self.closed = True
         self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)

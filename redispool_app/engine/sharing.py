@@ -21,7 +21,7 @@ from redispool_app.exceptions import PoolClosed
 from .connections import abandon, let_go_of_pool, track
 from .credentials import auth_of, mark_dedicated
 from .monitor import Monitor
-from .outcomes import FAILED, FailedCommandError
+from .outcomes import FAILED, FailedCommandError, StalledError
 from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
@@ -50,6 +50,8 @@ class Sharing(SharingRules):
         """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
         self.lanes = Lanes(limits.max_connections)
         self._widening: asyncio.Task[None] | None = None
+        self._closes_surplus_at = 0.0
+        """When the next look for surplus connections may come at the earliest (monotonic seconds)."""
         self._leaving: list[SharedConnection] = []
         """Take no new commands and close once what is due has come."""
         self._connecting: asyncio.Task[None] | None = None
@@ -179,6 +181,8 @@ class Sharing(SharingRules):
                     await self._connect(math.inf)
                 replies: list[Any] = await connection.send_unit(packed, [False] * wanted, quiet=True)
                 return replies
+            except StalledError:
+                continue  # nothing was cut, and another connection is there
             except redis_exceptions.ConnectionError as error:
                 cuts += 1
                 if not self.may_probe_again(error, cuts, began):
@@ -354,7 +358,7 @@ class Sharing(SharingRules):
             return
         if lanes.free:
             self._settle()
-            connection.send_reads_elsewhere()
+            lanes.lead_past(connection)
         elif not self.closed and lanes.begin_widening(monotonic()):
             self._widening = self.loop.create_task(self._widen(connection.stalled))
 
@@ -381,14 +385,17 @@ class Sharing(SharingRules):
         self._settle()
         for each in list(lanes.open):
             if each.stalled is not None:
-                each.send_reads_elsewhere()
+                lanes.lead_past(each)
         self._close_surplus_later()
 
     def _recovered(self, connection: SharedConnection) -> None:
         self._settle()
 
     def _close_surplus_later(self) -> None:
-        if len(self.lanes.open) > 1 and not self.closed:
+        now = monotonic()
+        # One look is enough. If it is overdue, an interrupted event loop has lost it.
+        if len(self.lanes.open) > 1 and not self.closed and now >= self._closes_surplus_at:
+            self._closes_surplus_at = now + 0.9 * SURPLUS_IDLE  # event loops round their timers
             self.loop.call_later(SURPLUS_IDLE, self._close_surplus)
 
     def _close_surplus(self) -> None:
@@ -438,7 +445,7 @@ class Sharing(SharingRules):
         if isinstance(error, MemoryError):
             self.attempt_failed()  # the next connection meets the same: not at once
         try:
-            self.report_loss(error, oldest)
+            self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection))
         finally:
             if self._emptied is not None and not self._emptied.done() and not self._leaving:
                 self._emptied.set_result(None)

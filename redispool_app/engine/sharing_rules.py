@@ -322,14 +322,20 @@ class SharingRules:
             self.monitor.error_reply(error, later=True)
         self._left_untold()
 
-    def report_loss(self, error: BaseException, oldest: float | None) -> None:
-        """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited."""
+    def report_loss(self, error: BaseException, oldest: float | None, *, was_passed: bool = False) -> None:
+        """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited.
+
+        ``was_passed``: the server answered on another connection while this one was stalled. So a time-out is a reason
+        to check, but no proof of an outage.
+        """
         timed_out = isinstance(error, redis_exceptions.TimeoutError)
         if self.monitor is not None and (oldest is not None or timed_out):
             now, last = monotonic(), self.monitor.health.last_reply
             started = now if oldest is None else oldest
             if timed_out and self.timeout is not None and now - last >= self.timeout * _WHOLE:
                 started = max(started, last)
+            if timed_out and was_passed:
+                started = -math.inf
             self.monitor.failure(error, started, later=True)
             self._left_untold()
 

@@ -14,6 +14,7 @@ from typing import Any
 import hiredis
 
 from .routing import only_reads
+from .server_mode import CLUSTER_NODES, HELLO, PING
 
 HELD_BACK = "held_back"
 """Nothing comes: the server holds a command back."""
@@ -33,6 +34,9 @@ SURPLUS_IDLE = 2.0
 AGAIN_AFTER = 1.0
 """Seconds until the next attempt to make another connection, if one failed."""
 
+_CHECKS = (PING + HELLO, CLUSTER_NODES)
+"""What a health check sends; by their names alone, these commands could do more than read."""
+
 _MOST_PARSED = 256 * 1024
 """A unit of more bytes than this is not looked into, and waits where it is."""
 
@@ -47,6 +51,8 @@ def stall_after(connecting: float) -> float:
 
 def reads_only(packed: bytes, commands: int) -> bool:
     """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more."""
+    if packed in _CHECKS:
+        return True
     if commands <= 1:
         return only_reads(packed[:80].split(b"\r\n", 3)[2])
     if len(packed) > _MOST_PARSED:
@@ -66,6 +72,8 @@ class Lanes:
         self._permits: list[None] = [None]
         """The caller that takes it makes another connection; one attempt at a time."""
         self.widen_not_before = 0.0
+        self._keepers: list[None] = [None]
+        """The thread that takes it closes what is not needed any more; one is enough."""
 
     @property
     def usable(self) -> list[Any]:
@@ -76,6 +84,23 @@ class Lanes:
     def free(self) -> list[Any]:
         """The connections that are not stalled."""
         return [each for each in self.usable if each.stalled is None]
+
+    def are_answered_since(self, moment: float) -> bool:
+        """Whether the server has answered on a connection that is not stalled since ``moment`` (monotonic seconds)."""
+        return any(each.last_received > moment for each in self.free)
+
+    def have_passed(self, connection: Any) -> bool:
+        """Whether the server has answered on another connection since this one is stalled."""
+        others = [each for each in self.usable if each is not connection]
+        return connection.stalled is not None and any(each.last_received > connection.stalled_at for each in others)
+
+    def lead_past(self, connection: Any) -> None:
+        """Let reads that wait on a stalled connection be sent again on another one, where the server answers.
+
+        A connection that was made for an earlier stall proves nothing: the server may be slow for all, and would
+        carry out every slow read once more. So a single read goes first, and its reply is the proof.
+        """
+        connection.send_reads_elsewhere(only_one=not self.are_answered_since(connection.stalled_at))
 
     @property
     def are_stalled(self) -> bool:
@@ -129,6 +154,20 @@ class Lanes:
         except IndexError:
             return False  # it is being made
         return True
+
+    def begin_keeping(self) -> bool:
+        """Return whether the thread is to close what is beyond the first connection, when it is not needed any more."""
+        if len(self.open) < 2:
+            return False
+        try:
+            self._keepers.pop()
+        except IndexError:
+            return False  # another thread does
+        return True
+
+    def end_keeping(self) -> None:
+        if not self._keepers:
+            self._keepers.append(None)
 
     def end_widening(self) -> None:
         """Let the next attempt begin when it is needed."""

@@ -23,7 +23,7 @@ from .exchange import NoRoomError, first_wait
 from .health import Snapshot
 from .monitor import Monitor
 from .nested_calls import NestedCalls
-from .outcomes import FAILED, LOST
+from .outcomes import FAILED, LOST, StalledError
 from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork, threads
@@ -33,7 +33,7 @@ from .runtime.single_flight import Flight, SingleFlight
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter, WaitQueue
 from .shared_socket import SharedSocket
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
-from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
+from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, reads_only, stall_after
 from .statistics import Statistics
 
 _LOGIN_PATIENCE = 5.0
@@ -221,10 +221,15 @@ class ThreadSharing(SharingRules):
             return replies
         inside[thread] = self
         try:
-            connection = self._connected(deadline)
-            wait = first_wait(deadline - monotonic())
-            replies = connection.exchange(packed, wanted, started, deadline, wait, math.inf, quiet=True)
-            return replies
+            reads = reads_only(packed, wanted)
+            while True:
+                connection = self._connected(deadline, reads=reads)
+                wait = min(first_wait(deadline - monotonic()), _FIRST_LOOK)
+                try:
+                    replies = connection.exchange(packed, wanted, started, deadline, wait, math.inf, quiet=True)
+                    return replies
+                except StalledError:
+                    continue  # another connection is there
         finally:
             del inside[thread]
 
@@ -238,8 +243,8 @@ class ThreadSharing(SharingRules):
             finally:
                 del inside[thread]
 
-    def _connected(self, deadline: float) -> SharedSocket:
-        while (connection := self.lanes.choose(reads=True)) is None or connection.closed:
+    def _connected(self, deadline: float, *, reads: bool = True) -> SharedSocket:
+        while (connection := self.lanes.choose(reads=reads)) is None or connection.closed:
             if self.closed:
                 raise PoolClosed()
             self._connect(deadline)
@@ -404,7 +409,7 @@ class ThreadSharing(SharingRules):
             return
         if lanes.free:
             self._settle()
-            connection.send_reads_elsewhere()
+            lanes.lead_past(connection)
         elif not self.closed and lanes.begin_widening(monotonic()):
             try:
                 # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
@@ -430,9 +435,11 @@ class ThreadSharing(SharingRules):
             connection.is_spare, began = True, monotonic()  # no caller waits for it, so what it meets is no verdict
             connection.connect()
             connection.is_spare = False
-            if self.closed or not lanes.open:
+            if not lanes.open:
                 raise PoolClosed()
             lanes.add(self._share(connection, monotonic() - began))
+            if self.closed:
+                raise PoolClosed()
         except BaseException as error:
             lanes.widen_not_before = monotonic() + AGAIN_AFTER
             connection.disconnect()
@@ -445,10 +452,15 @@ class ThreadSharing(SharingRules):
         self._settle()
         for each in list(lanes.open):
             if each.stalled is not None:
-                each.send_reads_elsewhere()
-        while len(lanes.open) > 1 and not self.closed:
-            sleep(SURPLUS_IDLE)
-            self._close_surplus()
+                lanes.lead_past(each)
+        # Again after the end: a connection may have been added a moment before it.
+        while not self.closed and lanes.begin_keeping():
+            try:
+                while len(lanes.open) > 1 and not self.closed:
+                    sleep(SURPLUS_IDLE)
+                    self._close_surplus()
+            finally:
+                lanes.end_keeping()
 
     def _recovered(self, connection: SharedSocket) -> None:
         self._settle()
@@ -456,6 +468,11 @@ class ThreadSharing(SharingRules):
     def _close_surplus(self) -> None:
         """Close what is beyond the first connection, while none is stalled and nothing is due there."""
         lanes = self.lanes
+        for connection in lanes.usable:
+            # A stalled connection is read by its own callers only. Once all have left, none comes any more.
+            if connection.stalled is not None and connection.close_if_left():
+                lanes.remove(connection)
+        self._settle()
         if lanes.are_stalled:
             return
         for connection in lanes.open[1:]:
@@ -494,7 +511,7 @@ class ThreadSharing(SharingRules):
         if self.lanes.remove(connection) and self.lanes.open:
             self._settle()
         self._drop(connection)
-        self.report_loss(error, oldest)
+        self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection))
         if self._emptied is not None and not self._leaving:
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
@@ -588,7 +605,7 @@ class ThreadSharing(SharingRules):
         """Close what has given its last reply."""
         for connection in list(self._leaving):
             connection.eager = True  # its leader reports the next batch, too
-            if connection.close_if_empty():
+            if connection.close_if_left():
                 self._drop(connection)
 
     def _drop(self, connection: SharedSocket) -> None:
@@ -615,9 +632,13 @@ class ThreadSharing(SharingRules):
         try:
             for each in list(self._leaving):
                 each.eager = True
+            deadline = monotonic() + timeout
             # A nested call would wait for its own thread.
-            if self.in_flight and timeout > 0 and not is_nested():
-                emptied.wait(timeout)
+            while not is_nested() and (left := deadline - monotonic()) > 0:
+                for each in list(self._leaving):
+                    each.close_if_left()  # no thread reads there any more
+                if not self.in_flight or emptied.wait(min(left, _FIRST_LOOK)):
+                    break
         finally:
             for each in list(self._leaving):
                 self._drop(each)

@@ -8,11 +8,12 @@ word that the transport takes more, the bytes just read, or the news that the co
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import abort, put_timers_in_order, schedule_lost_callbacks
 from .slow_commands import SlowCommands
-from .stalls import HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
+from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
 from .statistics import Statistics
 
 _LOOK = 0.05
@@ -112,6 +113,8 @@ class WatchedConnection:
         self._note_error = self._errors.append
         self.stalled: str | None = None
         """Why no reply completes; None while they do."""
+        self.stalled_at = 0.0
+        """When that was noticed (monotonic seconds)."""
         self.stall_after = SHORTEST
         """Seconds without a reply after which this is so."""
         self.on_stalled: Callable[[Any], None] | None = None
@@ -119,6 +122,10 @@ class WatchedConnection:
         self._seen: tuple[Batch | Unit, int, float] | None = None
         """What was due first at a look, how many replies of it, and since when."""
         self._last_look = 0.0
+        self._sent_one_at = -math.inf
+        """When a single read was last sent elsewhere (monotonic seconds)."""
+        self._passed: Batch | Unit | None = None
+        """The reads up to this one have been sent elsewhere."""
         self._loss: _Loss | None = None
         self._reports = 0
         self._passes = 0
@@ -214,23 +221,31 @@ class WatchedConnection:
         if is_alone or now - seen[2] < self.stall_after or self.on_stalled is None:
             return
         if self.stalled is None:
-            self.stalled = LARGE_REPLY if self.last_received > seen[2] else HELD_BACK
+            self.stalled, self.stalled_at = (LARGE_REPLY if self.last_received > seen[2] else HELD_BACK), now
         self.on_stalled(self)
 
-    def send_reads_elsewhere(self) -> None:
-        """Let the callers of commands that only read, and that wait behind the stall, send them again."""
-        first = True
-        for batches, written in ((self._due, True), (self._held, False)):
-            for batch in list(batches):
+    def send_reads_elsewhere(self, *, only_one: bool = False) -> None:
+        """Let the callers of commands that only read, and that wait behind the stall, send them again.
+
+        The first command stays if its reply is what takes long. With ``only_one`` a single read goes that is not the
+        first, which the server may be carrying out now; and no other for a while.
+        """
+        now, due = monotonic(), list(self._due)
+        if only_one and now - self._sent_one_at < AGAIN_AFTER:
+            return
+        head = due[0].next_due if due and (only_one or self.stalled == LARGE_REPLY) else None
+        new = list(takewhile(lambda batch: batch is not self._passed, reversed(due)))[::-1]
+        for batches, written in ((new, True), (list(self._held), False)):
+            for batch in batches:
                 commands = len(batch.decode) if isinstance(batch, Unit) else 1
-                if isinstance(batch, Unit) and batch.quiet:
-                    first = False
-                    continue
                 for future, packed in batch.asking():
-                    owns_stall = first and self.stalled == LARGE_REPLY
-                    first = False
-                    if not owns_stall and reads_only(packed, commands) and not future.done():
+                    if future is not head and not future.done() and reads_only(packed, commands):
                         future.set_exception(StalledError(written=written, started=batch.started))
+                        if only_one:
+                            self._sent_one_at = now
+                            return
+        if due and not only_one:
+            self._passed = due[-1]
 
     def _next_due(self, now: float) -> float:
         """Return in how many seconds the wait of the next caller may be over."""
