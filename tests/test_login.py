@@ -12,6 +12,7 @@ from redis import exceptions as redis_exceptions
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from redispool_app.engine import AsyncRedis, SyncRedis
+from redispool_app.engine.connections import ObservedAsync, ObservedSync
 from redispool_app.exceptions import CommandRefused
 
 from .servers import eventually
@@ -311,6 +312,54 @@ def test_a_rotation_under_traffic_reaches_all_clients_of_the_alias(own_server, a
     assert asyncio.run(asks(manager)) is True
     faults = {change["fault_kind"] for change in manager.health_history()}
     assert "auth" not in faults
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_login_that_a_rotation_overtakes_is_repeated(
+    own_server, admin, pool_settings, monkeypatch, kind, protocol
+):
+    manager = pool_settings(own_server.url, USERNAME="ann", PASSWORD="old", PROTOCOL=protocol, SOCKET_TIMEOUT=30)
+    client, blocking = await manager.get_client(), manager.get_sync_client()
+    await client.ping()
+    await asyncio.to_thread(blocking.ping)
+    asked = []
+
+    def is_first_login(args):
+        if "old" in args:
+            asked.append(args)
+        return len(asked) == 1 and "old" in args
+
+    def finish(reply):
+        assert reply is True
+        admin.execute_command("ACL", "SETUSER", "ann", "<old")
+
+    if kind == "async":
+        send = ObservedAsync.send_command
+
+        async def send_command(self, *args, **kwargs):
+            if is_first_login(args):
+                admin.execute_command("ACL", "SETUSER", "ann", ">new")
+                finish(await client.auth("new", "ann"))
+            await send(self, *args, **kwargs)
+
+        monkeypatch.setattr(ObservedAsync, "send_command", send_command)
+        assert await client.client_id() > 0
+    else:
+        send = ObservedSync.send_command
+
+        def send_command(self, *args, **kwargs):
+            if is_first_login(args):
+                admin.execute_command("ACL", "SETUSER", "ann", ">new")
+                finish(asyncio.run_coroutine_threadsafe(client.auth("new", "ann"), loop).result(30))
+            send(self, *args, **kwargs)
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(ObservedSync, "send_command", send_command)
+        assert await asyncio.to_thread(blocking.client_id) > 0
+    assert len(asked) == 1
+    assert [change["state"] for change in manager.health_history()] == ["healthy"]
+    assert manager.get_pool_info()["errors_total"] == 0
 
 
 async def asks(manager):

@@ -52,6 +52,8 @@ class ObservedAsync:
     """Whether it is closed when its caller gives it back, or before the next one gets it."""
     life_share = 1.0
     """The part of the longest lifetime after which it is closed."""
+    _login: Any = None
+    """The AUTH of a client whose password it logs in with, if that is not the one it was made with."""
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -100,6 +102,23 @@ class ObservedAsync:
             _count_closed(self)
 
     async def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        _adopt_login(self)
+        try:
+            await self._shake_hands(*args, **kwargs)
+            return
+        except redis_exceptions.AuthenticationError as error:
+            if not _adopt_login(self):
+                raise
+            refusal = error
+        # The password was changed while the former one was on its way.
+        await self.disconnect(nowait=True)
+        try:
+            await self._connect()
+        except OSError:
+            raise refusal from None
+        await self._shake_hands(*args, **kwargs)
+
+    async def _shake_hands(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
             with LastWords(self) as self._last_words, discreet(self):
@@ -184,6 +203,7 @@ class ObservedSync:
     """Whether it is closed when its caller gives it back, or before the next one gets it."""
     life_share = 1.0
     """The part of the longest lifetime after which it is closed."""
+    _login: Any = None
     is_patient = False
     """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
 
@@ -233,6 +253,23 @@ class ObservedSync:
             _count_closed(self)
 
     def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        _adopt_login(self)
+        try:
+            self._shake_hands(*args, **kwargs)
+            return
+        except redis_exceptions.AuthenticationError as error:
+            if not _adopt_login(self):
+                raise
+            refusal = error
+        # The password was changed while the former one was on its way.
+        self.disconnect()
+        try:
+            self._sock = self._connect()
+        except OSError:
+            raise refusal from None
+        self._shake_hands(*args, **kwargs)
+
+    def _shake_hands(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
             with LastWords(self) as self._last_words, discreet(self):
@@ -308,6 +345,8 @@ def _reported(
         error = connection._last_words.explain(error)
         if (shown := without_arguments(str(error))) != str(error):
             error = redis_exceptions.ResponseError(shown)
+    if isinstance(error, redis_exceptions.AuthenticationError) and _is_overtaken(connection):
+        return error
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.reply()
         # During the handshake servers before version 7 deny CLIENT as a whole: they give the connection no name.
@@ -317,6 +356,21 @@ def _reported(
         hurried = hurried or connection.is_patient or getattr(connection, "is_hurried", False)
         connection.monitor.failure(error, connection._started, hurried=hurried)
     return error
+
+
+def _adopt_login(connection: Any) -> bool:
+    """Let a connection log in with the last password that AUTH has set; return False if it has done so."""
+    login = connection.monitor.login
+    if login is connection._login:
+        return False
+    connection._login = login
+    login.give(connection)
+    return True
+
+
+def _is_overtaken(connection: Any) -> bool:
+    """Whether a connection logs in with a password that has been replaced meanwhile: it will do so again."""
+    return connection._last_words is not None and connection._login is not connection.monitor.login
 
 
 _SETINFO = ("CLIENT", "SETINFO")

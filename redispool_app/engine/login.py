@@ -58,15 +58,19 @@ class Login:
         elif type(provider) is UsernamePasswordCredentialProvider:
             provider.password = self.password
 
+    def give(self, connection: Any) -> None:
+        """Let ``connection`` use the password when it connects next."""
+        if connection.credential_provider is None:
+            connection.password = self.password
+            if self.names_user:
+                connection.username = self.user
+
     def adopt(self, pool: Any) -> None:
         """Use the password for each connection that ``pool`` makes, and close those that it has after their use."""
         self.keep(pool.connection_kwargs)
         idle, in_use = getattr(pool, "_available_connections", ()), getattr(pool, "_in_use_connections", ())
         for connection in [*list(idle), *list(in_use)]:
-            if connection.credential_provider is None:
-                connection.password = self.password
-                if self.names_user:
-                    connection.username = self.user
+            self.give(connection)
             if hasattr(connection, "is_outdated"):
                 connection.is_outdated = True
             else:
@@ -103,8 +107,10 @@ def _check_user(login: Login, user: str) -> None:
 
 
 def _announce(pool: Any, login: Login) -> None:
-    login.adopt(pool)
     monitor = getattr(pool, "monitor", None)
+    if monitor is not None:
+        monitor.login = login
+    login.adopt(pool)
     if monitor is not None:
         monitor.on_login(login, pool)
 

@@ -133,6 +133,8 @@ class Monitor:
         """Called when a connection has been opened: the pool is in use."""
         self.on_outage: Callable[[float], None] = lambda since: None
         """Called before each probe in an outage, by the thread that probes, with when that was confirmed."""
+        self.login: Any = None
+        """The last AUTH that the server has accepted for all connections."""
         self.on_login: Callable[[Any, Any], None] = lambda login, pool: None
         """Called when AUTH on ``pool`` has been accepted: the other pools of the server use its password too."""
         self._quiet: list[_Quiet] = []
