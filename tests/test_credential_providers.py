@@ -130,3 +130,56 @@ def test_a_provider_without_an_answer_in_a_forked_child_is_asked_again(protected
 
     assert in_child(work) == "True"
     provider.may_answer.set()
+
+
+class Answering(CredentialProvider):
+    """Has one answer, whatever that is."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def get_credentials(self):
+        return self.answer
+
+
+class AnsweringAwaitable(Answering):
+    async def get_credentials_async(self):
+        return self.answer
+
+
+ANSWERS = {
+    "str": PASSWORD,
+    "tuple of str, str, str": ("realm", "default", PASSWORD),
+    "tuple of str, NoneType": ("default", None),
+    "dict": {"password": PASSWORD},
+    "int": 5,
+}
+
+
+@pytest.mark.parametrize("side", ["async", "sync"])
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("kind", [Answering, AnsweringAwaitable])
+@pytest.mark.parametrize("named", ANSWERS)
+def test_an_answer_that_is_no_credentials_is_named_without_a_word_of_it(
+    side, protocol, kind, named, protected, pool_settings
+):
+    manager = pool_settings(protected.url, CREDENTIAL_PROVIDER=kind(ANSWERS[named]), PROTOCOL=protocol, **LONG)
+
+    async def get():
+        return await (await manager.get_client()).get("key")
+
+    with pytest.raises(RedisUnavailable) as caught:
+        asyncio.run(get()) if side == "async" else manager.get_sync_client().get("key")
+    expected = (
+        f"There are no credentials for Redis at {protected.where}: The credential provider returned a {named}: "
+        "it must return (password,) or (user, password), as str or bytes."
+    )
+    assert (caught.value.kind, str(caught.value)) == ("auth", expected)
+    assert manager.get_pool_info()["last_error"] == expected
+
+
+@pytest.mark.parametrize("answer", [["default", PASSWORD], (PASSWORD.encode(),), (b"default", PASSWORD)], ids=repr)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_what_redis_py_can_log_in_with_is_left_to_it(answer, protocol, protected, pool_settings):
+    manager = pool_settings(protected.url, CREDENTIAL_PROVIDER=Answering(answer), PROTOCOL=protocol)
+    assert manager.get_sync_client().get("key") is None

@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
@@ -58,9 +58,11 @@ class _DiscreetProvider(CredentialProvider):
     async def _await_credentials(self) -> Credentials:
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                return await self._provider.get_credentials_async()  # type: ignore[no-any-return]
+                answer = await self._provider.get_credentials_async()
         except Exception as error:
             failure = self._unanswered() if limit.expired() else _told(type(error))
+        else:
+            return _checked(answer)
         raise failure  # out here, where it has no context that could be shown
 
     def _result(self, call: blocking_call.BlockingCall, has_ended: bool) -> Credentials:
@@ -68,7 +70,7 @@ class _DiscreetProvider(CredentialProvider):
             raise self._unanswered()
         if call.error is not None:
             raise _told(type(call.error))
-        return call.value  # type: ignore[no-any-return]
+        return _checked(call.value)
 
     def _unanswered(self) -> UnansweredCredentialsError:
         within = "in time" if self._timeout is None else f"within {self._timeout:.3g} s"
@@ -83,6 +85,27 @@ def discreet_provider(provider: Any, timeout: float | None) -> CredentialProvide
 def _answers_async(provider: Any) -> bool:
     """Whether a provider has an asynchronous way of its own, beside the base class's, which blocks."""
     return getattr(type(provider), "get_credentials_async", None) is not CredentialProvider.get_credentials_async
+
+
+def _checked(answer: Any) -> Credentials:
+    """Return a provider's answer if redis-py can log in with it, or need not.
+
+    Raises ``CredentialProviderError``, which tells types only: what the server says of such words may repeat a secret.
+    """
+    if not answer:
+        return cast(Credentials, answer)  # redis-py logs in without any
+    if isinstance(answer, tuple | list) and len(answer) <= 2 and all(map(_is_word, answer)):
+        return cast(Credentials, answer)
+    found = type(answer).__name__
+    if isinstance(answer, tuple | list):
+        found += f" of {', '.join(type(each).__name__ for each in answer)}"
+    raise CredentialProviderError(
+        f"The credential provider returned a {found}: it must return (password,) or (user, password), as str or bytes."
+    )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | bytes | bytearray | memoryview | int | float) and not isinstance(value, bool)
 
 
 def _told(raised: type[BaseException]) -> CredentialProviderError:
