@@ -137,6 +137,20 @@ async def test_a_client_of_one_connection_closes_what_it_has_changed(make, own_s
         await closed(client)
 
 
+async def test_what_a_client_of_one_connection_watches_aborts_no_transaction_of_others(make, own_server):
+    client = make()
+    try:
+        single = client.client()
+        assert await awaited(single.execute_command("WATCH", "k"))
+        await closed(single)
+        with own_server.client() as other:
+            other.set("k", "changed")
+        pipe = client.pipeline().set("large", LARGE)  # on the connection that was given back, if it is open
+        assert await awaited(pipe.execute()) == [True]
+    finally:
+        await closed(client)
+
+
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_code_that_borrows_a_connection_itself_leaves_no_state_either(own_server, pool_settings, kind):
     manager = pool_settings(own_server.url)

@@ -51,6 +51,8 @@ class OwnConnection:
     parse_response: Any
     _is_spoilt = False
     """Whether a command left state there that no other caller may meet."""
+    _ends_watch = False
+    """Whether it ends by itself what WATCH begins, as pipelines do."""
     _wrote_on: Any = None
     """The socket on which it has changed data."""
 
@@ -89,8 +91,7 @@ class AloneSync(OwnConnection):
             return self._send_once(conn, command_name, *args, **options)
         refuse_silence(sent_words(args))
         if self.connection is conn:
-            # A pipeline that watches ends that itself.
-            self._is_spoilt = self._is_spoilt or command_name != "WATCH"
+            self._is_spoilt = self._is_spoilt or not (self._ends_watch and command_name == "WATCH")
             return self._send_once(conn, command_name, *args, **options)
         try:
             return self._send_once(conn, command_name, *args, **options)
@@ -185,8 +186,7 @@ class AloneAsync(OwnConnection):
             return await self._send_once(conn, command_name, *args, **options)
         refuse_silence(sent_words(args))
         if self.connection is conn:
-            # A pipeline that watches ends that itself.
-            self._is_spoilt = self._is_spoilt or command_name != "WATCH"
+            self._is_spoilt = self._is_spoilt or not (self._ends_watch and command_name == "WATCH")
             return await self._send_once(conn, command_name, *args, **options)
         try:
             return await self._send_once(conn, command_name, *args, **options)

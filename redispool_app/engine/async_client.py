@@ -45,6 +45,8 @@ _RAW: dict[str, Any] = {NEVER_DECODE: True}
 class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
     """redis-py's asyncio pipeline; without WATCH it travels as one unit on the shared connection."""
 
+    _ends_watch = True
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         tally = current_tally.get()
         if tally is None:

@@ -40,6 +40,8 @@ _RAW: dict[str, Any] = {NEVER_DECODE: True}
 class SyncPipeline(AloneSync, redis.client.Pipeline):
     """redis-py's pipeline; without WATCH it travels as one unit on the shared connection."""
 
+    _ends_watch = True
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         tally = current_tally.get()
         if tally is None:
