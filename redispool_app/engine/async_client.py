@@ -9,7 +9,7 @@ import warnings
 from asyncio import Future, _get_running_loop, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from inspect import isawaitable
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,7 @@ from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt_async
 from .refusals import refuse_alone, refuse_in_pipeline
-from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
+from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
 from .runtime import compatibility, fork
 from .runtime.fork import mark
 from .runtime.socket_look import connect, has_ended
@@ -65,10 +65,11 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         if self.scripts:
             await self._load_scripts()
         sharing = sharing_of(self.connection_pool)
-        if sharing is None or any(is_exclusive(args) for args, _ in stack):
+        is_alone, reads = route_of_all(stack)
+        if sharing is None or is_alone:
             return await self._alone(raise_on_error, transaction)
         try:
-            unit = _Unit(sharing, stack, transaction)
+            unit = _Unit(sharing, stack, transaction, reads)
         except BaseException:
             await self.reset()  # as redis-py does after a command that cannot be sent
             raise
@@ -217,8 +218,8 @@ async def _unwatch(connection: Any) -> None:
 class _Unit(PipelineUnit):
     """A unit on the shared connection of an event loop."""
 
-    def __init__(self, sharing: Sharing, stack: Any, transaction: bool) -> None:
-        super().__init__(lambda args: pack(args, sharing.encoder), stack, transaction)
+    def __init__(self, sharing: Sharing, stack: Any, transaction: bool, reads: bool) -> None:
+        super().__init__(partial(pack, encoder=sharing.encoder), stack, transaction, reads)
         self._sharing = sharing
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:

@@ -14,7 +14,8 @@ from redispool_app.exceptions import OutcomeUnknown
 from .outcomes import LOST
 from .read_only import ReadOnlyPolicy, refused_in_exec, refused_of
 from .replies import raise_connection_error
-from .routing import only_reads
+
+_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
 _NOT_CONNECTED = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
 
@@ -25,16 +26,19 @@ class PipelineUnit:
     himport_registry = None
     """HIMPORT travels on a connection of its own."""
 
-    def __init__(self, pack: Callable[[Any], bytes], stack: Any, transaction: bool) -> None:
-        sent = [args for args, options in stack if not (transaction and EMPTY_RESPONSE in options)]
-        commands = [("MULTI",), *sent, ("EXEC",)] if transaction else sent
-        self._pack = pack
-        self._commands = commands
+    def __init__(self, pack: Callable[[Any], bytes], stack: Any, transaction: bool, reads: bool) -> None:
+        """``pack`` packs one command; ``reads``: whether all commands of the ``stack`` only read."""
+        if transaction:
+            packed = [pack(args) for args, options in stack if EMPTY_RESPONSE not in options]
+            self._packed = packed = [_MULTI, *packed, _EXEC]
+            # Inside a transaction redis-py decodes every reply, whatever its options say.
+            self.decode = [True] * len(packed)
+        else:
+            self._packed = packed = [pack(args) for args, _ in stack]
+            self.decode = [NEVER_DECODE not in options for _, options in stack]
         self._is_transaction = transaction
-        self.packed = self.packed_of(range(len(commands)))
-        # Inside a transaction redis-py decodes every reply, whatever its options say.
-        self.decode = [True] * len(commands) if transaction else [NEVER_DECODE not in options for _, options in stack]
-        self.reads = all(only_reads(args[0]) for args in sent)
+        self.packed = b"".join(packed)
+        self.reads = reads
         self.replies: deque[Any] = deque()
         self.was_answered = False
 
@@ -49,8 +53,7 @@ class PipelineUnit:
 
     def packed_of(self, positions: Iterable[int]) -> bytes:
         """Return the commands at these positions, packed."""
-        pack, commands = self._pack, self._commands
-        return b"".join([pack(commands[at]) for at in positions])
+        return b"".join([self._packed[at] for at in positions])
 
     def refused(self, replies: Sequence[Any], *, noted: bool) -> list[int]:
         """Return which commands may be sent again, because a replica refused them: of a transaction all or none.

@@ -6,7 +6,7 @@ Sources: the flags and ACL categories of the server's own ``COMMAND`` table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,19 @@ def is_exclusive(args: Sequence[Any]) -> bool:
     if _is_word(args[0], "SCRIPT"):
         return len(args) > 1 and _is_word(args[1], "DEBUG")
     return any(_is_word(arg, "BLOCK") for arg in args[1:])
+
+
+def route_of_all(stack: Iterable[tuple[Sequence[Any], Any]]) -> tuple[bool, bool]:
+    """Return whether one of these pipelined commands is exclusive, and whether all of them only read."""
+    reads = True
+    for args, _ in stack:
+        name = args[0]
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        if not route.plain and is_exclusive(args):
+            return True, False
+        if not route.reads:
+            reads = False
+    return False, reads
 
 
 def may_block(args: Sequence[Any]) -> bool:

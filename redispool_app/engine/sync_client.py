@@ -26,7 +26,7 @@ from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt
 from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
-from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of
+from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
 from .runtime import compatibility
 from .runtime.nesting import entry
 from .slow_commands import note_alone
@@ -61,10 +61,11 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         if self.scripts:
             self._load_scripts()
         sharing = thread_sharing_of(self.connection_pool)
-        if sharing is None or any(is_exclusive(args) for args, _ in stack):
+        is_alone, reads = route_of_all(stack)
+        if sharing is None or is_alone:
             return self._alone(raise_on_error, transaction)
         try:
-            unit = _Unit(sharing, stack, transaction)
+            unit = _Unit(sharing, stack, transaction, reads)
         except BaseException:
             self.reset()  # as redis-py does after a command that cannot be sent
             raise
@@ -216,8 +217,8 @@ def _unwatch(connection: Any) -> None:
 class _Unit(PipelineUnit):
     """A unit on the shared connection of all threads."""
 
-    def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool) -> None:
-        super().__init__(_packer(sharing), stack, transaction)
+    def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool, reads: bool) -> None:
+        super().__init__(_packer(sharing), stack, transaction, reads)
         self._sharing = sharing
         self._position = 0
 
