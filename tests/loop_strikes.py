@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import redis.asyncio.connection
 import uvloop
 
 import redispool_app
@@ -60,6 +61,14 @@ if hasattr(asyncio, "eager_task_factory"):
     LOOPS["eager tasks"] = _eager_loop
 
 
+def _connects(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == redis.asyncio.connection.__file__ and "connect" in frame.f_code.co_name:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Strike:
     """While it is entered, raises ``kind`` at the point numbered ``victim`` (from 1; 0 only counts)."""
 
@@ -68,6 +77,8 @@ class Strike:
         self.kind = kind
         self.count = 0
         self.where = ""
+        self.connects = False
+        """Whether redis-py was connecting: between making a socket and keeping it, it cannot close it."""
         self._is_point = KINDS[kind]
         self._last: dict[FrameType, str] = {}
 
@@ -102,5 +113,6 @@ class Strike:
                 self.count += 1
                 if self.count == self.victim:
                     self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
+                    self.connects = _connects(frame)
                     raise self.kind("from outside")
         return self._step

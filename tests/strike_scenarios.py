@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import gc
+from collections.abc import Callable, Coroutine, Iterator
+from time import monotonic
 from typing import Any
+from unittest import mock
 
+import redis
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine import AsyncRedis
+from redispool_app.engine import AsyncRedis, sharing
 from redispool_app.engine.sharing_rules import SharingLimits
 
 from .proxy import Proxy
@@ -36,6 +40,72 @@ class World:
         self.errors: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
         self.clients: dict[str, AsyncRedis] = {}
+        self.admin = redis.Redis.from_url(url, single_connection_client=True)
+        self._others = self._connected()
+
+    def _connected(self) -> set[str]:
+        return {each["id"] for each in self.admin.client_list()}
+
+    @property
+    def connected(self) -> int:
+        """Connections to the server that have been made for this world and are open."""
+        return len(self._connected() - self._others)
+
+    @property
+    def kept(self) -> int:
+        """Connections that the clients know."""
+        pools = [client.connection_pool for client in self.clients.values()]
+        shared = [pool._sharing for pool in pools if pool._sharing is not None]  # type: ignore[attr-defined]
+        idle = sum(each.is_connected for pool in pools for each in pool._available_connections)
+        return idle + sum(len(each.lanes.open) + len(each._leaving) for each in shared)
+
+    def hold_writes_back(self, milliseconds: int) -> None:
+        """Let the server answer no write for so long."""
+        self.admin.client_pause(milliseconds, all=False)
+
+    async def comes_to_rest(self, *, counts_sockets: bool) -> bool:
+        """Whether within ``AT_ONCE`` nothing is in flight and each client has one shared connection or none.
+
+        ``counts_sockets``: and the server has no connection that no client knows. One is left out from then on.
+        """
+        until = monotonic() + AT_ONCE
+        while not (at_rest := self._rests() and (self.connected == self.kept or not counts_sockets)):
+            if monotonic() > until:
+                break
+            await asyncio.sleep(0.01)
+            if self._rests():
+                gc.collect()  # a socket that an interrupt left behind
+        if not counts_sockets and self.connected > self.kept:
+            for client in self.clients.values():
+                await client.aclose()
+            self._others = self._connected()
+        return at_rest
+
+    def _rests(self) -> bool:
+        shared = [client.connection_pool._sharing for client in self.clients.values()]  # type: ignore[attr-defined]
+        return all(
+            each is None or (each.in_flight, each.waiting, len(each.lanes.open) > 1, each._leaving) == (0, 0, False, [])
+            for each in shared
+        )
+
+    @property
+    def state(self) -> str:
+        """The connections of each client, for a message."""
+        shared = {name: client.connection_pool._sharing for name, client in self.clients.items()}  # type: ignore[attr-defined]
+        lanes = {
+            name: [(each.in_flight, each.stalled, each.closed) for each in (*one.lanes.open, *one._leaving)]
+            for name, one in shared.items()
+            if one is not None
+        }
+        return f"{self.connected} are connected, {self.kept} known: {lanes}"
+
+    def close(self) -> None:
+        self.proxy.heal()
+        for client in self.clients.values():
+            self.loop.run_until_complete(client.aclose())
+        self.admin.close()
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
 
     def client(self, name: str = "plain", **options: Any) -> AsyncRedis:
         """Return the client of this name, made at its first use; by way of the proxy if its name says so."""
@@ -58,6 +128,13 @@ class World:
                 if task.done():
                     raise
         return task.result()
+
+
+@contextlib.contextmanager
+def hasty() -> Iterator[None]:
+    """Let another shared connection be closed soon after it was last needed, and be tried again soon."""
+    with mock.patch.object(sharing, "SURPLUS_IDLE", 0.1), mock.patch.object(sharing, "AGAIN_AFTER", 0.02):
+        yield
 
 
 Caller = Callable[[], Coroutine[Any, Any, Any]]
@@ -230,3 +307,46 @@ def a_wait_that_is_over_before_the_reply(world: World) -> list[Caller]:
         return None, None
 
     return [waits, waits]
+
+
+HELD_BACK = 200
+"""Milliseconds for which the server holds writes back: a stall is found in less."""
+
+
+async def stored(client: AsyncRedis, key: str) -> tuple[Any, Any]:
+    return await client.set(key, "held back"), True
+
+
+@scenario
+def reads_behind_a_write_that_is_held_back(world: World) -> list[Caller]:
+    client = world.client("held back")
+    world.run(client.ping())
+    world.hold_writes_back(HELD_BACK)
+    return [lambda: stored(client, "held:0"), *some(client), lambda: got_by_pipeline(client, "key:4", "key:5")]
+
+
+@scenario
+def a_write_that_comes_back_beside_another_connection(world: World) -> list[Caller]:
+    client = world.client("held back")
+    world.run(client.ping())
+    world.hold_writes_back(HELD_BACK)
+    write = world.loop.create_task(stored(client, "held:0"))
+    world.run(asyncio.wait([world.loop.create_task(each()) for each in some(client)]))
+    shared = client.connection_pool._sharing
+
+    async def is_closed() -> tuple[Any, Any]:
+        value = await write
+        while len(shared.lanes.open) > 1:
+            await asyncio.sleep(0.01)
+        return value
+
+    return [is_closed, *some(client), lambda: stored(client, "held:1")]
+
+
+@scenario
+def another_connection_that_cannot_be_made(world: World) -> list[Caller]:
+    client = world.client("held back by the proxy")
+    world.run(client.ping())
+    world.hold_writes_back(HELD_BACK)
+    world.proxy.cut_before = b"HELLO"
+    return [lambda: stored(client, "held:0"), *some(client)]

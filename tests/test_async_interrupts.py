@@ -21,7 +21,7 @@ from .interrupts import left_sockets_collected as left_sockets_collected
 from .interrupts import socket_left_behind
 from .loop_strikes import KINDS, LOOPS, Strike
 from .proxy import Proxy
-from .strike_scenarios import AT_ONCE, KEYS, SCENARIOS, World, some
+from .strike_scenarios import AT_ONCE, KEYS, SCENARIOS, World, hasty, some
 
 pytestmark = socket_left_behind
 
@@ -45,16 +45,18 @@ def proxy(stocked):
         yield proxy
 
 
+@pytest.fixture(autouse=True)
+def surplus_closed_soon():
+    with hasty():
+        yield
+
+
 @pytest.fixture
 def world(stocked, proxy, request):
     loop = LOOPS[request.param]()
     world = World(loop, stocked.url, proxy)
     yield world
-    proxy.heal()
-    for client in world.clients.values():
-        loop.run_until_complete(client.aclose())
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
+    world.close()
 
 
 def each_gets_its_own(world, name, strike):
@@ -89,23 +91,7 @@ def each_gets_its_own(world, name, strike):
         for task in again:
             value, right = task.result()
             assert value == right, where
-        assert world.run(comes_to_rest(client)), f"{state_of(client)} {where}"
-
-
-async def comes_to_rest(client):
-    """Whether nothing is in flight any more within ``AT_ONCE``; a stalled connection ends with its time-out."""
-    until = monotonic() + AT_ONCE
-    while (sharing := client.connection_pool._sharing) is not None and (sharing.in_flight or sharing.waiting):
-        if monotonic() > until:
-            return False
-        await asyncio.sleep(0.01)
-    return True
-
-
-def state_of(client):
-    sharing = client.connection_pool._sharing
-    lanes = [(each.in_flight, each.stalled, each.closed) for each in sharing.lanes.open]
-    return f"{sharing.waiting} callers wait, connections: {lanes}"
+    assert world.run(world.comes_to_rest(counts_sockets=not strike.connects)), f"{world.state} {where}"
 
 
 def judge(tasks, strike, where, ended):
@@ -148,12 +134,8 @@ def test_an_exception_at_any_point_harms_its_own_caller_only(world, name, kind):
 def test_an_exception_at_some_points_harms_its_own_caller_only(stocked, proxy, name):
     ways = itertools.cycle(LOOPS)
     for kind in KINDS:
-        loop = LOOPS[next(ways)]()
-        world = World(loop, stocked.url, proxy)
+        world = World(LOOPS[next(ways)](), stocked.url, proxy)
         try:
             struck_everywhere(world, name, kind, SAMPLE)
         finally:
-            proxy.heal()
-            for client in world.clients.values():
-                loop.run_until_complete(client.aclose())
-            loop.close()
+            world.close()

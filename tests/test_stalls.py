@@ -11,6 +11,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import shared_socket, watched_connection
+from redispool_app.engine.runtime.single_flight import Flight
 from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, reads_only, stall_after
 from redispool_app.exceptions import OutcomeUnknown
 
@@ -60,20 +61,22 @@ def lanes_of(*reasons, most=4):
 def test_with_nothing_stalled_there_is_no_choice():
     lanes = lanes_of(None)
     assert lanes.usual() is lanes.choose(reads=True) is lanes.choose(reads=False) is lanes.open[0]
-    assert not lanes.begin_widening(monotonic())
+    assert not lanes.may_widen(monotonic())
     assert lanes_of().usual() is None
 
 
 def test_a_stalled_connection_is_used_until_there_is_another():
     lanes = lanes_of(HELD_BACK)
     assert lanes.usual() is lanes.choose(reads=True) is lanes.open[0]
-    assert lanes.begin_widening(monotonic())
-    assert not lanes.begin_widening(monotonic()), "one attempt at a time"
-    lanes.end_widening()
+    assert lanes.may_widen(monotonic())
+    attempt = lanes.widening.join(Flight())
+    assert not lanes.may_widen(monotonic()), "one attempt at a time"
+    attempt.ended = True
+    assert lanes.may_widen(monotonic())
     lanes.add(Lane())
     assert lanes.usual() is None
     assert lanes.choose(reads=True) is lanes.open[1]
-    assert not lanes.begin_widening(monotonic())
+    assert not lanes.may_widen(monotonic())
 
 
 def test_a_write_joins_those_that_are_held_back():
@@ -90,8 +93,8 @@ def test_a_write_beside_a_large_reply_never_takes_the_last_free_connection():
 
 
 def test_there_are_never_more_than_allowed():
-    assert not lanes_of(HELD_BACK, LARGE_REPLY, most=2).begin_widening(monotonic())
-    assert not lanes_of(HELD_BACK, most=1).begin_widening(monotonic())
+    assert not lanes_of(HELD_BACK, LARGE_REPLY, most=2).may_widen(monotonic())
+    assert not lanes_of(HELD_BACK, most=1).may_widen(monotonic())
 
 
 def test_a_far_server_has_more_time():

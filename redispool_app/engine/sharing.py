@@ -28,7 +28,7 @@ from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import schedule_lost_callbacks
-from .runtime.single_flight import copy_of
+from .runtime.single_flight import Flight, copy_of
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 from .shared_connection import SharedConnection, share
 from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
@@ -50,8 +50,9 @@ class Sharing(SharingRules):
         """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
         self.lanes = Lanes(limits.max_connections)
         self._widening: asyncio.Task[None] | None = None
-        self._closes_surplus_at = 0.0
-        """When the next look for surplus connections may come at the earliest (monotonic seconds)."""
+        self._surplus_at = math.inf
+        """When a batch of replies is to look for connections that are not needed: their timer may have been lost."""
+        self._surplus_timers: list[asyncio.TimerHandle] = []
         self._leaving: list[SharedConnection] = []
         """Take no new commands and close once what is due has come."""
         self._connecting: asyncio.Task[None] | None = None
@@ -318,8 +319,10 @@ class Sharing(SharingRules):
             self._attempt_ended = self._accident = None
             self.attempt_succeeded()
             self.renewal.connected(stamp)
-            # Others, if there are any, have been closed.
-            self.lanes.open[:], self.connection = [shared], shared
+            # Others, if there are any, have been closed, or were made for a stall at the same moment.
+            self.lanes.forget_closed()
+            self.lanes.open.insert(0, shared)
+            self._settle()
         except BaseException as error:
             self._attempt_ended = error
             self.attempt_failed()
@@ -359,54 +362,68 @@ class Sharing(SharingRules):
         if lanes.free:
             self._settle()
             lanes.lead_past(connection)
-        elif not self.closed and lanes.begin_widening(monotonic()):
+        elif not self.closed and lanes.may_widen(monotonic()) and (self._widening is None or self._widening.done()):
             self._widening = self.loop.create_task(self._widen(connection.stalled))
 
     async def _widen(self, reason: str | None) -> None:
         lanes, connection = self.lanes, None
+        own: Flight[None] = Flight()
         try:
+            if lanes.widening.join(own) is not own:
+                return
             connection, began = self.pool.make_connection(), monotonic()
             connection.is_spare = True  # no caller waits for it, so what it meets is no verdict
             await connection.connect()
             connection.is_spare = False
-            if self.closed or not lanes.open:
+            if self.closed or not lanes.usable or len(lanes.usable) >= lanes.most:
                 raise PoolClosed()
-            lanes.add(self._share(connection, monotonic() - began))
+            shared = self._share(connection, monotonic() - began)
+            self._close_surplus_later()  # first: then an interrupt leaves no connection open for ever
+            lanes.add(shared)
         except BaseException as error:
             lanes.widen_not_before = monotonic() + AGAIN_AFTER
+            schedule_lost_callbacks(self.loop, error)
             if connection is not None:
                 await connection.disconnect(nowait=True)
             if not isinstance(error, _FAILURES):
                 raise
             return
         finally:
-            lanes.end_widening()
+            own.ended = True
         self.statistics.count_connection(reason)
         self._settle()
         for each in list(lanes.open):
             if each.stalled is not None:
                 lanes.lead_past(each)
-        self._close_surplus_later()
 
     def _recovered(self, connection: SharedConnection) -> None:
         self._settle()
 
     def _close_surplus_later(self) -> None:
-        now = monotonic()
-        # One look is enough. If it is overdue, an interrupted event loop has lost it.
-        if len(self.lanes.open) > 1 and not self.closed and now >= self._closes_surplus_at:
-            self._closes_surplus_at = now + 0.9 * SURPLUS_IDLE  # event loops round their timers
-            self.loop.call_later(SURPLUS_IDLE, self._close_surplus)
+        self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
+        # Two, so that one is left if an interrupt costs the other; the former ones end last.
+        former, delays = self._surplus_timers, (SURPLUS_IDLE, 1.5 * SURPLUS_IDLE)
+        self._surplus_timers = [self.loop.call_later(delay, self._close_surplus) for delay in delays]
+        for timer in former:
+            timer.cancel()
 
     def _close_surplus(self) -> None:
         """Close what is beyond the first connection, while none is stalled and nothing is due there."""
-        if not self.lanes.are_stalled:
-            for connection in list(self.lanes.open[1:]):
-                if not connection.in_flight and monotonic() - connection.last_received >= SURPLUS_IDLE / 2:
-                    self.lanes.remove(connection)
+        lanes, now = self.lanes, monotonic()
+        if len(lanes.open) < 2 or self.closed:
+            self._surplus_at = math.inf
+            return
+        try:
+            self._close_surplus_later()  # first: whatever is interrupted here, the next look goes on with it
+        except BaseException as error:
+            schedule_lost_callbacks(self.loop, error)
+            raise
+        if not lanes.are_stalled:
+            for connection in lanes.usable[1:]:
+                if not connection.in_flight and now - connection.last_received >= SURPLUS_IDLE / 2:
                     connection.close()
-            self._settle()
-        self._close_surplus_later()
+        lanes.forget_closed()
+        self._settle()
 
     def _attempted(self, attempt: asyncio.Task[None]) -> None:
         # Looked at here, for its callers may all have left.
@@ -427,6 +444,8 @@ class Sharing(SharingRules):
                 self._close_empty()
             if self._emptied is not None and self.in_flight == 0 and not self._emptied.done():
                 self._emptied.set_result(None)
+        if at >= self._surplus_at:
+            self._close_surplus()
         if at >= self.renewal.look_at and self.renewal.is_due():
             self._spare = self.loop.create_task(self._renew())
         if self.monitor is not None:
@@ -435,12 +454,10 @@ class Sharing(SharingRules):
     def _lost(self, connection: SharedConnection, error: BaseException, oldest: float | None) -> None:
         if self.connection is connection:
             self.connection = None
-        lanes = self.lanes.open
-        if connection in lanes:
-            lanes.remove(connection)
-            if lanes:
-                self._settle()
-        elif connection in self._leaving:
+        self.lanes.remove(connection)
+        if self.lanes.open:
+            self._settle()
+        if connection in self._leaving:
             self._leaving.remove(connection)
         if isinstance(error, MemoryError):
             self.attempt_failed()  # the next connection meets the same: not at once
@@ -473,9 +490,9 @@ class Sharing(SharingRules):
         """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
         for connection in list(self.lanes.open):
             if is_silent(connection, since):
+                connection.close()
                 self.lanes.remove(connection)
                 self._settle()
-                connection.close()
 
     def use_token(self, token: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -500,9 +517,8 @@ class Sharing(SharingRules):
 
     def replace(self) -> None:
         if self.lanes.open:
-            self.connection, leaving = None, self.lanes.open
-            self.lanes.open = []
-            self._leaving += leaving
+            leaving = [*self._leaving, *self.lanes.open]
+            self._leaving, self.lanes.open, self.connection = leaving, [], None
             self._close_empty()
 
     async def _renew(self) -> None:
@@ -524,20 +540,23 @@ class Sharing(SharingRules):
         if self.closed or former is None or self.connection is not former:
             await connection.disconnect(nowait=True)
             return
-        spare = self._share(connection, monotonic() - began)
-        self.renewal.connected(stamp)
-        self.lanes.remove(former)
-        self.lanes.open.insert(0, spare)
+        try:
+            spare = self._share(connection, monotonic() - began)
+            self.renewal.connected(stamp)
+            opened, leaving = [each for each in self.lanes.open if each is not former], [*self._leaving, former]
+            self._leaving, self.lanes.open, self.connection = leaving, [spare, *opened], spare
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         self._settle()
-        self._leaving.append(former)
         self._close_empty()
 
     def _close_empty(self) -> None:
         """Close what has given its last reply."""
         for connection in list(self._leaving):
             if not connection.in_flight:
-                self._leaving.remove(connection)
                 connection.close()
+                self._leaving.remove(connection)
 
     # The end.
 

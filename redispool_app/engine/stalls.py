@@ -14,6 +14,7 @@ from typing import Any
 import hiredis
 
 from .routing import only_reads
+from .runtime.single_flight import SingleFlight
 from .server_mode import CLUSTER_NODES, HELLO, PING
 
 HELD_BACK = "held_back"
@@ -69,11 +70,11 @@ class Lanes:
     def __init__(self, most: int) -> None:
         self.most = most
         self.open: list[Any] = []
-        self._permits: list[None] = [None]
-        """The caller that takes it makes another connection; one attempt at a time."""
+        self.widening: SingleFlight[None] = SingleFlight()
+        """The attempt to make another connection, one at a time."""
         self.widen_not_before = 0.0
-        self._keepers: list[None] = [None]
-        """The thread that takes it closes what is not needed any more; one is enough."""
+        self.keeping: SingleFlight[None] = SingleFlight()
+        """The thread that leads it closes what is not needed any more; one is enough."""
 
     @property
     def usable(self) -> list[Any]:
@@ -108,10 +109,14 @@ class Lanes:
         return any(each.stalled is not None for each in self.usable)
 
     def add(self, connection: Any) -> None:
+        self.forget_closed()
+        self.open.append(connection)
+
+    def forget_closed(self) -> None:
+        """Let go of the connections that have been closed meanwhile."""
         for each in list(self.open):
             if each.closed:
                 self.remove(each)
-        self.open.append(connection)
 
     def remove(self, connection: Any) -> bool:
         """Let go of a connection; return whether it was here."""
@@ -145,31 +150,8 @@ class Lanes:
                 return next(each for each in lanes if each is not free[0]) if len(lanes) > 1 else free[0]
         return free[0]
 
-    def begin_widening(self, now: float) -> bool:
-        """Return whether the caller is to make another connection: all are stalled, and there may be one more."""
+    def may_widen(self, now: float) -> bool:
+        """Whether another connection is to be made: all are stalled, there may be one more, and none is being made."""
         if self.free or len(self.usable) >= self.most or now < self.widen_not_before:
             return False
-        try:
-            self._permits.pop()
-        except IndexError:
-            return False  # it is being made
-        return True
-
-    def begin_keeping(self) -> bool:
-        """Return whether the thread is to close what is beyond the first connection, when it is not needed any more."""
-        if len(self.open) < 2:
-            return False
-        try:
-            self._keepers.pop()
-        except IndexError:
-            return False  # another thread does
-        return True
-
-    def end_keeping(self) -> None:
-        if not self._keepers:
-            self._keepers.append(None)
-
-    def end_widening(self) -> None:
-        """Let the next attempt begin when it is needed."""
-        if not self._permits:
-            self._permits.append(None)
+        return self.widening.latest.is_over

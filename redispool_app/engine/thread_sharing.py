@@ -72,6 +72,8 @@ class ThreadSharing(SharingRules):
         self.connection: SharedSocket | None = None
         """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
         self.lanes = Lanes(self.limits.max_connections)
+        self._surplus_at = math.inf
+        """When a batch of replies is to look for connections that are not needed: their thread may have ended."""
         self._leaving: list[SharedSocket] = []
         """Take no new commands and close once what is due has come."""
         self._attempts: SingleFlight[None] = SingleFlight()
@@ -354,8 +356,10 @@ class ThreadSharing(SharingRules):
         try:
             stamp, token = self.renewal.before_connecting(), self.latest_token()
             shared = self._open(deadline)
-            # Others, if there are any, have been closed.
-            self.lanes.open[:], self.connection = [shared], shared
+            # Others, if there are any, have been closed, or were made for a stall at the same moment.
+            self.lanes.forget_closed()
+            self.lanes.open.insert(0, shared)
+            self._settle()
         except Exception:
             self.attempt_failed()
             raise
@@ -410,57 +414,72 @@ class ThreadSharing(SharingRules):
         if lanes.free:
             self._settle()
             lanes.lead_past(connection)
-        elif not self.closed and lanes.begin_widening(monotonic()):
+        elif not self.closed and lanes.may_widen(monotonic()):
+            own: Flight[None] = Flight()
             try:
-                # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
-                threads.start(self._widen_in_thread, connection.stalled, name="redispool-widening")
+                if lanes.widening.join(own) is own:
+                    # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
+                    threads.start(self._widen_in_thread, connection.stalled, own, name="redispool-widening")
             except BaseException as error:
-                lanes.end_widening()
+                own.ended = True
                 if not isinstance(error, RuntimeError):
                     raise
 
-    def _widen_in_thread(self, reason: str | None) -> None:
+    def _widen_in_thread(self, reason: str | None, own: Flight[None]) -> None:
         inside[thread := get_ident()] = self
         try:
-            self._widen(reason)
+            self._widen(reason, own)
         finally:
+            own.ended = True
             del inside[thread]
 
-    def _widen(self, reason: str | None) -> None:
+    def _widen(self, reason: str | None, own: Flight[None]) -> None:
         """Make another connection, and close it when it has not been needed for a while."""
-        lanes = self.lanes
-        usual = self.pool.connection_class
-        connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
+        lanes, connection = self.lanes, None
         try:
+            usual = self.pool.connection_class
+            connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
             connection.is_spare, began = True, monotonic()  # no caller waits for it, so what it meets is no verdict
             connection.connect()
             connection.is_spare = False
-            if not lanes.open:
+            if not lanes.usable or len(lanes.usable) >= lanes.most:
                 raise PoolClosed()
-            lanes.add(self._share(connection, monotonic() - began))
+            shared = self._share(connection, monotonic() - began)
+            self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
+            lanes.add(shared)
             if self.closed:
                 raise PoolClosed()
         except BaseException as error:
             lanes.widen_not_before = monotonic() + AGAIN_AFTER
-            connection.disconnect()
+            if connection is not None:
+                connection.disconnect()
             if not isinstance(error, redis_exceptions.RedisError | OSError | PoolClosed):
                 raise
             return
         finally:
-            lanes.end_widening()
+            own.ended = True
         self.statistics.count_connection(reason)
         self._settle()
         for each in list(lanes.open):
             if each.stalled is not None:
                 lanes.lead_past(each)
         # Again after the end: a connection may have been added a moment before it.
-        while not self.closed and lanes.begin_keeping():
-            try:
-                while len(lanes.open) > 1 and not self.closed:
-                    sleep(SURPLUS_IDLE)
-                    self._close_surplus()
-            finally:
-                lanes.end_keeping()
+        while self._keep_surplus():
+            pass
+
+    def _keep_surplus(self) -> bool:
+        """Close what is not needed, until one connection is left; return False if there is nothing to do here."""
+        lanes = self.lanes
+        own: Flight[None] = Flight()
+        try:
+            if len(lanes.open) < 2 or self.closed or lanes.keeping.join(own) is not own:
+                return False
+            while len(lanes.open) > 1 and not self.closed:
+                sleep(SURPLUS_IDLE)
+                self._close_surplus()
+        finally:
+            own.ended = True
+        return True
 
     def _recovered(self, connection: SharedSocket) -> None:
         self._settle()
@@ -468,17 +487,19 @@ class ThreadSharing(SharingRules):
     def _close_surplus(self) -> None:
         """Close what is beyond the first connection, while none is stalled and nothing is due there."""
         lanes = self.lanes
+        self._surplus_at = monotonic() + 2 * SURPLUS_IDLE  # first: whatever is interrupted here, a later call goes on
         for connection in lanes.usable:
             # A stalled connection is read by its own callers only. Once all have left, none comes any more.
-            if connection.stalled is not None and connection.close_if_left():
-                lanes.remove(connection)
+            if connection.stalled is not None:
+                connection.close_if_left()
+        if not lanes.are_stalled:
+            for connection in lanes.usable[1:]:
+                if monotonic() - connection.last_received >= SURPLUS_IDLE / 2:
+                    connection.close_if_empty()
+        lanes.forget_closed()
         self._settle()
-        if lanes.are_stalled:
-            return
-        for connection in lanes.open[1:]:
-            if monotonic() - connection.last_received >= SURPLUS_IDLE / 2 and connection.close_if_empty():
-                lanes.remove(connection)
-        self._settle()
+        if len(lanes.open) < 2:
+            self._surplus_at = math.inf
 
     # What the connection reports.
 
@@ -488,6 +509,8 @@ class ThreadSharing(SharingRules):
             connection.eager = False  # before a look at who wants it to be
         if self.monitor is not None:
             self.monitor.reply(at)
+        if at >= self._surplus_at:
+            self._close_surplus()
         if at >= self.renewal.look_at and self.renewal.is_due():
             # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
             with suppress(RuntimeError):
@@ -556,10 +579,14 @@ class ThreadSharing(SharingRules):
 
     def replace(self) -> None:
         for connection in list(self.lanes.open):
-            if self.lanes.remove(connection):
-                self._leaving.append(connection)
+            self._retire(connection)
         self._settle()
         self._close_empty()
+
+    def _retire(self, connection: SharedSocket) -> None:
+        self._leaving.append(connection)  # first: an interrupt leaves it in both lists, and not in none
+        if not self.lanes.remove(connection):
+            self._drop(connection)  # another thread was quicker
 
     def _renew_in_thread(self) -> None:
         inside[thread := get_ident()] = self
@@ -622,8 +649,7 @@ class ThreadSharing(SharingRules):
         self._emptied = emptied = threading.Event()
         self.connection = None
         for connection in list(self.lanes.open):
-            if self.lanes.remove(connection):
-                self._leaving.append(connection)
+            self._retire(connection)
         for _ in range(len(self._waiting)):
             self._let_next_in()  # each finds the closed state
         self._nested.close()
