@@ -200,6 +200,34 @@ def test_of_a_pipeline_only_what_was_refused_is_sent_again(side, size, failover,
 
 
 @SIDES
+@pytest.mark.parametrize("change", [[("SELECT", 3)], [("MULTI",)]], ids=["SELECT", "MULTI"])
+def test_a_pipeline_that_changes_its_connection_is_not_sent_again_in_part(side, change, failover, caller_of):
+    caller = caller_of(side)
+    commands = [*change, ("SET", "key", "v")]
+    if change == [("MULTI",)]:
+        commands.append(("EXEC",))
+    caller.call("BLPOP", "none", 0.01)  # leaves a connection in the pool
+    failover.switch()
+    with pytest.raises(redis_exceptions.ReadOnlyError):
+        caller.pipeline(*commands, transaction=False)
+    assert stored(failover, "key") is None
+    replies = caller.pipeline(*commands, transaction=False)
+    assert not [reply for reply in replies if isinstance(reply, Exception)]
+    assert stored(failover, "key") == (None if change == [("SELECT", 3)] else b"v")
+
+
+@SIDES
+def test_a_wait_is_sent_again_with_the_write_that_it_answers_for(side, failover, caller_of):
+    caller = caller_of(side)
+    caller.call("BLPOP", "none", 0.01)
+    failover.switch()
+    with failover.admin(OLD) as old:
+        eventually(lambda: old.info("replication")["master_link_status"] == "up", 20)
+    assert caller.pipeline(("SET", "key", "v"), ("WAIT", 1, 20_000), ("GET", "key"), transaction=False)[:2] == [True, 1]
+    assert stored(failover, "key") == b"v"
+
+
+@SIDES
 def test_a_watch_is_not_moved_to_a_new_connection(side, failover, loop, caller_of):
     caller = caller_of(side)
     caller.call("SET", "n", 1)

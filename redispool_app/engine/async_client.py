@@ -28,7 +28,7 @@ from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt_async
+from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt_async, to_repeat
 from .refusals import refuse_alone, refuse_in_pipeline
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
 from .runtime import compatibility, fork
@@ -133,10 +133,11 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         commands = list(self.command_stack)
         replies = await super().execute(False)
         if refused := refused_of(replies):
-            with suppress(redis_exceptions.ReadOnlyError):
+            with suppress(*REFUSALS):
                 async with second_attempt_async(self.connection_pool):
-                    self.command_stack = [commands[at] for at in refused]
-                    for at, reply in zip(refused, await super().execute(False), strict=True):
+                    again = to_repeat(commands, refused)
+                    self.command_stack = [commands[at] for at in again]
+                    for at, reply in zip(again, await super().execute(False), strict=True):
                         replies[at] = reply
                     if still := refused_of(replies):
                         raise replies[still[0]]

@@ -17,6 +17,8 @@ from redis import exceptions as redis_exceptions
 
 from .faults import FaultKind, classify
 from .monitor import Monitor
+from .refusals import WAITING
+from .routing import leaves_state, sent_words
 
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 1.0
@@ -85,6 +87,18 @@ def policy_of(pool: Any) -> ReadOnlyPolicy:
 def refused_of(replies: Sequence[Any]) -> list[int]:
     """Return the positions of refusals."""
     return [at for at, reply in enumerate(replies) if is_refusal(reply)]
+
+
+def to_repeat(commands: Sequence[Any], refused: Sequence[int]) -> list[int]:
+    """Return which commands of a pipeline without MULTI are sent again, on another connection, after refusals.
+
+    WAIT after a refused write answers for it there. Where a command changes its connection (SELECT, a raw MULTI), the
+    others would mean something else without it: nothing is sent again.
+    """
+    if any(leaves_state(args) or "EXEC" in sent_words(args, 1) for args, _ in commands):
+        return []
+    later = range(refused[0] + 1, len(commands))
+    return sorted({*refused, *(at for at in later if WAITING.intersection(sent_words(commands[at][0], 1)))})
 
 
 def refused_in_exec(reply: Any) -> list[Exception]:

@@ -23,7 +23,7 @@ from .connections import require_own
 from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt
+from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt, to_repeat
 from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
@@ -133,9 +133,10 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         commands = list(self.command_stack)
         replies = super().execute(False)
         if refused := refused_of(replies):
-            with suppress(redis_exceptions.ReadOnlyError), second_attempt(self.connection_pool):
-                self.command_stack = [commands[at] for at in refused]
-                for at, reply in zip(refused, super().execute(False), strict=True):
+            with suppress(*REFUSALS), second_attempt(self.connection_pool):
+                again = to_repeat(commands, refused)
+                self.command_stack = [commands[at] for at in again]
+                for at, reply in zip(again, super().execute(False), strict=True):
                     replies[at] = reply
                 if still := refused_of(replies):
                     raise replies[still[0]]
