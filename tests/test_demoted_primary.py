@@ -11,6 +11,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.engine.read_only import is_refusal
+from redispool_app.engine.runtime.nesting import inside
 
 from .failovers import NAME, NEW, OLD, Failover
 from .servers import eventually
@@ -225,6 +226,26 @@ def test_a_wait_is_sent_again_with_the_write_that_it_answers_for(side, failover,
         eventually(lambda: old.info("replication")["master_link_status"] == "up", 20)
     assert caller.pipeline(("SET", "key", "v"), ("WAIT", 1, 20_000), ("GET", "key"), transaction=False)[:2] == [True, 1]
     assert stored(failover, "key") == b"v"
+
+
+def nested(caller, call):
+    """Run a call as one that a signal handler makes while its thread is inside another call."""
+    inside[threading.get_ident()] = caller.client.sharing
+    try:
+        return call()
+    finally:
+        del inside[threading.get_ident()]
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_a_nested_pipeline_is_sent_again_on_a_new_connection_too(transaction, failover, caller_of):
+    caller = caller_of("sync")
+    caller.call("SET", "key", 1)
+    assert nested(caller, lambda: caller.call("SET", "key", 2))  # its connection is kept
+    failover.switch()
+    commands = [("SET", "key", 3), ("INCR", "n")]
+    assert nested(caller, lambda: caller.pipeline(*commands, transaction=transaction)) == [True, 1]
+    assert stored(failover, "key") == b"3"
 
 
 @SIDES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from redis.auth.token import SimpleToken
 from redis.credentials import StreamingCredentialProvider
 
 from redispool_app.engine import AsyncRedis, SyncRedis
+from redispool_app.engine.runtime.nesting import inside
 from redispool_app.engine.runtime.token_stream import listened, stream_of
 
 from .servers import eventually
@@ -148,6 +150,21 @@ def test_dedicated_connections_are_replaced_when_they_are_free(side, own_server,
     second = client.client_id()
     assert second != first
     assert client.client_id() == second
+
+
+def test_the_connection_of_nested_calls_is_replaced_after_a_new_token(own_server, admin, provider, pool_settings):
+    client = pool_settings(own_server.url, CREDENTIAL_PROVIDER=provider).get_sync_client()
+    client.get("key")
+    shared = connection_ids(admin)
+    inside[threading.get_ident()] = client.sharing  # as in a signal handler while this thread is inside a call
+    try:
+        client.get("key")
+        (kept,) = connection_ids(admin) - shared
+        provider.push("second")
+        eventually(lambda: kept not in connection_ids(admin))
+        assert client.get("key") is None
+    finally:
+        del inside[threading.get_ident()]
 
 
 @PROTOCOLS

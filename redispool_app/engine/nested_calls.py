@@ -74,7 +74,7 @@ class NestedCalls:
                 if not isinstance(reply, redis_exceptions.ReadOnlyError):
                     return reply
                 failure = reply
-                self._retire_free()
+                self.retire_free()
             except LOST as error:
                 failure = error
             except redis_exceptions.ConnectionError as error:
@@ -132,8 +132,8 @@ class NestedCalls:
                 self._close(surplus[0])
                 surplus.pop(0)
 
-    def _retire_free(self) -> None:
-        """Close what is free: a name may mean another server now."""
+    def retire_free(self) -> None:
+        """Close what is free: a name may mean another server now, or there are other credentials."""
         while self._free:
             with suppress(IndexError):
                 self._surplus.extend(map(self._free.pop, _FIRST))

@@ -558,6 +558,7 @@ class ThreadSharing(SharingRules):
 
     def _log_in(self, token: Any) -> None:
         mark_dedicated(self.pool, token)
+        self._nested.retire_free()
         for connection in [each for each in self.lanes.open if not each.closed]:
             self._log_in_on(connection, token)
 
@@ -582,6 +583,7 @@ class ThreadSharing(SharingRules):
             self._retire(connection)
         self._settle()
         self._close_empty()
+        self._nested.retire_free()
 
     def _retire(self, connection: SharedSocket) -> None:
         self._leaving.append(connection)  # first: an interrupt leaves it in both lists, and not in none
@@ -627,6 +629,7 @@ class ThreadSharing(SharingRules):
             return
         self.renewal.connected(stamp)
         self._close_empty()
+        self._nested.retire_free()
 
     def _close_empty(self) -> None:
         """Close what has given its last reply."""
