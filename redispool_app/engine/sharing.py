@@ -276,7 +276,8 @@ class Sharing(SharingRules):
         if attempt is None or attempt.done():  # an interrupted event loop may never call ``_attempted``
             attempt = self._connecting = self.loop.create_task(self._make_connection())
             attempt.add_done_callback(self._attempted)
-        # The attempt outlives any one caller.
+        # The attempt outlives any one caller. No ``SingleFlight``: there a caller leads, and its end ends the flight.
+        # Here none leads, and a health check or a close cancels the attempt: it must be a task, which all can await.
         left = deadline - monotonic()
         done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
         if not done:
