@@ -127,6 +127,10 @@ class World:
             except KeyboardInterrupt:
                 if task.done():
                     raise
+            except RuntimeError:
+                # A run that was interrupted as its task ended has left the word that the loop is to stop.
+                if task.done():
+                    raise
         return task.result()
 
 
