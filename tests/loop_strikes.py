@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import gc
+import logging
 import sys
 from pathlib import Path
 from types import FrameType
@@ -94,7 +95,8 @@ class Strike:
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
         name = frame.f_code.co_filename
-        if name.startswith(TESTS) or _is_finaliser(frame):
+        # An exception within logging can leave its lock held for ever, until Python 3.13: others would wait for it.
+        if name == logging.__file__ or name.startswith(TESTS) or _is_finaliser(frame):
             return None
         if not name.startswith(PACKAGE) and frame.f_back not in self._last:
             return None
