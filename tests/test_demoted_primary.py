@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from copy import copy
 
 import pytest
 from redis import exceptions as redis_exceptions
@@ -226,6 +227,32 @@ def test_a_wait_is_sent_again_with_the_write_that_it_answers_for(side, failover,
         eventually(lambda: old.info("replication")["master_link_status"] == "up", 20)
     assert caller.pipeline(("SET", "key", "v"), ("WAIT", 1, 20_000), ("GET", "key"), transaction=False)[:2] == [True, 1]
     assert stored(failover, "key") == b"v"
+
+
+@SIDES
+def test_a_client_of_one_connection_connects_again(side, failover, loop, caller_of):
+    caller = copy(caller_of(side))
+    caller.client = single = caller.client.client()
+    caller.call("SET", "key", 1)
+    failover.switch()
+    assert caller.call("SET", "key", 2) is True
+    assert stored(failover, "key") == b"2"
+    assert caller.call("GET", "key") == b"2"
+    loop.run(single.aclose()) if side == "async" else single.close()
+
+
+@SIDES
+def test_a_client_of_one_connection_that_has_state_does_not(side, failover, loop, caller_of):
+    caller = copy(caller_of(side))
+    caller.client = single = caller.client.client()
+    caller.call("SELECT", 3)
+    caller.call("SET", "key", 1)
+    failover.switch()
+    with pytest.raises(redis_exceptions.ReadOnlyError):
+        caller.call("SET", "key", 2)
+    assert stored(failover, "key") is None
+    assert caller.call("GET", "key") == b"1"  # database 3 of the old server
+    loop.run(single.aclose()) if side == "async" else single.close()
 
 
 def nested(caller, call):

@@ -56,6 +56,10 @@ class OwnConnection:
     _wrote_on: Any = None
     """The socket on which it has changed data."""
 
+    def _keeps_state(self) -> bool:
+        """Whether the own connection has state that another one would lack."""
+        return self.connection is not None and (self._is_spoilt or getattr(self.connection, "is_outdated", False))
+
     def _note_written(self, conn: Any) -> None:
         if self.connection is conn:
             self._wrote_on = socket_of(conn)

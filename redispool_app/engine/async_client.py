@@ -416,9 +416,9 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             try:
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
             except redis_exceptions.ReadOnlyError as error:
-                if self.connection is not None or not is_refusal(error):
+                if not is_refusal(error) or self._keeps_state():
                     raise
-            async with second_attempt_async(self.connection_pool):
+            async with second_attempt_async(self.connection_pool, self.connection):
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)

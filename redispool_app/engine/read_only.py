@@ -50,6 +50,8 @@ class ReadOnlyPolicy:
         self._monitor = monitor
         self.refused_at = -math.inf
         """When the last refusal came (monotonic seconds)."""
+        self.replaced_at = -math.inf
+        """When connections were last replaced (monotonic seconds)."""
         self._replace_from = -math.inf
         self._wait = 0.0
 
@@ -61,7 +63,7 @@ class ReadOnlyPolicy:
         if now > self._replace_from + _SHOWN_FOR:
             self._wait = 0.0
         self._wait = min(_LONGEST_WAIT, self._wait * 2 or _FIRST_WAIT)
-        self._replace_from = now + self._wait
+        self.replaced_at, self._replace_from = now, now + self._wait
         if self._monitor is not None:
             self._monitor.retire_connections()
         return True
@@ -110,27 +112,39 @@ def refused_in_exec(reply: Any) -> list[Exception]:
 
 
 @contextmanager
-def second_attempt(pool: Any) -> Iterator[None]:
-    """Send again in the block what was refused on a dedicated connection."""
+def second_attempt(pool: Any, own: Any = None) -> Iterator[None]:
+    """Send again in the block what was refused on a dedicated connection.
+
+    ``own``: the connection that a client keeps for itself, if that was it; it is closed, so that it connects again.
+    """
     policy = policy_of(pool)
-    if policy.may_replace():
+    if replaces := policy.may_replace():
         _replace_shared(pool)
         if not hasattr(pool, "monitor"):
             pool.disconnect(inuse_connections=False)  # redis-py's own pool cannot tell old connections from new ones
+    if own is not None and (replaces or _was_made_before(own, policy)):
+        own.disconnect()
     with _judged(policy):
         yield
 
 
 @asynccontextmanager
-async def second_attempt_async(pool: Any) -> AsyncIterator[None]:
+async def second_attempt_async(pool: Any, own: Any = None) -> AsyncIterator[None]:
     """The twin of ``second_attempt``."""
     policy = policy_of(pool)
-    if policy.may_replace():
+    if replaces := policy.may_replace():
         _replace_shared(pool)
         if not hasattr(pool, "monitor"):
             await pool.disconnect(inuse_connections=False)
+    if own is not None and (replaces or _was_made_before(own, policy)):
+        await own.disconnect(nowait=True)
     with _judged(policy):
         yield
+
+
+def _was_made_before(connection: Any, policy: ReadOnlyPolicy) -> bool:
+    """Whether a connection is older than the last replacement; redis-py's own do not say."""
+    return bool(getattr(connection, "_opened_at", math.inf) < policy.replaced_at)
 
 
 def _replace_shared(pool: Any) -> None:

@@ -393,9 +393,9 @@ class SyncRedis(AloneSync, redis.Redis):
             try:
                 return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
             except redis_exceptions.ReadOnlyError as error:
-                if self.connection is not None or not is_refusal(error):
+                if not is_refusal(error) or self._keeps_state():
                     raise
-            with second_attempt(self.connection_pool):
+            with second_attempt(self.connection_pool, self.connection):
                 return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)
