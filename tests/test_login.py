@@ -315,6 +315,26 @@ def test_a_rotation_under_traffic_reaches_all_clients_of_the_alias(own_server, a
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("connections", [1, 10], ids=["connection of its own", "shared connection"])
+async def test_a_second_rotation_without_an_open_connection(own_server, admin, pool_settings, kind, connections):
+    manager = pool_settings(own_server.url, USERNAME="ann", PASSWORD="old", MAX_CONNECTIONS=connections)
+    client = await manager.get_client() if kind == "async" else manager.get_sync_client()
+
+    async def call(method, *args):
+        return await (
+            getattr(client, method)(*args) if kind == "async" else asyncio.to_thread(getattr(client, method), *args)
+        )
+
+    for before, now in (("old", "new"), ("new", "newer")):
+        assert await call("get", "k") is None
+        admin.execute_command("ACL", "SETUSER", "ann", f"<{before}", f">{now}")
+        cut(admin)
+        await asyncio.sleep(0.05)
+        assert await call("auth", now, "ann") is True
+    assert await call("get", "k") is None
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_a_login_that_a_rotation_overtakes_is_repeated(
     own_server, admin, pool_settings, monkeypatch, kind, protocol

@@ -123,6 +123,13 @@ def _kwargs_with(login: Login, pool: Any) -> dict[str, Any]:
     return kwargs
 
 
+def _keep_password(connection: Any) -> None:
+    """Let a connection try the password that it was made with, and not the one that was accepted last."""
+    monitor = getattr(connection, "monitor", None)
+    if monitor is not None:
+        connection._login = monitor.login
+
+
 # Blocking.
 
 
@@ -139,6 +146,7 @@ def log_in(pool: Any, sharing: Any, login: Login) -> Any:
     reply = ask_shared(sharing, login)
     if reply is None:
         connection = BOUNDED.get(pool.connection_class, pool.connection_class)(**_kwargs_with(login, pool))
+        _keep_password(connection)
         try:
             connection.connect()
             connection.send_command(*login.words)
@@ -188,6 +196,7 @@ async def log_in_async(pool: Any, sharing: Any, login: Login) -> Any:
             (reply,) = await sent
     if reply is None:
         connection = pool.connection_class(**_kwargs_with(login, pool))
+        _keep_password(connection)
         try:
             await connection.connect()
             await connection.send_command(*login.words)
