@@ -143,6 +143,8 @@ def hasty() -> Iterator[None]:
 
 Caller = Callable[[], Coroutine[Any, Any, Any]]
 SCENARIOS: dict[str, Any] = {}
+LONG: set[str] = set()
+"""The scenarios in which the server holds a write back, which takes its time."""
 
 
 def scenario(function: Any) -> Any:
@@ -317,11 +319,16 @@ HELD_BACK = 200
 """Milliseconds for which the server holds writes back: a stall is found in less."""
 
 
+def long_scenario(function: Any) -> Any:
+    LONG.add(function.__name__.replace("_", " "))
+    return scenario(function)
+
+
 async def stored(client: AsyncRedis, key: str) -> tuple[Any, Any]:
     return await client.set(key, "held back"), True
 
 
-@scenario
+@long_scenario
 def reads_behind_a_write_that_is_held_back(world: World) -> list[Caller]:
     client = world.client("held back")
     world.run(client.ping())
@@ -329,7 +336,7 @@ def reads_behind_a_write_that_is_held_back(world: World) -> list[Caller]:
     return [lambda: stored(client, "held:0"), *some(client), lambda: got_by_pipeline(client, "key:4", "key:5")]
 
 
-@scenario
+@long_scenario
 def a_write_that_comes_back_beside_another_connection(world: World) -> list[Caller]:
     client = world.client("held back")
     world.run(client.ping())
@@ -347,7 +354,7 @@ def a_write_that_comes_back_beside_another_connection(world: World) -> list[Call
     return [is_closed, *some(client), lambda: stored(client, "held:1")]
 
 
-@scenario
+@long_scenario
 def another_connection_that_cannot_be_made(world: World) -> list[Caller]:
     client = world.client("held back by the proxy")
     world.run(client.ping())
