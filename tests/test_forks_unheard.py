@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine import SyncRedis, connections
+from redispool_app.engine import SyncRedis, connections, shared_socket
 from redispool_app.exceptions import OutcomeUnknown
 
 from .crowd import Caller, at_once, value_of, working
@@ -30,6 +30,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 THREADS = 4
 TIMEOUT = 30.0
 PROMPT = 5.0
+
+
+@pytest.fixture(autouse=True)
+def leaders_sleep_while_the_process_is_forked(monkeypatch):
+    """One that wakes and waits for the interpreter's lock just then would leave the child without it for good."""
+    monkeypatch.setattr(shared_socket, "_WAIT", 0.05)
 
 
 @pytest.fixture

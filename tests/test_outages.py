@@ -65,7 +65,8 @@ def test_threads_see_the_same(own_server, pool_settings):
 def falls_silent(own_server, pool_settings):
     """A manager whose server answers the first of two commands that wait, and then nothing more, not even checks."""
     with Proxy(own_server.port) as proxy:
-        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, HEALTH_CHECK_TIMEOUT=20)
+        # A second connection, on which the server answered meanwhile, would make the silence of the first a mere doubt.
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, HEALTH_CHECK_TIMEOUT=20, MAX_SHARED_CONNECTIONS=1)
 
         def fall_silent():
             proxy.silent_after_reply_bytes = len(b"$5\r\nfirst\r\n")

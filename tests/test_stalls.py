@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import shared_socket, watched_connection
+from redispool_app.engine.incoming import Incoming
 from redispool_app.engine.runtime.single_flight import Flight
-from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, reads_only, stall_after
+from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, patience, reads_only, stall_after
 from redispool_app.exceptions import OutcomeUnknown
 
 from .crowd import Caller, started
@@ -101,6 +103,13 @@ def test_a_far_server_has_more_time():
     assert stall_after(0.0) == 0.02
     assert stall_after(0.1) == 0.2
     assert stall_after(100.0) == 1.0
+
+
+def test_a_short_round_trip_corrects_a_connection_that_took_long_to_make():
+    assert patience(0.6, math.inf) == 0.6
+    assert patience(0.6, 0.001) == 0.02
+    assert patience(0.6, 0.1) == 0.4
+    assert patience(PATIENT, 0.001) == PATIENT, "not measured"
 
 
 def test_what_only_reads_is_told_by_its_bytes():
@@ -457,7 +466,7 @@ def test_a_stalled_connection_that_all_threads_have_left_is_closed(own_server, p
     with own_server.client() as admin:
         admin.mset({"large": b"x" * LARGE, "k": "v"})
     with Proxy(own_server.port) as proxy:
-        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=0.5, CLOSE_TIMEOUT=PATIENT)
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=1.0, CLOSE_TIMEOUT=PATIENT)
         client = manager.get_sync_client()
         client.ping()
         proxy.bandwidth = SLOW_LINK
@@ -538,3 +547,64 @@ async def test_held_back_writes_that_time_out_are_no_outage(own_server, pool_set
             await write
         assert await (await manager.get_client()).get("k") == b"v"
     assert not [record for record in caplog.records if "is unhealthy" in record.getMessage()]
+
+
+def test_a_reply_that_a_busy_leader_has_not_handed_out_is_no_stall(own_server, pool_settings, monkeypatch):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    usual = Incoming.receive
+
+    def receive(incoming, how):
+        size = usual(incoming, how)
+        sleep(0.3)  # other threads hold the interpreter
+        return size
+
+    monkeypatch.setattr(Incoming, "receive", receive)
+    callers = started([partial(client.exists, "k")] * 4)
+    assert [caller.ended() for caller in callers] == [0] * 4
+    assert manager.get_pool_info()["connections_opened_total"] == 1
+
+
+def test_what_is_not_sent_yet_is_no_stall(own_server, pool_settings, monkeypatch):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    client.ping()
+    usual = shared_socket.SharedSocket._lead
+
+    def lead(*args):
+        sleep(0.3)  # other threads hold the interpreter
+        usual(*args)
+
+    monkeypatch.setattr(shared_socket.SharedSocket, "_lead", lead)
+    callers = started([partial(client.exists, "k")] * 4)
+    assert [caller.ended() for caller in callers] == [0] * 4
+    assert manager.get_pool_info()["connections_opened_total"] == 1
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_stall_is_found_soon_also_where_connecting_took_long(own_server, pool_settings, is_async):
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(proxy.url, SOCKET_TIMEOUT=PATIENT, HEALTH_CHECK_TIMEOUT=PATIENT)
+        proxy.reply_delay = 0.1
+
+        async def made_slowly():
+            client = await manager.get_client()
+            proxy.reply_delay = 0.0
+            for _ in range(20):
+                await client.get("k")
+            connection = client.sharing.connection
+            return connection.stall_after, connection._round_trip
+
+        if is_async:
+            stall_after, round_trip = asyncio.run(made_slowly())
+        else:
+            client = manager.get_sync_client()
+            client.ping()
+            proxy.reply_delay = 0.0
+            for _ in range(20):
+                client.get("k")
+            connection = client.sharing.connection
+            stall_after, round_trip = connection.stall_after, connection._round_trip
+        assert stall_after > 0.2
+        assert patience(stall_after, round_trip) < 0.1

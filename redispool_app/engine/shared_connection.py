@@ -292,9 +292,11 @@ class SharedConnection(WatchedConnection):
                     size = self._written.popleft()[1]
                     self._due_bytes -= size
                     self.bytes_in_flight -= size
-            commands = at - before if batch.__class__ is Batch else not batch.due
+            commands, waited = (at - before if batch.__class__ is Batch else not batch.due), now - batch.started
             if commands:
-                self._statistics.sample(now - batch.started, commands)
+                self._statistics.sample(waited, commands)
+            if waited < self._round_trip:
+                self._round_trip = waited
         self._due_commands -= at
         self.in_flight -= at
         # All is consistent now: what is called from here on may run code of others.

@@ -38,7 +38,7 @@ from .runtime.hooks import tell_all
 from .runtime.nesting import is_nested
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
-from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
+from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
 from .statistics import Statistics
 
 _FRESH = 0.001
@@ -47,10 +47,11 @@ _FRESH = 0.001
 _FAR = 0.0005
 """A server with a round trip above this many seconds is worth a write for each caller."""
 
-_LONGEST_POLL = 60.0
-
 _LOOK = 0.05
 """A caller that waits looks around after so many seconds: the connection may be stalled, the process forked."""
+
+_WAIT = 0.025
+"""A leader waits for so many seconds at once. Then it knows that nothing came meanwhile."""
 
 _CROWD = 16
 """With more callers than so many ..."""
@@ -141,11 +142,13 @@ class SharedSocket:
         self.on_recovered: Callable[[SharedSocket], None] | None = None
         self._seen: tuple[Exchange, float] | None = None
         """Who was first in the queue at a look, and since when."""
+        self._waited_in_vain_at = 0.0
+        """When the leader last found that nothing had come (monotonic seconds)."""
         self._next_look = 0.0
         """When the next look is due: one for all threads that wait."""
         self._sent_one_at = -math.inf
         """When a single read was last sent elsewhere (monotonic seconds)."""
-        kernel_wait = None if timeout is None else min(timeout, _LOOK)
+        kernel_wait = None if timeout is None else min(timeout, _WAIT)
         self._calls = SocketCalls(connection._sock, kernel_wait)
         self._incoming = Incoming(connection, self._calls)
         self._descriptor = connection._sock.fileno()
@@ -229,22 +232,32 @@ class SharedSocket:
         return reply
 
     def _look_for_stall(self) -> None:
-        """Tell the owner if no reply completes although this process reads."""
+        """Tell the owner if no reply completes although this process reads.
+
+        While other threads hold the interpreter, a reply may have been received that the leader has not handed out yet.
+        So nothing is held back before the leader itself has waited in vain.
+        """
         now, queue, seen = monotonic(), self.queue, self._seen
         if self.stalled is not None and now < self._next_look:
             return
         self._next_look = now + _LOOK
-        if not queue or seen is None or seen[0] is not queue[0]:
-            self._seen = (queue[0], now) if queue else None
+        if not queue or self._written <= (self._batch_size if self._outgoing else 0):
+            self._seen = None  # nothing is sent yet
             return
-        if now - seen[1] < self.stall_after or self.closed or self.on_stalled is None:
+        if seen is None or seen[0] is not queue[0]:
+            self._seen = queue[0], now
+            return
+        if now - seen[1] < self._patience() or self.closed or self.on_stalled is None:
             return
         if self.stalled is None:
             is_receiving = self.last_received > seen[1]
-            if not is_receiving and self._is_behind():
+            if not is_receiving and (self._waited_in_vain_at < seen[1] or self._is_behind()):
                 return
             self.stalled, self.stalled_at = (LARGE_REPLY if is_receiving else HELD_BACK), now
         self.on_stalled(self)
+
+    def _patience(self) -> float:
+        return patience(self.stall_after, self._round_trip or math.inf)
 
     def _is_behind(self) -> bool:
         """Whether something has come that the leader has not read yet."""
@@ -292,7 +305,7 @@ class SharedSocket:
             if self.on_stalled is not None:
                 self._look_for_stall()
             # The second look can tell that the connection is stalled.
-            look = _LOOK if looked else min(_LOOK, self.stall_after + _MARGIN)
+            look = (_WAIT if self.stalled is None else _LOOK) if looked else min(_LOOK, self._patience() + _MARGIN)
             if looked and len(self.queue) > _CROWD:
                 look = _LOOK_IN_CROWD  # the others look, too
             looked, left = True, exchange.deadline - monotonic()
@@ -358,7 +371,8 @@ class SharedSocket:
                         return
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
-                if not calls.poll(min(left, _LOOK) * 1000):
+                if not calls.poll(min(left, _WAIT) * 1000):
+                    self._waited_in_vain_at = monotonic()
                     if not mark[0]:
                         fork.renew()  # a handler has forked: what comes is read by the parent
                     continue
@@ -451,7 +465,9 @@ class SharedSocket:
             left = exchange.deadline - monotonic()
             if left <= 0:
                 return False
-            events = poller.poll(min(left, _LONGEST_POLL) * 1000)
+            events = poller.poll(min(left, _WAIT) * 1000)
+            if leading and not events:
+                self._waited_in_vain_at = monotonic()
             if leading and any(event & ~select.POLLOUT for _, event in events):
                 self._read(self._calls.receive_now)
             if any(event & ~select.POLLIN for _, event in events):
@@ -465,6 +481,7 @@ class SharedSocket:
         try:
             size = self._incoming.receive(how)
         except WOULD_BLOCK:
+            self._waited_in_vain_at = monotonic()
             return
         except OSError as error:
             self._lose(error)

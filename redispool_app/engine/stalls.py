@@ -50,6 +50,15 @@ def stall_after(connecting: float) -> float:
     return min(LONGEST, max(SHORTEST, 2 * connecting))
 
 
+def patience(stall_after: float, round_trip: float) -> float:
+    """Return ``stall_after``, or less if the shortest round trip on the connection says so; all are in seconds.
+
+    Connecting may have taken long because this process was starting. A value above ``LONGEST`` was not measured, and
+    stays.
+    """
+    return stall_after if stall_after > LONGEST else min(stall_after, max(SHORTEST, 4 * round_trip))
+
+
 def reads_only(packed: bytes, commands: int) -> bool:
     """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more."""
     if packed in _CHECKS:

@@ -28,7 +28,7 @@ from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import abort, put_timers_in_order, schedule_lost_callbacks
 from .slow_commands import SlowCommands
-from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, reads_only
+from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
 from .statistics import Statistics
 
 _LOOK = 0.05
@@ -117,6 +117,8 @@ class WatchedConnection:
         """When that was noticed (monotonic seconds)."""
         self.stall_after = SHORTEST
         """Seconds without a reply after which this is so."""
+        self._round_trip = math.inf
+        """The shortest so far, in seconds."""
         self.on_stalled: Callable[[Any], None] | None = None
         self.on_recovered: Callable[[Any], None] | None = None
         self._seen: tuple[Batch | Unit, int, float] | None = None
@@ -218,7 +220,7 @@ class WatchedConnection:
             self._seen = None if head is None else (head, head.due, now)
             return
         is_alone = len(self._due) == 1 and head.due == 1 and not (self._held or self._gathered)
-        if is_alone or now - seen[2] < self.stall_after or self.on_stalled is None:
+        if is_alone or now - seen[2] < patience(self.stall_after, self._round_trip) or self.on_stalled is None:
             return
         if self.stalled is None:
             self.stalled, self.stalled_at = (LARGE_REPLY if self.last_received > seen[2] else HELD_BACK), now
