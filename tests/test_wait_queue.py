@@ -8,6 +8,9 @@ import signal
 import threading
 import time
 
+import pytest
+
+from redispool_app.engine.runtime import wait_queue
 from redispool_app.engine.runtime.wait_queue import LoopWaiter, ThreadWaiter, WaitQueue
 
 from .crowd import HANGS, Caller, at_once, started
@@ -164,3 +167,23 @@ def test_a_queue_can_be_left_while_others_wake_it():
     callers = started([come_and_go, come_and_go, wake, wake])
     assert [caller.ended() for caller in callers] == [None] * 4
     assert not queue
+
+
+@pytest.mark.parametrize("loop_module", ["asyncio", "uvloop"])
+def test_a_wait_ends_although_an_exception_meets_its_end(loop_module, monkeypatch):
+    """As a soft time limit does that a signal handler raises within the callback of the timer."""
+    end, struck = wait_queue._end, []
+
+    def struck_once(future):
+        if not struck:
+            struck.append(future)
+            raise RecursionError
+        end(future)
+
+    async def wait():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        return await asyncio.wait_for(LoopWaiter().wait(0.01), HANGS)
+
+    monkeypatch.setattr(wait_queue, "_end", struck_once)
+    assert pytest.importorskip(loop_module).run(wait()) is False
+    assert struck

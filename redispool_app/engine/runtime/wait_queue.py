@@ -25,6 +25,9 @@ from typing import Any, Protocol
 LOOK_AGAIN = 1.0
 """A caller that waits calls ``wake_first`` every so many seconds: the giver may have been interrupted before it did."""
 
+_SPARE = 0.05
+"""Seconds after the end of a wait at which it is ended once more."""
+
 
 class Waiter(Protocol):
     """One caller in the queue. ``owner`` tells for whom it waits, where that matters."""
@@ -84,12 +87,16 @@ class LoopWaiter:
         """Wait up to ``timeout`` seconds, None for ever; return whether this caller was woken. It may wait again."""
         # Not ``asyncio.wait``, which takes three times as long. A wake-up at the last moment is seen by ``woken``.
         self._future = future = self._loop.create_future()
-        timer = None if timeout is None else self._loop.call_later(max(0.0, timeout), _end, future)
+        timers: list[asyncio.TimerHandle] = []
         try:
+            if timeout is not None:
+                # Two: what a signal handler raises within the first would leave this caller waiting.
+                ends = (timeout, timeout + _SPARE)
+                timers.extend(self._loop.call_later(max(0.0, seconds), _end, future) for seconds in ends)
             if not self.woken:
                 await future
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
         woken, self.woken = self.woken, False
         return woken
