@@ -182,7 +182,7 @@ async def test_both_protocols_give_the_same(server, pool_settings, protocol):
     await cache.aset_many({"a": "text", "b": 5})
     assert await cache.aadd("a", 1) is False
     assert await cache.aincr("b") == 6
-    assert await cache.attl("b") == 300
+    assert 295 <= await cache.attl("b") <= 300
     assert await cache.aget_or_set("c", lambda: [1]) == cache.get_or_set("c", lambda: 2) == [1]
     assert await cache.adelete("a") is True
     assert await cache.adelete("a") is False

@@ -119,9 +119,9 @@ async def test_touch_sets_the_time_anew_and_says_whether_the_key_is_there(face, 
     assert await cache.touch("k", 60) is False
     await cache.set("k", 1, 5)
     assert await cache.touch("k", 60) is True
-    assert at_redis.ttl(":1:k") == 60
+    assert 55 <= at_redis.ttl(":1:k") <= 60
     assert await cache.touch("k") is True
-    assert at_redis.ttl(":1:k") == 300
+    assert 295 <= at_redis.ttl(":1:k") <= 300
     assert await cache.touch("k", None) is True
     assert at_redis.ttl(":1:k") == -1
     assert await cache.touch("k", 0) is True

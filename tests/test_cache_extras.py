@@ -42,7 +42,7 @@ async def test_a_time_is_set_and_taken_away(face, at_redis):
     cache = face()
     await cache.set("k", 1)
     assert await cache.expire("k", 70) is True
-    assert at_redis.ttl(":1:k") == 70
+    assert 65 <= at_redis.ttl(":1:k") <= 70
     assert await cache.pexpire("k", 80_500) is True
     assert 80_000 < at_redis.pttl(":1:k") <= 80_500
     assert await cache.persist("k") is True
@@ -57,7 +57,7 @@ async def test_a_time_can_be_a_timedelta(face, at_redis):
     cache = face()
     await cache.set("k", 1)
     assert await cache.expire("k", datetime.timedelta(minutes=2, milliseconds=900)) is True
-    assert at_redis.ttl(":1:k") == 120
+    assert 115 <= at_redis.ttl(":1:k") <= 120
     assert await cache.pexpire("k", datetime.timedelta(seconds=80, milliseconds=500)) is True
     assert 80_000 < at_redis.pttl(":1:k") <= 80_500
     assert await cache.expire("missing", datetime.timedelta(hours=1)) is False

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import threading
 from functools import partial
 from time import monotonic
 
@@ -109,9 +110,14 @@ def ask(client, name, turns):
             assert found == [b"a" + text.encode(), b"b" + text.encode()]
 
 
+def background_threads():
+    """Return the threads of the package itself, such as one that keeps a second connection beside a stalled one."""
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("redispool-")}
+
+
 def at_rest(client):
     """Assert that nothing is left over, and that the client goes on."""
-    assert inside == {}
+    assert inside.keys() <= background_threads()
     assert at_once([partial(client.get, "k")] * 2, within=HANGS) == [b"v"] * 2
     sharing = client.sharing
     assert (sharing.in_flight, sharing.waiting) == (0, 0)
@@ -334,7 +340,7 @@ def test_signal_handlers_that_use_the_cache_never_wait_for_their_own_thread(own_
         while nested.calls < calls:
             use("main")
     nested.assert_right(at_least=calls)
-    assert inside == {}
+    assert inside.keys() <= background_threads()
     assert cache.get("k") == "v"
 
 
