@@ -129,6 +129,27 @@ def handled(handler: Callable[[int, FrameType | None], Any], every: float = 0) -
         signal.signal(signal.SIGALRM, former)
 
 
+_traced = 0
+"""How many threads are traced now."""
+
+
+def begin_tracing(enter: Callable[[FrameType, str, Any], Any]) -> None:
+    """Trace this thread. No garbage is collected meanwhile: CPython 3.11 and 3.12 can crash where frames are traced."""
+    global _traced
+    _traced += 1
+    gc.disable()
+    sys.settrace(enter)
+
+
+def end_tracing() -> None:
+    """Trace this thread no longer."""
+    global _traced
+    sys.settrace(None)
+    _traced -= 1
+    if not _traced:
+        gc.enable()
+
+
 class InterruptAt:
     """Calls a function and interrupts it at the point numbered ``victim`` (from 1; 0 only counts).
 
@@ -150,11 +171,11 @@ class InterruptAt:
         return self.where
 
     def __call__(self) -> Any:
-        sys.settrace(self._enter)
+        begin_tracing(self._enter)
         try:
             return self._function()
         finally:
-            sys.settrace(None)
+            end_tracing()
             self._last.clear()
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
-import gc
 import logging
-import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +18,7 @@ import uvloop
 
 import redispool_app
 
-from .interrupts import TESTS, _bytes_of, _is_finaliser, _looks_outside
+from .interrupts import TESTS, _bytes_of, _is_finaliser, _looks_outside, begin_tracing, end_tracing
 
 PACKAGE = str(Path(redispool_app.__file__).parent)
 
@@ -84,13 +82,11 @@ class Strike:
         self._last: dict[FrameType, str] = {}
 
     def __enter__(self) -> Strike:
-        gc.disable()  # CPython 3.12.1 cannot collect garbage in one thread while another is traced by opcode
-        sys.settrace(self._enter)
+        begin_tracing(self._enter)
         return self
 
     def __exit__(self, *error: object) -> None:
-        sys.settrace(None)
-        gc.enable()
+        end_tracing()
         self._last.clear()
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:

@@ -12,7 +12,6 @@ import dis
 import importlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import redispool_app.engine
 
-from .interrupts import _bytes_of, _is_finaliser, _looks_outside
+from .interrupts import _bytes_of, _is_finaliser, _looks_outside, begin_tracing, end_tracing
 
 
 class SoftTimeLimitError(Exception):
@@ -65,11 +64,11 @@ class StruckAt:
         return self.where
 
     def __call__(self) -> Any:
-        sys.settrace(self._enter)
+        begin_tracing(self._enter)
         try:
             return self._function()
         finally:
-            sys.settrace(None)
+            end_tracing()
             self._last.clear()
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
