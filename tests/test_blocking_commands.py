@@ -298,6 +298,44 @@ async def test_monitor_waits_for_a_command(caller, own_server):
     caller.assert_nothing_noticed()
 
 
+async def test_monitor_gives_its_connection_back_when_the_server_refuses_it(caller, own_server):
+    await caller.open()
+    with own_server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-monitor")
+
+    async def enter():
+        async with caller.client.monitor():
+            pass
+
+    def enter_sync():
+        with caller.client.monitor():
+            pass
+
+    with pytest.raises(redis_exceptions.NoPermissionError):
+        await caller(lambda _: enter() if caller.kind == "async" else enter_sync())
+    assert caller.manager.get_pool_info()["connections_in_use"] == 0
+
+
+@pytest.mark.parametrize("step", ["enters", "leaves"])
+async def test_a_cancelled_monitor_gives_its_connection_back(own_server, settings_of, step):
+    with Proxy(own_server.port) as proxy:
+        caller = await Caller(settings_of(proxy.url), "async").open()
+        monitor = caller.client.monitor()
+        if step == "enters":
+            await monitor.connect()
+            proxy.swallow = True
+            ending = asyncio.create_task(monitor.__aenter__())
+        else:
+            await monitor.__aenter__()
+            ending = asyncio.create_task(monitor.__aexit__(None, None, None))
+        await asyncio.sleep(0.05 if step == "enters" else 0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert caller.client.connection_pool.state.in_use == []
+        proxy.heal()
+        assert await caller.client.blpop("nothing", 0.01) is None
+
+
 async def test_what_has_no_reply_on_a_connection_of_its_own_is_no_outage(own_server, settings_of, kind):
     caller = await Caller(settings_of(own_server.url, PROTOCOL=3), kind).open()
     single = caller.client.client()

@@ -199,7 +199,24 @@ def keep_alive(connection: Any) -> None:
 
 
 class SyncMonitor(redis.client.Monitor):
-    """redis-py's MONITOR: until another client sends something it is silent, which is no time-out."""
+    """redis-py's MONITOR: until another client sends something it is silent, which is no time-out.
+
+    Its connection is also given back when the server refuses MONITOR, or an interrupt ends the wait for its reply.
+    """
+
+    def __enter__(self) -> SyncMonitor:
+        try:
+            super().__enter__()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        try:
+            self.connection.disconnect()
+        finally:
+            self.connection_pool.release(self.connection)
 
     def next_command(self) -> Any:
         with patient(self.connection, math.inf):
@@ -207,7 +224,26 @@ class SyncMonitor(redis.client.Monitor):
 
 
 class AsyncMonitor(redis.asyncio.client.Monitor):
-    """The twin for ``redis.asyncio``."""
+    """The twin for ``redis.asyncio``; its connection is also given back when entering or leaving is cancelled."""
+
+    async def __aenter__(self) -> AsyncMonitor:
+        try:
+            await super().__aenter__()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await self._give_back()
+            raise
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect(nowait=True)
+            finally:
+                await self.connection_pool.release(connection)
 
     async def next_command(self) -> Any:
         await self.connect()  # type: ignore[no-untyped-call]
