@@ -30,7 +30,7 @@ class AwaitPoint:
 def await_points():
     """Return every await point of the engine, by module."""
     found = {}
-    for path in sorted(ENGINE.glob("*.py")):
+    for path in sorted(ENGINE.rglob("*.py")):
         points = []
         visit(ast.parse(path.read_text()), path.name, [], points)
         if points:

@@ -9,17 +9,22 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
+import time
 from dataclasses import dataclass
 
 import redis
 from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import StreamingCredentialProvider
 
 from redispool_app.engine import AsyncRedis
 from redispool_app.engine.connections import AsyncTCPConnection, AsyncTLSConnection
+from redispool_app.engine.login import login_of
+from redispool_app.engine.runtime.single_flight import Flight
 from redispool_app.engine.tally import CommandTally, current_tally
 from redispool_app.engine.telemetry import Telemetry
+from redispool_app.exceptions import CommandRefused
 
 from .await_points import Watch
 
@@ -32,6 +37,10 @@ class World:
     server: object
     proxy: object
     watch: Watch
+    replica: object
+    """A server that refuses writes."""
+    node: object
+    """A server in cluster mode."""
 
     def arm(self):
         self.watch.armed = True
@@ -41,6 +50,10 @@ class World:
 
     async def client_without_check(self):
         return (await self.manager._built().open()).client
+
+    def bare_client(self, **options):
+        """A client on a pool of redis-py's own."""
+        return AsyncRedis.from_url(self.proxy.url, retry=Retry(NoBackoff(), 0), socket_timeout=2, **options)
 
     def push(self, key):
         with self.server.client() as admin:
@@ -81,6 +94,90 @@ async def a_first_command_with_credentials_to_wait_for(world):
     world.arm()
     client = await world.client()
     await client.get("k")
+
+
+class Blocking(redis.CredentialProvider):
+    """Has no asynchronous way to answer, and takes a moment."""
+
+    def get_credentials(self):
+        time.sleep(0.002)
+        return "default", "whatever: this user needs no password"
+
+
+@scenario(CREDENTIAL_PROVIDER=Blocking())
+async def a_first_command_with_credentials_that_block(world):
+    world.arm()
+    client = await world.client()
+    await client.get("k")
+
+
+class Streaming(Thinking, StreamingCredentialProvider):
+    """Would bring new tokens; here it brings none."""
+
+    def on_next(self, callback):
+        pass
+
+    def on_error(self, callback):
+        pass
+
+    def is_streaming(self):
+        return True
+
+
+@scenario(CREDENTIAL_PROVIDER=Streaming())
+async def a_first_command_with_streamed_credentials(world):
+    world.arm()
+    client = await world.client()
+    await client.get("k")
+
+
+@scenario()
+async def streamed_credentials_of_a_bare_client(world):
+    async with world.bare_client(credential_provider=Streaming()) as client:
+        world.arm()
+        await client.get("k")
+
+
+@scenario()
+async def a_new_password_for_all_connections(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    assert await client.execute_command("AUTH", "default", "any will do")
+    world.proxy.cut()
+    await asyncio.sleep(0.01)
+    assert await client.execute_command("AUTH", "default", "another")
+
+
+@scenario(CREDENTIAL_PROVIDER=Thinking())
+async def a_new_password_beside_a_provider(world):
+    client = await world.client()
+    await client.ping()
+    world.arm()
+    assert await client.execute_command("AUTH", "default", "any will do")
+
+
+@scenario()
+async def a_password_that_is_changed_during_the_handshake(world):
+    monitor = (await world.client_without_check()).connection_pool.monitor
+    connection = AsyncTCPConnection(
+        monitor=monitor,
+        host="127.0.0.1",
+        port=world.proxy.port,
+        protocol=2,
+        password="refused: the server has none, and wants a user's name then",
+        retry=Retry(NoBackoff(), 0),
+    )
+    world.proxy.reply_delay = 0.005
+    world.arm()
+    connecting = asyncio.create_task(connection.connect())
+    try:
+        while connection._last_words is None and not connecting.done():
+            await asyncio.sleep(0)
+        monitor.login = login_of(("AUTH", "default", "any will do"))
+        await asyncio.gather(connecting)
+    finally:
+        await connection.disconnect(nowait=True)
 
 
 @scenario()
@@ -149,6 +246,41 @@ async def a_watching_pipeline_that_is_cut(world):
 
 
 @scenario()
+async def a_watching_pipeline_that_is_refused(world):
+    client = await world.client()
+    async with client.pipeline() as pipe:
+        await pipe.watch("p")
+        pipe.multi()
+        pipe.execute_command("CLIENT", "REPLY", "OFF")
+        world.arm()
+        with contextlib.suppress(CommandRefused):
+            await pipe.execute()
+
+
+@scenario()
+async def a_pipeline_of_reads_that_has_its_own_connection(world):
+    client = await world.client()
+    async with client.pipeline(transaction=False) as pipe:
+        await pipe.watch("p")
+        await pipe.unwatch()
+        world.arm()
+        await pipe.get("k").execute()
+
+
+@scenario()
+async def pipelines_whose_own_connection_has_died(world):
+    client = await world.client()
+    for transaction in (False, True):
+        async with client.pipeline(transaction=transaction) as pipe:
+            await pipe.watch("p")
+            await pipe.unwatch()
+            world.proxy.cut(reset=False)
+            await asyncio.sleep(0.01)
+            world.arm()
+            await pipe.set("p", 1).execute()
+
+
+@scenario()
 async def a_script_in_a_pipeline(world):
     client = await world.client()
     with world.server.client() as admin:
@@ -164,6 +296,7 @@ async def a_pipeline_with_a_blocking_command(world):
     client = await world.client()
     world.arm()
     await client.pipeline(transaction=False).rpush("list", "x").blpop("list", 1).execute()
+    await client.pipeline(transaction=False).blpop("nothing", 0.01).execute()
 
 
 @scenario()
@@ -172,6 +305,32 @@ async def a_blocking_command(world):
     await client.rpush("list", "x")
     world.arm()
     await client.blpop("list", 1)
+
+
+@scenario()
+async def a_command_that_changes_its_connection(world):
+    client = await world.client()
+    world.arm()
+    await client.client_setname("name")
+
+
+@scenario()
+async def a_monitor(world):
+    client = await world.client()
+    world.arm()
+    monitor = client.monitor()
+    try:
+        # Not entered: it connects by itself, and nothing comes.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await monitor.next_command()
+    finally:
+        if monitor.connection is not None:
+            await monitor.connection.disconnect(nowait=True)
+            await client.connection_pool.release(monitor.connection)
+    async with client.monitor() as monitor:
+        world.push("list")
+        await monitor.next_command()
 
 
 @scenario()
@@ -221,7 +380,7 @@ async def a_command_where_nothing_may_be_shared(world):
     await client.ping()
     with world.server.client() as admin:
         admin.client_kill_filter(_type="normal", skipme=True)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.02)
     world.arm()
     await client.get("k")
 
@@ -238,16 +397,129 @@ async def waiting_for_room_on_the_shared_connection(world):
         assert each in (b"v", [b"v"]) or isinstance(each, asyncio.CancelledError), "a bystander lost its turn"
 
 
+@scenario(SOCKET_TIMEOUT=5.0)
+async def a_read_behind_a_write_that_is_held_back(world):
+    client = await world.client()
+    await client.ping()
+    with world.server.client() as admin:
+        admin.execute_command("CLIENT", "PAUSE", 2000, "WRITE")
+        writing = asyncio.create_task(client.set("held", "back"))
+        await asyncio.sleep(0)
+        world.arm()
+        reading = asyncio.create_task(client.get("k"))
+        try:
+            while not reading.done():
+                await asyncio.sleep(0.001)
+                client.sharing.lanes.widen_not_before = 0.0  # the next attempt need not wait
+            assert reading.cancelled() or reading.result() == b"v"
+        finally:
+            world.watch.armed = False
+            admin.client_unpause()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+
+@scenario(MAX_LIFETIME=0.02)
+async def a_connection_at_the_end_of_its_lifetime(world):
+    client = await world.client()
+    await client.ping()
+    await asyncio.sleep(0.03)
+    sharing = client.sharing
+    world.arm()
+    try:
+        await client.get("k")
+    finally:
+        if sharing._spare is not None:
+            await asyncio.wait([sharing._spare])
+
+
+# A primary that has become a replica: the path leads to the new one from the next connection on.
+
+
+async def demoted(world, open_client):
+    """Return a client with connections to a replica; those that it makes later lead to the primary."""
+    world.proxy.target_port = world.replica.port
+    client = await open_client()
+    await client.get("k")
+    await client.xread({"stream": 0}, block=1)
+    world.proxy.target_port = world.server.port
+    world.arm()
+    return client
+
+
+@scenario()
+async def commands_that_a_replica_has_refused(world):
+    client = await demoted(world, world.client)
+    await client.pipeline(transaction=False).set("p", 1).get("p").execute()
+
+
+@scenario()
+async def a_blocking_command_that_a_replica_has_refused(world):
+    world.push("list")
+    client = await demoted(world, world.client)
+    assert await client.blpop("list", 1)
+
+
+@scenario()
+async def a_pipeline_of_its_own_that_a_replica_has_refused(world):
+    client = await demoted(world, world.client)
+    await client.pipeline(transaction=False).rpush("list", "x").blpop("list", 1).execute()
+
+
+@scenario()
+async def a_transaction_of_its_own_that_a_replica_has_refused(world):
+    client = await demoted(world, world.client)
+    await client.pipeline(transaction=True).rpush("list", "x").blpop("list", 1).execute()
+
+
+@contextlib.asynccontextmanager
+async def bare_and_demoted(world):
+    client = world.bare_client()
+    try:
+        yield await demoted(world, client.initialize)
+    finally:
+        world.watch.armed = False
+        await client.aclose()
+
+
+@scenario()
+async def a_command_of_a_bare_client_that_a_replica_has_refused(world):
+    world.push("list")
+    async with bare_and_demoted(world) as client:
+        assert await client.blpop("list", 1)
+
+
+@scenario()
+async def a_pipeline_of_a_bare_client_that_a_replica_has_refused(world):
+    async with bare_and_demoted(world) as client:
+        await client.pipeline(transaction=False).rpush("list", "x").blpop("list", 1).execute()
+
+
+@scenario()
+async def a_transaction_of_a_bare_client_that_a_replica_has_refused(world):
+    async with bare_and_demoted(world) as client:
+        await client.pipeline(transaction=True).rpush("list", "x").blpop("list", 1).execute()
+
+
+@scenario()
+async def a_single_connection_that_has_died(world):
+    async with world.bare_client(single_connection_client=True) as client:
+        await client.set("p", 1)
+        world.proxy.cut(reset=False)
+        await asyncio.sleep(0.01)
+        world.arm()
+        await client.set("p", 1)
+
+
 @scenario()
 async def waiting_for_the_end_of_a_pause(world):
     client = await world.client()
     await client.ping()
-    world.manager.pause(0.02)
+    world.manager.pause(0.01)
     world.arm()
     await client.get("k")
-    world.manager.pause(0.02)
+    world.manager.pause(0.01)
     await client.client_getname()
-    world.manager.pause(0.02)
+    world.manager.pause(0.01)
     await client.pipeline().get("k").execute()
 
 
@@ -308,13 +580,52 @@ async def a_check_on_a_connection_that_has_died(world):
     await world.manager._health_check()
 
 
+@scenario()
+async def a_check_whose_pool_is_replaced_twice(world):
+    pool_set = world.manager._built()
+    world.proxy.reply_delay = 0.05
+    checking = asyncio.create_task(world.manager._health_check())
+    try:
+        for _ in range(2):
+            await asyncio.sleep(0.005)
+            await pool_set.drain(0)
+        world.proxy.heal()
+        world.arm()
+    finally:
+        await asyncio.gather(checking, return_exceptions=True)
+
+
+@scenario()
+async def a_check_within_a_check_of_this_thread(world):
+    monitor, blocking = world.manager._built().monitor, Flight()
+    assert monitor.claim(blocking) is blocking
+    world.arm()
+    try:
+        await world.manager._health_check()
+    finally:
+        blocking.ended = True
+        blocking.leave()
+
+
+@scenario()
+async def a_check_of_a_server_in_cluster_mode(world):
+    world.proxy.target_port = world.node.port
+    world.arm()
+    try:
+        await world.manager._health_check()
+    finally:
+        world.watch.armed = False
+        world.proxy.target_port = world.server.port
+        world.proxy.cut()
+
+
 @scenario(CLOSE_TIMEOUT=0.5)
 async def a_reset_while_commands_run(world):
     client = await world.client()
-    blocked = asyncio.create_task(client.blpop("nothing", 0.03))
-    world.proxy.reply_delay = 0.02
+    blocked = asyncio.create_task(client.blpop("nothing", 0.02))
+    world.proxy.reply_delay = 0.01
     running = asyncio.create_task(client.get("k"))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.005)
     world.arm()
     try:
         await world.manager.reset_pool()
@@ -416,7 +727,7 @@ async def disconnecting_the_pool(world):
     await client.connection_pool.disconnect()
 
 
-@scenario(HEALTH_CHECK_TIMEOUT=0.05)
+@scenario(HEALTH_CHECK_TIMEOUT=0.03)
 async def a_first_check_that_nobody_answers(world):
     world.proxy.swallow = True
     world.arm()

@@ -202,8 +202,7 @@ class CacheSite(Site):
 
 @pytest.fixture
 def site(own_server, tmp_path):
-    # A busy machine may seem a stalled connection, beside which another one is made.
-    site = CacheSite(tmp_path, {"CONNECTION_URL": own_server.url, "MAX_SHARED_CONNECTIONS": 1})
+    site = CacheSite(tmp_path, {"CONNECTION_URL": own_server.url})
     yield site
     site.kill()
 
