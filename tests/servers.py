@@ -83,7 +83,7 @@ class RedisServer:
         return int(self.info("clients")["connected_clients"]) - 1
 
 
-def eventually(condition, timeout: float = 5.0, interval: float = 0.01) -> float:
+def eventually(condition, timeout: float = 20.0, interval: float = 0.01) -> float:
     """Wait until ``condition()`` holds; return the seconds it took, fail after ``timeout``."""
     started = time.monotonic()
     while not condition():

@@ -262,7 +262,7 @@ def test_a_filter_that_uses_redis_on_a_slow_command_delays_no_other_thread(own_s
     client.set("k", "v")
     slow = Counting(client, hold=1.0)
     with filtered(slow), own_server.client() as admin:
-        admin.client_pause(60)
+        admin.client_pause(300)
         with in_time(), ThreadPoolExecutor(4) as pool:
             began = time.monotonic()
             callers = [pool.submit(timed, partial(client.get, "k"), began) for _ in range(4)]
@@ -278,7 +278,7 @@ async def test_a_filter_that_uses_redis_on_a_slow_command_harms_no_task(own_serv
     await client.set("k", "v")
     slow = Counting(manager.get_sync_client())
     with filtered(slow), own_server.client() as admin:
-        admin.client_pause(60)
+        admin.client_pause(300)
         with in_time():
             assert await asyncio.gather(*(client.get("k") for _ in range(4))) == [b"v"] * 4
             await asyncio.sleep(0.05)

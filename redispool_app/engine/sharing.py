@@ -404,7 +404,12 @@ class Sharing(SharingRules):
         self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
         # Two, so that one is left if an interrupt costs the other; the former ones end last.
         former, delays = self._surplus_timers, (SURPLUS_IDLE, 1.5 * SURPLUS_IDLE)
-        self._surplus_timers = [self.loop.call_later(delay, self._close_surplus) for delay in delays]
+        try:
+            self._surplus_timers = [self.loop.call_later(delay, self._close_surplus) for delay in delays]
+        except BaseException as error:
+            schedule_lost_callbacks(self.loop, error)
+            self.loop.call_later(SURPLUS_IDLE, self._close_surplus)
+            raise
         for timer in former:
             timer.cancel()
 
@@ -414,11 +419,7 @@ class Sharing(SharingRules):
         if len(lanes.open) < 2 or self.closed:
             self._surplus_at = math.inf
             return
-        try:
-            self._close_surplus_later()  # first: whatever is interrupted here, the next look goes on with it
-        except BaseException as error:
-            schedule_lost_callbacks(self.loop, error)
-            raise
+        self._close_surplus_later()  # first: whatever is interrupted here, the next look goes on with it
         if not lanes.are_stalled:
             for connection in lanes.usable[1:]:
                 if not connection.in_flight and now - connection.last_received >= SURPLUS_IDLE / 2:
