@@ -18,6 +18,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine import AsyncRedis
 
 from .proxy import Proxy
+from .test_transports import tls  # noqa: F401 (a fixture)
 
 PATIENT = 30.0
 AT_ONCE = 5.0
@@ -214,3 +215,35 @@ def test_timers_that_other_code_has_left_in_disorder_are_in_order_at_the_next_ca
 
     with Proxy(stocked.port) as proxy:
         busy_loop.run_until_complete(main(proxy))
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["TCP", "TLS"])
+async def test_a_connection_that_was_kept_from_ending_ends(stocked, tls, encrypted):  # noqa: F811
+    """asyncio notes first that a transport ends, and then schedules the end, which a stack too deep can prevent."""
+    url, keys = tls
+    options = {"ssl_ca_certs": keys["SSL_CA_CERTS"]} if encrypted else {}
+    client = AsyncRedis.from_url(url if encrypted else stocked.url, socket_timeout=PATIENT, **options)
+    loop = asyncio.get_running_loop()
+    usual, struck = loop.call_soon, []
+
+    class Deep:
+        """Raises once, without a frame of the event loop's own."""
+
+        def __call__(self, callback, *args, **kwargs):
+            if not struck and getattr(callback, "__name__", "") == "_call_connection_lost":
+                struck.append(callback)
+                raise RecursionError
+            return usual(callback, *args, **kwargs)
+
+    await client.ping()
+    connection = client.sharing.connection
+    loop.call_soon = Deep()
+    try:
+        with pytest.raises(RecursionError):
+            connection.close()
+    finally:
+        loop.call_soon = usual
+    async with asyncio.timeout(AT_ONCE):
+        await connection.gone
+    assert struck
+    await client.aclose()

@@ -164,6 +164,8 @@ class PoolState(Generic[C]):
         try:
             self.waiters.remove(waiter)
         finally:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)  # again: a stack too deep, or no memory, kept that call from beginning
             self.admit(here=here)
 
     def check_room(self, waiter: Any) -> None:

@@ -252,6 +252,8 @@ class Sharing(SharingRules):
             if not woken:
                 raise self.no_room()
         except BaseException:
+            if turn in waiting:
+                waiting.remove(turn)  # again: a stack too deep, or no memory, kept that call from beginning
             self._let_next_in()  # the turn may have been given at the same moment; let the next have it
             raise
 
@@ -566,6 +568,13 @@ class Sharing(SharingRules):
         """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
         if not mark[0]:
             fork.renew()
+        try:
+            await self._drain(timeout)
+        except BaseException:
+            self.abandon()  # nothing else would close what is left
+            raise
+
+    async def _drain(self, timeout: float) -> None:
         self.closed = True
         leaving = [*self._leaving, *self.lanes.open]
         self._leaving, self.lanes.open, self.connection = leaving, [], None
@@ -576,18 +585,15 @@ class Sharing(SharingRules):
         for task in (self._spare, self._widening):
             if task is not None:
                 task.cancel()
-        try:
-            if attempt is not None:
-                attempt.cancel()
-                await asyncio.wait([attempt], timeout=1.0)
-            if self.in_flight and timeout > 0:
-                self._emptied = self._emptied or self.loop.create_future()
-                await asyncio.wait([self._emptied], timeout=timeout)
-        finally:
-            # Also when the caller is cancelled: nobody else would close it.
-            for each in list(self._leaving):
-                each.close()
-            self._leaving.clear()
+        if attempt is not None:
+            attempt.cancel()
+            await asyncio.wait([attempt], timeout=1.0)
+        if self.in_flight and timeout > 0:
+            self._emptied = self._emptied or self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=timeout)
+        for each in list(self._leaving):
+            each.close()
+        self._leaving.clear()
         if gone:
             await asyncio.wait(gone, timeout=1.0)
 
@@ -657,11 +663,15 @@ async def close_sharing(pool: Any) -> None:
     """Close the shared connection of ``pool``; the next command makes another."""
     sharing: Sharing | None = getattr(pool, "_sharing", None)
     if sharing is not None:
-        pool._sharing = None
-        if sharing.loop is asyncio.get_running_loop():
-            await sharing.drain(0)
-        else:
-            sharing.leave_loop()
+        try:
+            pool._sharing = None
+            if sharing.loop is asyncio.get_running_loop():
+                await sharing.drain(0)
+            else:
+                sharing.leave_loop()
+        except BaseException:
+            pool._sharing = pool._sharing or sharing  # to be closed another time
+            raise
 
 
 _graveyard: list[Any] = []

@@ -67,4 +67,16 @@ def abort(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None
             loop.remove_reader(descriptor)
             loop.remove_writer(descriptor)
         transport.abort()
+        _end(transport, loop)
         raise
+
+
+def _end(transport: Any, loop: Any) -> None:
+    """Let a transport of asyncio's end that has noted that it ends and was kept from scheduling it."""
+    while hasattr(transport, "_ssl_protocol"):
+        transport = transport._ssl_protocol._transport
+    callback = getattr(transport, "_call_connection_lost", None)
+    if callback is None or not getattr(transport, "_conn_lost", 0) or getattr(transport, "_sock", None) is None:
+        return
+    if not any(handle._callback == callback for handle in tuple(getattr(loop, "_ready", ()))):
+        loop.call_soon(callback, None)
