@@ -16,7 +16,9 @@ RESET = f"{PAGE}default/reset/"
 
 def client_of(*codenames, enforce_csrf_checks=False, username="ada", **flags):
     """A logged-in client of a staff user with these permissions."""
-    user = User.objects.create_user(username, **{"is_staff": True, **flags})
+    user = User.objects.filter(username=username).first() or User.objects.create_user(
+        username, **{"is_staff": True, **flags}
+    )
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client = Client(enforce_csrf_checks=enforce_csrf_checks)
     client.force_login(user)

@@ -26,5 +26,5 @@ def test_callers_that_wait_too_long_are_noticed(subject, survives, unrecorded):
 
 
 def test_an_outage_that_is_not_remembered_is_noticed(subject, survives, unrecorded):
-    with mock.patch.object(Monitor, "_went_down"), pytest.raises(AssertionError, match="the log does not mention"):
+    with mock.patch.object(Monitor, "_tell"), pytest.raises(AssertionError, match="the log does not mention"):
         survives(ServerKilled, subject, load=True)
