@@ -6,14 +6,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from redis import exceptions as redis_exceptions
 
+from redispool_app.exceptions import RedisUnavailable
 from tests.lab import report
 from tests.lab.drivers import driver_of
 from tests.lab.operations import OK
 from tests.lab.servers import Cluster, Watched
 from tests.lab.stage import QUICK, play, rules_of
-from tests.lab.topologies import NODES, SENTINELS, TAG, ClusterStage, OtherNodeKilled, PrimaryKilled, SentinelStage
+from tests.lab.topologies import SENTINELS, PrimaryKilled, SentinelStage
 from tests.lab.verdicts import RECOVERY, judge
 
 pytestmark = pytest.mark.lab
@@ -56,27 +56,12 @@ def test_the_new_primary_is_found(subject, load, watched):
     assert not verdict(PrimaryKilled(stage), subject(watched), stage, load=load, durable=not load)
 
 
-@pytest.mark.parametrize("subject", NODES, ids=lambda subject: subject.name)
-def test_a_node_serves_its_slots_while_another_is_replaced(subject, cluster, pool_settings):
-    stage = ClusterStage(cluster)
-    manager = pool_settings(stage.url, **QUICK)
-    assert not verdict(OtherNodeKilled(stage), subject(manager), stage, load=True)
-    assert manager._is_healthy
-
-
-def test_a_key_of_another_node_is_that_callers_error_and_nobody_elses(cluster, pool_settings):
-    manager = pool_settings(ClusterStage(cluster).url, **QUICK)
-    elsewhere = "{elsewhere}"
-
-    async def use():
-        client = await manager.get_client()
-        await client.set(TAG, "here")
-        return await asyncio.gather(*(client.get(key) for key in (TAG, elsewhere) * 50), return_exceptions=True)
-
-    replies = asyncio.run(use())
-    assert replies[::2] == [b"here"] * 50
-    assert {type(reply) for reply in replies[1::2]} == {redis_exceptions.MovedError}
-    with pytest.raises(redis_exceptions.MovedError):
-        manager.get_sync_client().get(elsewhere)
-    assert manager.get_sync_client().get(TAG) == b"here"
-    assert manager._is_healthy
+def test_a_node_of_a_cluster_is_named_with_its_cure(cluster, pool_settings):
+    """It would answer most keys with MOVED."""
+    manager = pool_settings(cluster.nodes[0].url, **QUICK)
+    cure = "is a node of a cluster and does not serve every key: use a server without cluster mode"
+    with pytest.raises(RedisUnavailable, match=cure):
+        asyncio.run(manager.initialize())
+    with pytest.raises(RedisUnavailable, match=cure):
+        manager.get_sync_client().get("k")
+    assert manager.get_pool_info()["fault_kind"] == "cluster"

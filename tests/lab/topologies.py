@@ -1,4 +1,4 @@
-"""Stages of several servers, and subjects that find their way there: under Sentinels, in a cluster."""
+"""Stages of several servers, and subjects that find their way there: under Sentinels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redispool_app.engine import AsyncRedis, SyncRedis
 from tests.servers import eventually
 
 from .faults import Fault
-from .servers import Cluster, LabServer, Watched
+from .servers import LabServer, Watched
 from .subjects import AsyncEngine, SyncEngine
 
 _TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "protocol": 2}
@@ -102,78 +102,3 @@ class SyncSentinel(SyncEngine):
 
 
 SENTINELS = (AsyncSentinel, SyncSentinel)
-
-
-class ClusterStage:
-    """The first node is the one under test; its slots hold every key of the callers."""
-
-    connects = None
-    """Not counted: the laboratory itself asks there all the time."""
-    lookups: tuple[float, ...] = ()
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.server = cluster.nodes[0]
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def admin(self) -> redis.Redis:
-        return self.server.client()
-
-
-class OtherNodeKilled(Fault):
-    """For a second no node of the cluster serves; healed is when this one says that all slots are."""
-
-    name = "another node of the cluster killed"
-    outage = False
-    hold = 2.0
-
-    def strike(self) -> None:
-        self.stage.cluster.nodes[1].kill()
-
-    def heal(self) -> None:
-        eventually(lambda: Cluster._facts(self.server)["cluster_state"] == "ok", 20)
-
-
-TAG = "{b}"
-"""Its slot (https://valkey.io/topics/cluster-spec/, CRC16 modulo 16384) is one of the first node's."""
-
-
-class AsyncNode(AsyncEngine):
-    """The manager's client of one node."""
-
-    name = "async engine, cluster node"
-
-    async def set(self, client: Any, key: str, value: str) -> None:
-        await super().set(client, TAG + key, value)
-
-    async def get(self, client: Any, key: str) -> str | None:
-        return await super().get(client, TAG + key)
-
-    async def incr(self, client: Any, key: str) -> int:
-        return await super().incr(client, TAG + key)
-
-    def final(self, admin: redis.Redis, keys: Any) -> dict[str, Any]:
-        found = AsyncEngine.final(self, admin, [TAG + key for key in keys])
-        return {key.removeprefix(TAG): value for key, value in found.items()}
-
-
-class SyncNode(SyncEngine):
-    """The same for threads."""
-
-    name = "sync engine, cluster node"
-    final = AsyncNode.final
-
-    def set(self, client: Any, key: str, value: str) -> None:
-        super().set(client, TAG + key, value)
-
-    def get(self, client: Any, key: str) -> str | None:
-        return super().get(client, TAG + key)
-
-    def incr(self, client: Any, key: str) -> int:
-        return super().incr(client, TAG + key)
-
-
-NODES = (AsyncNode, SyncNode)
