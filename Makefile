@@ -39,7 +39,7 @@ test-rest: $(VENV)/.dev
 	$(MAKE) --keep-going test-lab test-random test-comparisons test-lowest
 
 test-lab: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist loadfile -m lab --hypothesis-profile thorough $(addprefix --ignore ,$(COMPARISONS))
+	$(PYTEST) -n 2 --dist worksteal -m lab --hypothesis-profile thorough $(addprefix --ignore ,$(COMPARISONS))
 
 test-random: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(RANDOM)
@@ -52,7 +52,7 @@ test-lowest: $(VENV_LOWEST)/.dev
 
 faults: $(VENV)/.dev
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
-	$(PYTEST) -n 2 --dist loadfile -m "lab or not lab" --hypothesis-profile thorough \
+	$(PYTEST) -n 2 --dist worksteal -m "lab or not lab" --hypothesis-profile thorough \
 		tests/faults $(addprefix --ignore ,$(COMPARISONS)) $(HARNESSES) || status=$$?; \
 	$(PYTEST) -m "lab or not lab" $(COMPARISONS) || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status

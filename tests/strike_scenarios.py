@@ -64,11 +64,11 @@ class World:
         self.admin.client_pause(milliseconds, all=False)
 
     async def comes_to_rest(self, *, counts_sockets: bool) -> bool:
-        """Whether within ``AT_ONCE`` nothing is in flight and each client has one shared connection or none.
+        """Whether within 3 ``AT_ONCE`` nothing is in flight and each client has one shared connection or none.
 
         ``counts_sockets``: and the server has no connection that no client knows. One is left out from then on.
         """
-        until = monotonic() + AT_ONCE
+        until = monotonic() + 3 * AT_ONCE  # a surplus connection closes after several seconds
         while not (at_rest := self._rests() and (self.connected == self.kept or not counts_sockets)):
             if monotonic() > until:
                 break
