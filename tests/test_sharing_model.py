@@ -234,7 +234,7 @@ async def play(proxy, plan, protocol, complaints):
         for key in model.possible:
             await settled(client, model, key)
         async with asyncio.timeout(HANGS):
-            # Replies that nobody waits for may still be due on a connection beside which another was made.
+            # Replies that no caller waits for may still be due on a connection beside which another was made.
             while client.sharing.in_flight:
                 await asyncio.sleep(0.005)
     finally:

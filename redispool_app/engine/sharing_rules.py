@@ -323,7 +323,7 @@ class SharingRules:
         self._left_untold()
 
     def report_loss(self, error: BaseException, oldest: float | None, *, was_passed: bool = False) -> None:
-        """The connection ended; ``oldest``: when the caller that waited longest asked, None if nobody waited.
+        """The connection ended; ``oldest``: when the caller that waited longest asked, None if no caller waited.
 
         ``was_passed``: the server answered on another connection while this one was stalled. So a time-out is a reason
         to check, but no proof of an outage.
