@@ -196,6 +196,7 @@ NAMES: tuple[Name, ...] = (
     *_attributes("asyncio:StreamReader", _TAKE, True, "_buffer"),
     *_attributes("ssl:SSLSocket", _TAKE, True, "_sslobj"),
     *_methods("asyncio.selector_events:_SelectorTransport", _ABANDON, False, _call_connection_lost="exc"),
+    *_attributes("asyncio.selector_events:_SelectorTransport", _ABANDON, False, "_conn_lost"),
     *_attributes("asyncio.sslproto:_SSLProtocolTransport", _ABANDON, False, "_ssl_protocol"),
     *_attributes("asyncio.sslproto:SSLProtocol", _ABANDON, False, "_transport"),
     # OpenTelemetry.
