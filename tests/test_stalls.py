@@ -608,3 +608,19 @@ def test_a_stall_is_found_soon_also_where_connecting_took_long(own_server, pool_
             stall_after, round_trip = connection.stall_after, connection._round_trip
         assert stall_after > 0.2
         assert patience(stall_after, round_trip) < 0.1
+
+
+async def test_a_connection_that_two_attempts_have_made_twice_is_closed_again(own_server, pool_settings):
+    """An event loop, or a thread, that was interrupted may connect once more than it needs to."""
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client, blocking = await manager.get_client(), manager.get_sync_client()
+    assert await client.get("k") is blocking.get("k") is None
+    await client.sharing._make_connection()
+    blocking.sharing._make_connection(monotonic() + PATIENT)
+    assert client.sharing.connections == blocking.sharing.connections == 2
+
+    def one_is_left():
+        blocking.get("k")  # threads look when replies come
+        return client.sharing.connections == blocking.sharing.connections == 1
+
+    await until(one_is_left)

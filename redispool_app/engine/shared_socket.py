@@ -636,17 +636,6 @@ class SharedSocket:
             sleep(0.001)
         return True
 
-    def close_if_empty(self) -> bool:
-        """Close unless replies are due; return whether the connection is closed now."""
-        if is_nested() and self._stays_locked():
-            return False
-        with self._mutex:
-            if self.queue and not self.closed:
-                return False
-            self.closed = True
-        self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
-        return True
-
     def close_if_left(self) -> bool:
         """Close if every caller has left, so that no thread reads what is due; return whether it is closed now."""
         if is_nested() and self._stays_locked():

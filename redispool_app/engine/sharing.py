@@ -324,6 +324,8 @@ class Sharing(SharingRules):
             self.renewal.connected(stamp)
             # Others, if there are any, have been closed, or were made for a stall at the same moment.
             self.lanes.forget_closed()
+            if self.lanes.open:
+                self._close_surplus_later()
             self.lanes.open.insert(0, shared)
             self._settle()
         except BaseException as error:

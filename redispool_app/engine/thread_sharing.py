@@ -358,6 +358,8 @@ class ThreadSharing(SharingRules):
             shared = self._open(deadline)
             # Others, if there are any, have been closed, or were made for a stall at the same moment.
             self.lanes.forget_closed()
+            if self.lanes.open:
+                self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
             self.lanes.open.insert(0, shared)
             self._settle()
         except Exception:
@@ -495,7 +497,7 @@ class ThreadSharing(SharingRules):
         if not lanes.are_stalled:
             for connection in lanes.usable[1:]:
                 if monotonic() - connection.last_received >= SURPLUS_IDLE / 2:
-                    connection.close_if_empty()
+                    connection.close_if_left()
         lanes.forget_closed()
         self._settle()
         if len(lanes.open) < 2:
@@ -619,8 +621,9 @@ class ThreadSharing(SharingRules):
         takes_over = False
         if former is not None and self._attempts.latest.is_over:
             self._leaving.append(former)
+            self.lanes.forget_closed()
             # An attempt to connect means that the former one is lost. No call between the comparison and the store.
-            if not self.closed and self.connection is former:
+            if not self.closed and self.connection is former and self.lanes.open[:1] == [former]:
                 self.lanes.open[:1], self.connection, takes_over = [spare], spare, True
             else:
                 self._drop(former)
