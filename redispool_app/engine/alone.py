@@ -95,6 +95,7 @@ class AloneSync(OwnConnection):
             return self._send_once(conn, command_name, *args, **options)
         refuse_silence(sent_words(args))
         if self.connection is conn:
+            conn.ends_watch = self._ends_watch
             self._is_spoilt = self._is_spoilt or not (self._ends_watch and command_name == "WATCH")
             return self._send_once(conn, command_name, *args, **options)
         try:
@@ -190,6 +191,7 @@ class AloneAsync(OwnConnection):
             return await self._send_once(conn, command_name, *args, **options)
         refuse_silence(sent_words(args))
         if self.connection is conn:
+            conn.ends_watch = self._ends_watch
             self._is_spoilt = self._is_spoilt or not (self._ends_watch and command_name == "WATCH")
             return await self._send_once(conn, command_name, *args, **options)
         try:

@@ -26,6 +26,7 @@ from redis.event import AsyncReAuthConnectionListener, EventDispatcher, ReAuthCo
 
 from .addresses import AddressedAsync, AddressedSync
 from .blocking import keep_alive
+from .connection_state import TracksState
 from .credentials import discreet
 from .exhaust import exhaust
 from .faults import UnansweredHandshakeError, UnansweredNameError, without_arguments
@@ -33,7 +34,6 @@ from .last_words import LastWords
 from .monitor import Monitor
 from .outcomes import ReplyTooLargeError
 from .replies import is_out_of_memory
-from .routing import changes_state
 from .runtime import fork
 from .runtime.fork import mark
 
@@ -43,13 +43,11 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 _INHERITED = "This connection belongs to the process that this one was forked from; it was closed here."
 
 
-class ObservedAsync:
+class ObservedAsync(TracksState):
     """Mix into a ``redis.asyncio`` connection class, before it."""
 
     is_spare = False
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
-    is_outdated = False
-    """Whether it is closed when its caller gives it back, or before the next one gets it."""
     life_share = 1.0
     """The part of the longest lifetime after which it is closed."""
     _login: Any = None
@@ -125,31 +123,42 @@ class ObservedAsync:
                 await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
-            self._last_words = None
+            self._last_words, self.replies_due = None, 0
 
     async def send_command(self, *args: Any, **kwargs: Any) -> None:
         if self._name is not None and args[:2] == _SETINFO:
             # Beside what redis-py sends without awaiting each answer, so that a name costs no round trip.
             name, self._name, self._named = self._name, None, True
             await super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
-        if self._last_words is None and changes_state(args):
-            self.is_outdated = True  # before it is sent: an interrupt must not hide it
-        await super().send_command(*args, **kwargs)  # type: ignore[misc]
+        self.note_command(args)
+        try:
+            await super().send_command(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._known = None
 
-    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+    async def send_packed_command(self, command: Any, *args: Any, **kwargs: Any) -> None:
         if not mark[0]:
             fork.renew()
         if self._inherited:
             await self.disconnect(nowait=True)
             raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
+        if not isinstance(command, str | bytes | list | tuple):
+            command = list(command)  # it may be read only once
+        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
+        if spoilt:
+            self.is_outdated = True  # before it is sent: an interrupt must not hide it
         try:
-            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+            await super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
             raise
+        finally:
+            if spoilt:
+                self.is_outdated = True  # the call itself may have connected
+            self.replies_due += count
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         if not mark[0]:
@@ -168,12 +177,14 @@ class ObservedAsync:
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.RedisError, MemoryError) as error:
+            self.replies_due -= isinstance(error, redis_exceptions.ResponseError)
             told = _reported(self, error)
             if told is not error:
                 raise told from _cause_of(told, error)
             raise
         # With a time-out of its caller, nothing stands for no reply.
         if response is not None or timeout is None:
+            self.replies_due -= 1
             self.monitor.reply()
         return response
 
@@ -188,7 +199,7 @@ class ObservedAsync:
             _count_closed(self)  # its borrower has lost it
 
 
-class ObservedSync:
+class ObservedSync(TracksState):
     """Mix into a ``redis`` connection class, before it."""
 
     _connect_callbacks: Any
@@ -199,8 +210,6 @@ class ObservedSync:
     """Whether it connects for somebody who has little time left."""
     is_spare = False
     """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
-    is_outdated = False
-    """Whether it is closed when its caller gives it back, or before the next one gets it."""
     life_share = 1.0
     """The part of the longest lifetime after which it is closed."""
     _login: Any = None
@@ -276,25 +285,32 @@ class ObservedSync:
                 super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
-            self._last_words = None
+            self._last_words, self.replies_due = None, 0
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
         if self._name is not None and args[:2] == _SETINFO:
             name, self._name, self._named = self._name, None, True
             super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
-        if self._last_words is None and changes_state(args):
-            self.is_outdated = True  # before it is sent: an interrupt must not hide it
-        super().send_command(*args, **kwargs)  # type: ignore[misc]
+        self.note_command(args)
+        try:
+            super().send_command(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._known = None
 
-    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+    def send_packed_command(self, command: Any, *args: Any, **kwargs: Any) -> None:
         if not mark[0]:
             fork.renew()
         if self._inherited:
             self.disconnect()
             raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
+        if not isinstance(command, str | bytes | list | tuple):
+            command = list(command)  # it may be read only once
+        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
+        if spoilt:
+            self.is_outdated = True  # before it is sent: an interrupt must not hide it
         try:
-            super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+            super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
             told = _reported(self, error)
             if told is not error:
@@ -303,6 +319,10 @@ class ObservedSync:
         except BaseException:
             self.disconnect()  # interrupted: nobody may read what was meant for this caller
             raise
+        finally:
+            if spoilt:
+                self.is_outdated = True  # the call itself may have connected
+            self.replies_due += count
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         if not mark[0]:
@@ -319,9 +339,11 @@ class ObservedSync:
             keep_alive(self)
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
+            self.replies_due -= 1
             self.monitor.reply()
             return response
         except (redis_exceptions.RedisError, MemoryError) as error:
+            self.replies_due -= isinstance(error, redis_exceptions.ResponseError)
             told = _reported(self, error, hurried="timeout" in kwargs)
             if told is not error:
                 raise told from _cause_of(told, error)
@@ -446,6 +468,7 @@ def _count_opened(connection: Any) -> None:
 def borrowed(connection: Any, asked_at: float) -> None:
     """Count how long a caller that asked at ``asked_at`` (monotonic seconds) waited; its use begins."""
     connection._borrowed_at = now = monotonic()
+    connection.ends_watch = False
     connection.monitor.times.wait.add(now - asked_at)
 
 
@@ -467,7 +490,7 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
     known = monitor.health.now
     if known.successor:
         known = monitor.health.newest()
-    if connection.is_outdated or opened_at <= known.last_outage or opened_at <= monitor.retired_before:
+    if connection.is_spoilt or opened_at <= known.last_outage or opened_at <= monitor.retired_before:
         return True
     if max_lifetime is None:
         return False

@@ -186,14 +186,6 @@ def leaves_state(args: Sequence[Any]) -> bool:
 _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
-def changes_state(args: Sequence[Any]) -> bool:
-    """Whether code that holds a connection itself leaves it unfit for the next caller by this command.
-
-    redis-py's pipelines end what WATCH begins, and its ``re_auth`` logs in again as the same user.
-    """
-    return leaves_state(args) and sent_words(args, 1) not in (["WATCH"], ["AUTH"])
-
-
 def leaves_nothing(name: Any) -> bool:
     """Whether a command whose connection is lost has changed nothing that outlives it."""
     return route_of(name).leaves_nothing

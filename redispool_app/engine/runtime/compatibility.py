@@ -67,6 +67,7 @@ _UNIT = "sending a pipeline as one unit"
 _RESULT = "judging a lost pipeline"
 _WATCH = "noticing that a connection that watched keys was lost"
 _REPORT = "counting connections and reporting their failures"
+_ACCOUNT = "knowing without a second look what a pipeline leaves on its connection"
 _INTERRUPT = "closing a connection whose reply an interrupt left unread"
 _HANDSHAKE = "naming connections and explaining refused handshakes"
 _ADDRESS = "connecting within one time-out whatever the name server does"
@@ -119,6 +120,7 @@ def _connection(owner: str, disconnect: str) -> Iterator[Name]:
     )
     read = "=disable_decoding, =timeout, =disconnect_on_error, =push_request"
     yield from _methods(owner, _INTERRUPT, True, send_packed_command="command, =check_health", read_response=read)
+    yield from _methods(owner, _ACCOUNT, False, pack_commands="commands")
     yield from _methods(owner, "error messages that name the server", False, _host_error="")
     yield from _attributes(owner, _TAKE, True, "_parser")
 
