@@ -5,6 +5,7 @@ A program written for ``redis.asyncio.Redis`` runs unchanged on it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from asyncio import Future, _get_running_loop, get_running_loop
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,15 @@ from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt_async, to_repeat
+from .read_only import (
+    REFUSALS,
+    is_refusal,
+    note_refusal_async,
+    refused_in_exec,
+    refused_of,
+    second_attempt_async,
+    to_repeat,
+)
 from .refusals import refuse_alone, refuse_in_pipeline
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
 from .runtime import compatibility, fork
@@ -98,13 +107,25 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             await self.reset()
             raise
         try:
-            if self.watching:  # a new connection would watch nothing
-                return await super().execute(raise_on_error)
+            if self.watching:
+                return await self._watching_alone(raise_on_error)
             if self.is_transaction or self.explicit_transaction:
                 return await self._transaction_alone(raise_on_error)
             return await self._pipeline_alone(raise_on_error)
         finally:
             note_alone(self.connection_pool, stack, started)
+
+    async def _watching_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a transaction with WATCH once: a new connection would watch nothing, but the next one finds it."""
+        try:
+            replies = await super().execute(raise_on_error)
+        except REFUSALS as error:
+            if is_refusal(error):
+                await note_refusal_async(self.connection_pool, error)
+            raise
+        if refused := refused_in_exec(replies):
+            await note_refusal_async(self.connection_pool, refused[0])
+        return replies
 
     async def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
         """Carry out a transaction, and once more as a whole if a replica has refused it."""
@@ -228,7 +249,8 @@ class _Unit(PipelineUnit):
         replies = await sharing.replies(self.packed, self.decode, reads=self.reads)
         self.was_answered = True
         if again := self.refused(replies, noted=sharing.read_only.refused_at >= started):
-            sharing.replace_if_due()
+            if not sharing.replace_if_due():
+                await sharing.look_up(math.inf)
             later = await sharing.replies(self.packed_of(again), [self.decode[at] for at in again], reads=self.reads)
             self.put_in(replies, again, later, sharing.read_only)
         self.replies.extend(replies)

@@ -40,6 +40,8 @@ class _Rules(Protocol):
 
     def judge(self, request: Request, error: FailedCommandError) -> None: ...
 
+    def look_up(self, request: Request) -> None: ...
+
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool: ...
 
 
@@ -82,6 +84,7 @@ class NestedCalls:
                     raise
             if failure is not None:
                 self._rules.judge(request, failure)
+                self._rules.look_up(request)
 
     def attempt(self, request: Request, quiet: bool = False) -> Any:
         """Send the request once and return its reply; errors in the reply to a ``quiet`` unit are not reported.

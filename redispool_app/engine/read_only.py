@@ -2,19 +2,22 @@
 
 Such a command was refused, so to send it again is safe. The connection that refused it is replaced, which resolves the
 name again. A name that goes on leading to a replica would cost a connection for each write, so replacements are rare
-then: the time between two doubles, up to a second.
+then: the time between two doubles, up to a second. Between two, a refused command waits until the name has been looked
+up: where it leads elsewhere, connections are replaced at once, and no caller loses a write after the name has moved.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from redis import exceptions as redis_exceptions
 
+from . import names
 from .faults import FaultKind, classify
 from .monitor import Monitor
 from .refusals import WAITING
@@ -23,6 +26,15 @@ from .routing import leaves_state, sent_words
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 1.0
 """Seconds between two replacements of which the first has not helped."""
+
+_LOOK_EVERY = 0.1
+"""Seconds between two looks at the name, whatever number of callers wait for one."""
+
+_LONGEST_LOOK = 1.0
+"""Seconds for which a caller waits for a look at the most, as where the name server does not answer."""
+
+_MOST_ANSWERS = 16
+"""So many answers of a name server lead to a replacement at once until a write is accepted; it may rotate them."""
 
 _SHOWN_FOR = 60.0
 """Seconds for which a refusal is shown that no other follows: perhaps there has been no write since."""
@@ -44,10 +56,19 @@ def is_refusal(reply: Any) -> bool:
 
 
 class ReadOnlyPolicy:
-    """Decides for one shared connection, or one pool, when a refusal replaces connections."""
+    """Decides for one shared connection, or one pool, when a refusal replaces connections.
 
-    def __init__(self, monitor: Monitor | None) -> None:
+    ``name`` is the host and the port that connections are made to, None where there is no name that could move.
+    """
+
+    def __init__(self, monitor: Monitor | None, name: tuple[str, int] | None = None) -> None:
         self._monitor = monitor
+        self._name = name
+        self._look_from = -math.inf
+        self._looked_at = -math.inf
+        """When the last look that has ended began (monotonic seconds)."""
+        self._answers: set[frozenset[str]] = set()
+        """What the name has led to since a write was accepted."""
         self.refused_at = -math.inf
         """When the last refusal came (monotonic seconds)."""
         self.replaced_at = -math.inf
@@ -61,16 +82,76 @@ class ReadOnlyPolicy:
         if now < self._replace_from:
             return False
         if now > self._replace_from + _SHOWN_FOR:
-            self._wait = 0.0
+            self._wait, self._answers = 0.0, set()
         self._wait = min(_LONGEST_WAIT, self._wait * 2 or _FIRST_WAIT)
-        self.replaced_at, self._replace_from = now, now + self._wait
+        self._replace_from = now + self._wait
+        self._retire(now)
+        return True
+
+    def _retire(self, now: float) -> None:
+        self.replaced_at = now
         if self._monitor is not None:
             self._monitor.retire_connections()
+
+    def look_up(self, until: float, replace: Callable[[], object]) -> None:
+        """Wait for a look at the name that begins after now, up to ``until`` (monotonic seconds).
+
+        If it leads elsewhere, the caller that looked calls ``replace`` before any other goes on.
+        """
+        asked = monotonic()
+        until = min(until, asked + _LONGEST_LOOK)
+        while (wait := self._seconds_to_look(asked, until)) is not None:
+            if wait > 0:
+                sleep(wait)
+                continue
+            began, (host, port) = monotonic(), self._name or ("", 0)
+            try:
+                found = names.resolve_sync(host, port, until - began)
+            except OSError:
+                found = []
+            if self._leads_elsewhere(found):
+                replace()
+            self._looked_at = began
+
+    async def look_up_async(self, until: float, replace: Callable[[], Awaitable[object]]) -> None:
+        """The twin of ``look_up``."""
+        asked = monotonic()
+        until = min(until, asked + _LONGEST_LOOK)
+        while (wait := self._seconds_to_look(asked, until)) is not None:
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            began, (host, port) = monotonic(), self._name or ("", 0)
+            try:
+                found = await names.resolve(host, port, until - began)
+            except OSError:
+                found = []
+            if self._leads_elsewhere(found):
+                await replace()
+            self._looked_at = began
+
+    def _seconds_to_look(self, asked: float, until: float) -> float | None:
+        """Return how long a caller that ``asked`` waits now; 0 if it is the one that looks, None if it goes on."""
+        now = monotonic()
+        if self._name is None or self._looked_at >= asked or now >= until:
+            return None
+        if now < self._look_from:
+            return min(self._look_from, until) - now
+        self._look_from = now + _LOOK_EVERY
+        return 0.0
+
+    def _leads_elsewhere(self, found: Sequence[str]) -> bool:
+        """Whether connections are to be replaced, since the name has led to these addresses for the first time."""
+        answer = frozenset(found)
+        if not answer or answer in self._answers or len(self._answers) >= _MOST_ANSWERS:
+            return False
+        self._answers.add(answer)
+        self._retire(monotonic())
         return True
 
     def accepted(self) -> None:
         """A command that had been refused was accepted by another connection."""
-        self._wait = 0.0
+        self._wait, self._answers = 0.0, set()
         if self._monitor is not None:
             self._monitor.warn(FaultKind.READONLY, None)
 
@@ -82,7 +163,12 @@ class ReadOnlyPolicy:
 
 def policy_of(pool: Any) -> ReadOnlyPolicy:
     """Return the policy of a pool, which its shared connection and its dedicated connections have in common."""
-    policy: ReadOnlyPolicy = pool.__dict__.setdefault("_read_only", ReadOnlyPolicy(getattr(pool, "monitor", None)))
+    kwargs = pool.connection_kwargs
+    host = kwargs.get("host")
+    name = None if "path" in kwargs or not host or names.is_address(host) else (host, int(kwargs.get("port", 6379)))
+    policy: ReadOnlyPolicy = pool.__dict__.setdefault(
+        "_read_only", ReadOnlyPolicy(getattr(pool, "monitor", None), name)
+    )
     return policy
 
 
@@ -118,11 +204,8 @@ def second_attempt(pool: Any, own: Any = None) -> Iterator[None]:
     ``own``: the connection that a client keeps for itself, if that was it; it is closed, so that it connects again.
     """
     policy = policy_of(pool)
-    if replaces := policy.may_replace():
-        _replace_shared(pool)
-        if not hasattr(pool, "monitor"):
-            pool.disconnect(inuse_connections=False)  # redis-py's own pool cannot tell old connections from new ones
-    if own is not None and (replaces or _was_made_before(own, policy)):
+    replaced = replace_for(pool)
+    if own is not None and (replaced or _was_made_before(own, policy)):
         own.disconnect()
     with _judged(policy):
         yield
@@ -132,14 +215,58 @@ def second_attempt(pool: Any, own: Any = None) -> Iterator[None]:
 async def second_attempt_async(pool: Any, own: Any = None) -> AsyncIterator[None]:
     """The twin of ``second_attempt``."""
     policy = policy_of(pool)
-    if replaces := policy.may_replace():
-        _replace_shared(pool)
-        if not hasattr(pool, "monitor"):
-            await pool.disconnect(inuse_connections=False)
-    if own is not None and (replaces or _was_made_before(own, policy)):
+    replaced = await replace_for_async(pool)
+    if own is not None and (replaced or _was_made_before(own, policy)):
         await own.disconnect(nowait=True)
     with _judged(policy):
         yield
+
+
+def replace_for(pool: Any) -> bool:
+    """A command was refused on a dedicated connection: let the next one be new, if that may be or the name has moved.
+
+    Return whether connections were replaced, by this caller or by another one meanwhile.
+    """
+    policy, began = policy_of(pool), monotonic()
+
+    def replace() -> None:
+        _replace_shared(pool)
+        if not hasattr(pool, "monitor"):
+            pool.disconnect(inuse_connections=False)  # redis-py's own pool cannot tell old connections from new ones
+
+    if policy.may_replace():
+        replace()
+    else:
+        policy.look_up(math.inf, replace)
+    return policy.replaced_at >= began
+
+
+async def replace_for_async(pool: Any) -> bool:
+    """The twin of ``replace_for``."""
+    policy, began = policy_of(pool), monotonic()
+
+    async def replace() -> None:
+        _replace_shared(pool)
+        if not hasattr(pool, "monitor"):
+            await pool.disconnect(inuse_connections=False)
+
+    if policy.may_replace():
+        await replace()
+    else:
+        await policy.look_up_async(math.inf, replace)
+    return policy.replaced_at >= began
+
+
+def note_refusal(pool: Any, error: Exception) -> None:
+    """What was refused is not sent again, but a later command finds another server, if the name leads to one."""
+    if not replace_for(pool):
+        policy_of(pool).refused_again(error)
+
+
+async def note_refusal_async(pool: Any, error: Exception) -> None:
+    """The twin of ``note_refusal``."""
+    if not await replace_for_async(pool):
+        policy_of(pool).refused_again(error)
 
 
 def _was_made_before(connection: Any, policy: ReadOnlyPolicy) -> bool:

@@ -121,6 +121,9 @@ class Sharing(SharingRules):
             self.judge(request, lost)
         try:
             while True:
+                if request.looks_up:
+                    request.looks_up = False
+                    await self.look_up(request.deadline)
                 connection = self.open_connection() or await self._admit(request)
                 future, limit = self._send(request, connection)
                 try:
@@ -140,6 +143,14 @@ class Sharing(SharingRules):
             if self._waiting:
                 self._let_next_in()  # this caller may have been interrupted between its turn and its sending
             self.note_slow(request)
+
+    async def look_up(self, deadline: float) -> None:
+        """Look up the name for a command that was refused, before it is sent again."""
+
+        async def replace() -> None:
+            self.replace()
+
+        await self.read_only.look_up_async(deadline, replace)
 
     async def _admit(self, request: Request) -> SharedConnection:
         """Wait until the request may be sent; return the connection for it.

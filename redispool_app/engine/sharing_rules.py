@@ -110,6 +110,8 @@ class Request:
     """When the last attempt sent it."""
     was_refused: bool = False
     """Whether the server has answered READONLY to it."""
+    looks_up: bool = False
+    """Whether the name is to be looked up before it is sent again."""
 
     @property
     def sent(self) -> tuple[bytes, int]:
@@ -203,13 +205,18 @@ class SharingRules:
         if self.closed or monotonic() >= request.deadline:
             raise error
         request.was_refused = True
-        self.replace_if_due()
+        request.looks_up = not self.replace_if_due()
 
-    def replace_if_due(self) -> None:
-        """What the server refused is to be sent again: on a new connection, if that may be made."""
+    def replace_if_due(self) -> bool:
+        """What the server refused is to be sent again: on a new connection, if that may be made.
+
+        Return whether it is; if not, the name is looked up first.
+        """
+        self.statistics.retries += 1
         if self.read_only.may_replace():
             self.replace()
-        self.statistics.retries += 1
+            return True
+        return False
 
     def replace(self) -> None:
         """Give the connection no new commands: what is due comes in, then it closes. The next command makes another."""

@@ -5,6 +5,7 @@ A program written for ``redis.Redis`` runs unchanged on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, perf_counter
@@ -23,7 +24,7 @@ from .connections import require_own
 from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, refused_in_exec, refused_of, second_attempt, to_repeat
+from .read_only import REFUSALS, is_refusal, note_refusal, refused_in_exec, refused_of, second_attempt, to_repeat
 from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
@@ -98,13 +99,25 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             self.reset()
             raise
         try:
-            if self.watching:  # a new connection would watch nothing
-                return super().execute(raise_on_error)
+            if self.watching:
+                return self._watching_alone(raise_on_error)
             if cast(Any, self).transaction or self.explicit_transaction:
                 return self._transaction_alone(raise_on_error)
             return self._pipeline_alone(raise_on_error)
         finally:
             note_alone(self.connection_pool, stack, started)
+
+    def _watching_alone(self, raise_on_error: bool) -> list[Any]:
+        """Carry out a transaction with WATCH once: a new connection would watch nothing, but the next one finds it."""
+        try:
+            replies = super().execute(raise_on_error)
+        except REFUSALS as error:
+            if is_refusal(error):
+                note_refusal(self.connection_pool, error)
+            raise
+        if refused := refused_in_exec(replies):
+            note_refusal(self.connection_pool, refused[0])
+        return replies
 
     def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
         """Carry out a transaction, and once more as a whole if a replica has refused it."""
@@ -228,7 +241,8 @@ class _Unit(PipelineUnit):
         replies = sharing.reply(self.packed, len(self.decode), reads=self.reads)
         self.was_answered = True
         if again := self.refused(replies, noted=sharing.read_only.refused_at >= started):
-            sharing.replace_if_due()
+            if not sharing.replace_if_due():
+                sharing.read_only.look_up(math.inf, sharing.replace)
             later = sharing.reply(self.packed_of(again), len(again), reads=self.reads)
             self.put_in(replies, again, later, sharing.read_only)
         self.replies.extend(replies)

@@ -157,11 +157,18 @@ class ThreadSharing(SharingRules):
         while True:
             if isinstance(failure, FAILED):
                 self.judge(request, failure)
+                self.look_up(request)
             connection = self._admit(request)
             try:
                 return self._send(request, connection)
             except _FAILED as error:
                 failure = error
+
+    def look_up(self, request: Request) -> None:
+        """Look up the name for a request that was refused, if that is to be done, before it is sent again."""
+        if request.looks_up:
+            request.looks_up = False
+            self.read_only.look_up(request.deadline, self.replace)
 
     def _admit(self, request: Request) -> SharedSocket:
         """Wait until the request may be sent; return the connection for it.
