@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import traceback
 import warnings
+from functools import partial
 
 import pytest
 
 from redispool_app.engine import connections
+
+from .crowd import started
+from .servers import eventually
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
@@ -170,3 +175,17 @@ def test_a_closed_manager_stays_closed_in_the_child(manager):
     manager.get_sync_client()
     manager.close_sync()
     assert in_child(lambda: manager.get_pool_info()["state"]) == "closed"
+
+
+def test_a_fork_while_other_threads_wait_for_room_finds_no_error_in_the_child(own_server, pool_settings, monkeypatch):
+    manager = pool_settings(own_server.url, MAX_IN_FLIGHT=1, SOCKET_TIMEOUT=30.0, MAX_SHARED_CONNECTIONS=1)
+    client, found = manager.get_sync_client(), []
+    client.ping()
+    with own_server.client() as other:
+        other.client_pause(30_000, all=False)
+        callers = started([partial(client.set, "k", "v")] * 3)
+        eventually(lambda: client.sharing.waiting == 2)
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: found.append(unraisable.exc_value))
+        assert in_child(lambda: (manager.get_sync_client().ping(), found)) == "(True, [])"
+        other.client_unpause()
+    assert [caller.ended() for caller in callers] == [True] * 3

@@ -132,7 +132,9 @@ class ThreadSharing(SharingRules):
                         failure = error
                     if failure is not None:
                         reply = self._carry_out(Request(packed, wanted, reads, started, deadline), failure)
-                if reply.__class__ is not bytes and isinstance(reply, redis_exceptions.ReadOnlyError):
+                if reply.__class__ is bytes:
+                    return reply
+                if isinstance(reply, redis_exceptions.ReadOnlyError):
                     reply = self._carry_out_refused(Request(packed, wanted, reads, started, deadline), reply)
             finally:
                 del inside[thread]
@@ -695,9 +697,7 @@ class ThreadSharing(SharingRules):
         self._start_anew()
         # The thread that forked may be waiting for one of these, and goes on in the child.
         attempt.fail(redis_exceptions.ConnectionError("The process was forked while it connected."))
-        for turn in list(waiting):
-            with suppress(RuntimeError):
-                turn.release()
+        waiting.wake_all()
 
 
 _graveyard: list[SharedSocket] = []
