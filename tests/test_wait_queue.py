@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -169,8 +170,9 @@ def test_a_queue_can_be_left_while_others_wake_it():
     assert not queue
 
 
+@pytest.mark.parametrize("timeout", [0.01, wait_queue.LOOK_AGAIN])
 @pytest.mark.parametrize("loop_module", ["asyncio", "uvloop"])
-def test_a_wait_ends_although_an_exception_meets_its_end(loop_module, monkeypatch):
+def test_a_wait_ends_although_an_exception_meets_its_end(loop_module, timeout, monkeypatch):
     """As a soft time limit does that a signal handler raises within the callback of the timer."""
     end, struck = wait_queue._end, []
 
@@ -182,8 +184,57 @@ def test_a_wait_ends_although_an_exception_meets_its_end(loop_module, monkeypatc
 
     async def wait():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        return await asyncio.wait_for(LoopWaiter().wait(0.01), HANGS)
+        return await asyncio.wait_for(LoopWaiter().wait(timeout), HANGS)
 
     monkeypatch.setattr(wait_queue, "_end", struck_once)
     assert pytest.importorskip(loop_module).run(wait()) is False
     assert struck
+
+
+@pytest.mark.parametrize("loop_module", ["asyncio", "uvloop"])
+def test_waits_end_although_an_exception_meets_the_look_that_ends_them(loop_module, monkeypatch):
+    look, struck = wait_queue._Looks._look, []
+
+    def struck_once(looks):
+        if not struck:
+            struck.append(looks)
+            raise RecursionError
+        look(looks)
+
+    async def wait():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        waits = [LoopWaiter().wait(wait_queue.LOOK_AGAIN) for _ in range(3)]
+        return await asyncio.wait_for(asyncio.gather(*waits), HANGS)
+
+    monkeypatch.setattr(wait_queue._Looks, "_look", struck_once)
+    assert pytest.importorskip(loop_module).run(wait()) == [False] * 3
+    assert struck
+
+
+async def test_waits_leave_nothing_behind():
+    waiters = [LoopWaiter() for _ in range(3)]
+    waits = [asyncio.create_task(waiter.wait(HANGS)) for waiter in waiters]
+    await asyncio.sleep(0)
+    waiters[0].wake_here()
+    waits[1].cancel()
+    looks = wait_queue._looks[id(asyncio.get_running_loop())]
+    await asyncio.wait(waits[:2])
+    assert len(looks.ends) == 1
+    waiters[2].wake()
+    assert await waits[2]
+    assert not looks.ends
+
+
+def test_an_event_loop_that_is_dropped_leaves_nothing_behind():
+    loop = asyncio.new_event_loop()
+
+    async def wait():
+        await LoopWaiter().wait(0.01)
+
+    loop.run_until_complete(wait())
+    key = id(loop)
+    assert key in wait_queue._looks
+    loop.close()
+    del loop
+    gc.collect()
+    assert key not in wait_queue._looks

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import Any, Protocol
 
 LOOK_AGAIN = 1.0
 """A caller that waits calls ``wake_first`` every so many seconds: the giver may have been interrupted before it did."""
 
-_SPARE = 0.05
-"""Seconds after the end of a wait at which it is ended once more."""
+_LOOK = 0.25
+"""Seconds between two looks for the waits of an event loop that are over."""
 
 
 class Waiter(Protocol):
@@ -58,6 +61,53 @@ class ThreadWaiter:
         return self._turn.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
+class _Looks:
+    """Ends the waits of one event loop that are over: a timer for each would cost more than the wait.
+
+    Two looks are always due while a task waits: what a signal handler raises within the first would leave all waiting.
+    """
+
+    __slots__ = ("__weakref__", "_due", "_loop", "ends")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop, partial(_looks.pop, id(loop)))
+        self._due: list[float] = []
+        """When the next looks come (monotonic seconds)."""
+        self.ends: dict[asyncio.Future[None], float] = {}
+        """The waits, and when each is over."""
+
+    def add(self, future: asyncio.Future[None], seconds: float) -> None:
+        now = monotonic()
+        self.ends[future] = now + seconds
+        if not self._due or self._due[-1] < now + _LOOK / 2:
+            self._schedule(now)
+
+    def _schedule(self, now: float) -> None:
+        loop = self._loop()
+        if loop is None:
+            return
+        due = [at for at in self._due if at > now + _LOOK / 10]
+        while len(due) < 2:
+            at = (due[-1] if due else now) + _LOOK
+            loop.call_later(at - now, self._look)
+            due.append(at)
+        self._due = due
+
+    def _look(self) -> None:
+        if not self.ends:
+            return
+        now = monotonic()
+        self._schedule(now)  # first: what is left when this is interrupted, the next look ends
+        for future, end in list(self.ends.items()):
+            if end <= now:
+                _end(future)
+                self.ends.pop(future, None)
+
+
+_looks: dict[int, _Looks] = {}
+"""By the id of an event loop. A loop that is dropped takes its own along."""
+
+
 class LoopWaiter:
     """A task of an event loop that waits until it is woken. Must be made in that loop."""
 
@@ -84,19 +134,25 @@ class LoopWaiter:
             _end(future)
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait up to ``timeout`` seconds, None for ever; return whether this caller was woken. It may wait again."""
+        """Wait up to ``timeout`` seconds, None for ever; return whether this caller was woken. It may wait again.
+
+        A wait of ``LOOK_AGAIN`` seconds or more may end by a quarter of a second late.
+        """
         # Not ``asyncio.wait``, which takes three times as long. A wake-up at the last moment is seen by ``woken``.
-        self._future = future = self._loop.create_future()
-        timers: list[asyncio.TimerHandle] = []
+        loop, timer, looks = self._loop, None, None
+        self._future = future = loop.create_future()
         try:
             if timeout is not None:
-                # Two: what a signal handler raises within the first would leave this caller waiting.
-                ends = (timeout, timeout + _SPARE)
-                timers.extend(self._loop.call_later(max(0.0, seconds), _end, future) for seconds in ends)
+                looks = _looks.get(id(loop)) or _looks.setdefault(id(loop), _Looks(loop))
+                looks.add(future, timeout)
+                if timeout < LOOK_AGAIN:
+                    timer = loop.call_later(max(0.0, timeout), _end, future)
             if not self.woken:
                 await future
         finally:
-            for timer in timers:
+            if looks is not None:
+                looks.ends.pop(future, None)
+            if timer is not None:
                 timer.cancel()
         woken, self.woken = self.woken, False
         return woken
