@@ -574,7 +574,7 @@ def test_what_is_not_sent_yet_is_no_stall(own_server, pool_settings, monkeypatch
 
     def lead(*args):
         sleep(0.3)  # other threads hold the interpreter
-        usual(*args)
+        return usual(*args)
 
     monkeypatch.setattr(shared_socket.SharedSocket, "_lead", lead)
     callers = started([partial(client.exists, "k")] * 4)

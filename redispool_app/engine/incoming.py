@@ -23,7 +23,7 @@ class Incoming:
     A leader may be interrupted between any two calls here; the next finds every byte where it was.
     """
 
-    __slots__ = ("_calls", "_feed", "_gets", "_reader", "pushes", "received", "replies", "unfinished")
+    __slots__ = ("_calls", "_feed", "_reader", "gets", "pushes", "received", "replies", "unfinished")
 
     def __init__(self, connection: Any, calls: SocketCalls) -> None:
         self._calls = calls
@@ -32,7 +32,9 @@ class Incoming:
             replyError=error_parser(connection),
             notEnoughData=INCOMPLETE,
         )
-        self._feed, self._gets = self._reader.feed, self._reader.gets
+        self._feed = self._reader.feed
+        self.gets = self._reader.gets
+        """Parses the next reply; ``INCOMPLETE`` where there is none yet. Raises what is in ``NOT_A_REPLY``."""
         self.pushes = int(connection.get_protocol()) == 3
         """Whether the server may send what nobody asked for."""
         self.received: list[bytes] = []
@@ -81,11 +83,6 @@ class Incoming:
                     raise
             except ENDED:
                 received.append(b"")
-
-    def parse(self) -> list[Any]:
-        """Return all replies that are complete and not handed out. Raises what is in ``NOT_A_REPLY``."""
-        self.replies.extend(iter(self._gets, INCOMPLETE))
-        return self.replies
 
 
 def _end_in_child() -> None:

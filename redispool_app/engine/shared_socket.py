@@ -31,7 +31,7 @@ from .exchange import LEAD, Exchange, NoRoomError, put, successor
 from .exhaust import exhaust
 from .incoming import Incoming
 from .outcomes import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError, StalledError, silent_since, stuck_from
-from .replies import HARMLESS, NOT_A_REPLY, invalid
+from .replies import HARMLESS, INCOMPLETE, NOT_A_REPLY, invalid
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
@@ -203,7 +203,7 @@ class SharedSocket:
                 else:
                     queue.append(exchange)
             if leader is exchange:
-                reply = self._led(exchange)
+                reply = self._lead(exchange)
             else:
                 if self._round_trip > _FAR:
                     self._flush(exchange)
@@ -324,7 +324,7 @@ class SharedSocket:
             if message is not LEAD:
                 self._hand_over(exchange)
                 return message
-        return self._led(exchange)
+        return self._lead(exchange)
 
     def _leads(self, exchange: Exchange) -> bool:
         """Whether this exchange has the leader's role; it takes it if nobody has."""
@@ -336,14 +336,8 @@ class SharedSocket:
 
     # Leading.
 
-    def _led(self, exchange: Exchange) -> Any:
+    def _lead(self, exchange: Exchange) -> Any:
         """Lead until its reply is in; return that."""
-        self._lead(exchange)
-        if self._leader is exchange:
-            self._hand_over(exchange)
-        return exchange.get(False)
-
-    def _lead(self, exchange: Exchange) -> None:
         calls = self._calls
         if exchange.started - self.last_received > _FRESH and calls.poll(0):
             self._read(calls.receive_now)  # a push, or the end of the connection: nobody has been listening
@@ -359,7 +353,7 @@ class SharedSocket:
                     # A fork came before it was in the queue.
                     exchange.put(ConnectionLostError(_FORKED, written=False, started=exchange.started))
             if not exchange.empty():
-                return
+                break
             if not self._incoming.received:
                 left = exchange.deadline - monotonic()
                 if left > self._may_wait_whole and (not self._handlers or get_ident() != self._main_thread):
@@ -368,7 +362,7 @@ class SharedSocket:
                 if left <= 0:
                     if looked:
                         self._time_out(exchange)
-                        return
+                        break
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
                 if not calls.poll(min(left, _WAIT) * 1000):
@@ -377,6 +371,9 @@ class SharedSocket:
                         fork.renew()  # a handler has forked: what comes is read by the parent
                     continue
             self._read(calls.receive_now)
+        if self._leader is exchange:
+            self._hand_over(exchange)
+        return exchange.get(False)
 
     def _flush(self, exchange: Exchange) -> None:
         """Send what has gathered, unless somebody else is sending; that one will find it."""
@@ -498,7 +495,8 @@ class SharedSocket:
 
     def _parse_and_hand_out(self, now: float) -> None:
         try:
-            self._incoming.parse()
+            incoming = self._incoming
+            incoming.replies.extend(iter(incoming.gets, INCOMPLETE))
         except NOT_A_REPLY as error:
             self._hand_out(now)  # what came before it
             self._lose(invalid(error))
@@ -540,7 +538,7 @@ class SharedSocket:
             written = self._written - handed
             leader = self._leader
             if leader is not None and not leader.empty():
-                leader = successor(rest)
+                leader = successor(rest) if rest else None
             units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
             # The next leader adds to the list of what is left over as soon as the role is handed on.
             unasked = left_over[:1] if not written else []
