@@ -24,6 +24,9 @@ from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from .sharing import Sharing
 from .sharing_rules import SharingLimits
 
+_FRESH = 0.001
+"""A connection that was given back within this many seconds is not asked whether it is still open."""
+
 
 class AsyncPool(redis.asyncio.ConnectionPool):
     """redis-py's pool interface over a fair queue without a condition variable.
@@ -142,7 +145,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
         if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
             try:
-                if not await connection.can_read() and not has_ended(connection):
+                is_fresh = monotonic() - connection._returned_at <= _FRESH
+                if not await connection.can_read() and (is_fresh or not has_ended(connection)):
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass
