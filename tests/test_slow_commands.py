@@ -160,7 +160,8 @@ def test_a_threads_command_that_waits_for_its_leader_counts(slow):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(each["callers"] for each in slow.slow_commands()) == 8
+    # On a busy machine a health check waits, too.
+    assert sum(each["callers"] for each in slow.slow_commands() if each["command"] == "GET") == 8
 
 
 async def test_a_client_without_a_manager_remembers_nothing(server):
