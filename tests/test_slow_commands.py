@@ -26,7 +26,7 @@ def slow(server, pool_settings):
     """A manager that remembers from 50 ms on, and a way to make the server that slow."""
     manager = pool_settings(server.url, SLOW_COMMAND=0.05)
 
-    def stall(milliseconds=80):
+    def stall(milliseconds=300):
         with server.client() as admin:
             admin.client_pause(milliseconds)
 
