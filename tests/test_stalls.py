@@ -121,6 +121,13 @@ def test_what_only_reads_is_told_by_its_bytes():
     assert not reads_only(get + incr, 2)
     assert reads_only(multi + get + execute, 3)
     assert not reads_only(multi + incr + execute, 3)
+    info, slow = b"*1\r\n$4\r\nINFO\r\n", b"*3\r\n$7\r\nSLOWLOG\r\n$3\r\nGET\r\n$2\r\n25\r\n"
+    reset = b"*2\r\n$7\r\nSLOWLOG\r\n$5\r\nRESET\r\n"
+    assert reads_only(info + slow, 2, own=True)
+    assert reads_only(slow, 1, own=True)
+    assert not reads_only(slow, 1), "a caller's own"
+    assert not reads_only(reset, 1, own=True)
+    assert not reads_only(incr, 1, own=True)
 
 
 # Held-back writes.
@@ -624,3 +631,74 @@ async def test_a_connection_that_two_attempts_have_made_twice_is_closed_again(ow
         return client.sharing.connections == blocking.sharing.connections == 1
 
     await until(one_is_left)
+
+
+# One caller alone.
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "threads"])
+def test_a_lone_write_that_is_held_back_and_times_out_is_no_outage(own_server, pool_settings, caplog, is_async):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=1.5)
+    hold_writes_back(own_server, 60_000)
+
+    async def in_loop():
+        client = await manager.get_client()
+        with pytest.raises(OutcomeUnknown):
+            await client.incr("n")
+        return await (await manager.get_client()).get("k")
+
+    if is_async:
+        assert asyncio.run(in_loop()) == b"v"
+    else:
+        with pytest.raises(OutcomeUnknown):
+            manager.get_sync_client().incr("n")
+        assert manager.get_sync_client().get("k") == b"v"
+    assert not [record for record in caplog.records if "is unhealthy" in record.getMessage()]
+    assert manager.get_pool_info()["held_back_connections_total"] == 1
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "threads"])
+def test_a_slow_command_of_a_lone_caller_makes_no_connection(own_server, pool_settings, is_async):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    hold_writes_back(own_server, 500)
+
+    async def in_loop():
+        return await (await manager.get_client()).incr("n"), manager.get_pool_info()["connections_opened_total"]
+
+    value, made = asyncio.run(in_loop()) if is_async else (manager.get_sync_client().incr("n"), None)
+    assert value == 1
+    assert (made or manager.get_pool_info()["connections_opened_total"]) == 1
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "threads"])
+def test_a_lone_read_passes_by_a_connection_that_has_fallen_silent(own_server, pool_settings, is_async):
+    with Proxy(own_server.port) as proxy:
+        manager = pool_settings(f"redis://127.0.0.1:{proxy.port}/0", SOCKET_TIMEOUT=3.0)
+
+        async def in_loop():
+            client = await manager.get_client()
+            await client.set("k", "v")
+            proxy.swallow_replies_of_open_connections()
+            return await client.get("k")
+
+        def in_thread():
+            client = manager.get_sync_client()
+            client.set("k", "v")
+            proxy.swallow_replies_of_open_connections()
+            return client.get("k")
+
+        assert (asyncio.run(in_loop()) if is_async else in_thread()) == b"v"
+
+
+def test_a_read_does_not_wait_behind_a_held_back_write_whose_caller_has_left(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = manager.get_sync_client()
+    hold_writes_back(own_server, 60_000)
+    with pytest.raises(redis_exceptions.TimeoutError):
+        client.sharing.exchange(b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n", 1, monotonic() + 0.1)
+    asked = monotonic()
+    assert client.get("k") == b"v"
+    assert manager._health_check_sync()
+    assert monotonic() - asked < SOON
+    let_writes_go(own_server)
+    assert client.incr("n") in (1, 2)

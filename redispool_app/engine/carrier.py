@@ -65,7 +65,7 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
 
 
 def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
-    sharing, reads = _open_sharing(pool_set), reads_only(packed, wanted)
+    sharing, reads = _open_sharing(pool_set), reads_only(packed, wanted, own=True)
     if sharing is not None:
         return sharing.exchange(packed, wanted, deadline)
     for entry in _entries(pool_set):

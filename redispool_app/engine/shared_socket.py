@@ -38,7 +38,7 @@ from .runtime.hooks import tell_all
 from .runtime.nesting import is_nested
 from .slow_commands import SlowCommands
 from .socket_calls import ENDED, WOULD_BLOCK, SocketCalls
-from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
+from .stalls import AGAIN_AFTER, ALONE, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
 from .statistics import Statistics
 
 _FRESH = 0.001
@@ -256,6 +256,28 @@ class SharedSocket:
             self.stalled, self.stalled_at = (LARGE_REPLY if is_receiving else HELD_BACK), now
         self.on_stalled(self)
 
+    def _waited_in_vain(self) -> None:
+        """The leader has found that nothing came. It looks for a stall, too: it may be the only caller that is left.
+
+        Alone, it tells the owner only after half of the time-out.
+        """
+        self._waited_in_vain_at = now = monotonic()
+        queue, timeout = self.queue, self.timeout
+        if self.on_stalled is None:
+            return
+        if len(queue) > 1:
+            self._look_for_stall()
+            return
+        if timeout is None or not queue or now < self._next_look or self.closed:
+            return
+        is_sent = self._written > (self._batch_size if self._outgoing else 0)
+        if not is_sent or now - max(queue[0].started, self.last_received) < timeout * ALONE:
+            return
+        self._next_look = now + _LOOK
+        if self.stalled is None:
+            self.stalled, self.stalled_at = HELD_BACK, now
+        self.on_stalled(self)
+
     def _patience(self) -> float:
         return patience(self.stall_after, self._round_trip or math.inf)
 
@@ -278,7 +300,7 @@ class SharedSocket:
         for position, exchange in enumerate(list(self.queue)):
             if position == stays or exchange.left or not exchange.empty():
                 continue
-            if reads_only(exchange.packed, exchange.wanted):
+            if reads_only(exchange.packed, exchange.wanted, exchange.quiet):
                 exchange.put(StalledError(written=position < written, started=exchange.started))
                 if only_one:
                     self._sent_one_at = now
@@ -366,7 +388,7 @@ class SharedSocket:
                     # The process may have stood still, and the reply be there, or the command just have been sent.
                     looked, left = True, _LAST_LOOK
                 if not calls.poll(min(left, _WAIT) * 1000):
-                    self._waited_in_vain_at = monotonic()
+                    self._waited_in_vain()
                     if not mark[0]:
                         fork.renew()  # a handler has forked: what comes is read by the parent
                     continue
@@ -478,7 +500,7 @@ class SharedSocket:
         try:
             size = self._incoming.receive(how)
         except WOULD_BLOCK:
-            self._waited_in_vain_at = monotonic()
+            self._waited_in_vain()
             return
         except OSError as error:
             self._lose(error)

@@ -1,9 +1,10 @@
 """When a shared connection is stalled, which connection a caller gets meanwhile, and what is sent again there. No I/O.
 
 Normally there is one shared connection. It is stalled when replies are due and none completes for a while, although
-this process reads: the server holds a write back (``CLIENT PAUSE``), or a large reply takes its time. Then another
-connection is made. Once the server has answered there, new callers use it, and reads that wait behind the stall are
-sent again there. A server that is stopped answers no new connection, so nothing changes for its callers.
+this process reads: the server holds a write back (``CLIENT PAUSE``), or a large reply takes its time. A caller that
+waits alone delays no other, so its connection is stalled only after half of the time-out. Then another connection is
+made. Once the server has answered there, new callers use it, and reads that wait behind the stall are sent again there.
+A server that is stopped answers no new connection, so nothing changes for its callers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ SHORTEST = 0.02
 LONGEST = 1.0
 """... and each is after so many, however far the server is."""
 
+ALONE = 0.5
+"""The part of a time-out after which a connection with a single caller is stalled. It must be known before the time-out
+whether the server answers elsewhere: if it does, the time-out is no outage, and a read is sent again."""
+
 SURPLUS_IDLE = 2.0
 """A connection beyond the first is closed so many seconds after it was last needed."""
 
@@ -37,6 +42,10 @@ AGAIN_AFTER = 1.0
 
 _CHECKS = (PING + HELLO, CLUSTER_NODES)
 """What a health check sends; by their names alone, these commands could do more than read."""
+
+_OWN_READS = ((b"CLIENT", b"LIST"), (b"SLOWLOG", b"GET"))
+"""What the status page and the roster ask. By their first words alone, these commands could do more than read, so a
+caller's own are routed as writes."""
 
 _MOST_PARSED = 256 * 1024
 """A unit of more bytes than this is not looked into, and waits where it is."""
@@ -59,17 +68,21 @@ def patience(stall_after: float, round_trip: float) -> float:
     return stall_after if stall_after > LONGEST else min(stall_after, max(SHORTEST, 4 * round_trip))
 
 
-def reads_only(packed: bytes, commands: int) -> bool:
-    """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more."""
+def reads_only(packed: bytes, commands: int, own: bool = False) -> bool:
+    """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more.
+
+    ``own``: the app itself sends them, and no caller.
+    """
     if packed in _CHECKS:
         return True
-    if commands <= 1:
+    if commands <= 1 and not own:
         return only_reads(packed[:80].split(b"\r\n", 3)[2])
     if len(packed) > _MOST_PARSED:
         return False
     reader = hiredis.Reader()
     reader.feed(packed)
-    names = [command[0] for command in iter(reader.gets, False)]
+    sent = list(iter(reader.gets, False))
+    names = [command[0] for command in sent if not (own and tuple(command[:2]) in _OWN_READS)]
     return all(name in (b"MULTI", b"EXEC") or only_reads(name) for name in names)
 
 

@@ -232,7 +232,7 @@ class ThreadSharing(SharingRules):
             return replies
         inside[thread] = self
         try:
-            reads = reads_only(packed, wanted)
+            reads = reads_only(packed, wanted, own=True)
             while True:
                 connection = self._connected(deadline, reads=reads)
                 wait = min(first_wait(deadline - monotonic()), _FIRST_LOOK)

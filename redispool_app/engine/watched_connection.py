@@ -28,7 +28,7 @@ from .runtime.fork import mark
 from .runtime.hooks import tell_all
 from .runtime.lost_callbacks import abort, put_timers_in_order, schedule_lost_callbacks
 from .slow_commands import SlowCommands
-from .stalls import AGAIN_AFTER, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
+from .stalls import AGAIN_AFTER, ALONE, HELD_BACK, LARGE_REPLY, SHORTEST, patience, reads_only
 from .statistics import Statistics
 
 _LOOK = 0.05
@@ -213,14 +213,16 @@ class WatchedConnection:
         self._last_look = now
 
     def _look_for_stall(self, now: float) -> None:
-        """Tell the owner if no reply completes although this event loop reads, and not only its own caller waits."""
+        """Tell the owner if no reply completes although this event loop reads; late if only its own caller waits."""
         seen, head = self._seen, self._due[0] if self._due else None
         is_late = now - self._last_look > 2 * _LOOK
         if head is None or is_late or seen is None or seen[0] is not head or seen[1] != head.due:
             self._seen = None if head is None else (head, head.due, now)
             return
         is_alone = len(self._due) == 1 and head.due == 1 and not (self._held or self._gathered)
-        if is_alone or now - seen[2] < patience(self.stall_after, self._round_trip) or self.on_stalled is None:
+        if is_alone and (self.timeout is None or now - seen[2] < self.timeout * ALONE):
+            return
+        if now - seen[2] < patience(self.stall_after, self._round_trip) or self.on_stalled is None:
             return
         if self.stalled is None:
             self.stalled, self.stalled_at = (LARGE_REPLY if self.last_received > seen[2] else HELD_BACK), now
@@ -239,9 +241,9 @@ class WatchedConnection:
         new = list(takewhile(lambda batch: batch is not self._passed, reversed(due)))[::-1]
         for batches, written in ((new, True), (list(self._held), False)):
             for batch in batches:
-                commands = len(batch.decode) if isinstance(batch, Unit) else 1
+                commands, own = (len(batch.decode), batch.quiet) if isinstance(batch, Unit) else (1, False)
                 for future, packed in batch.asking():
-                    if future is not head and not future.done() and reads_only(packed, commands):
+                    if future is not head and not future.done() and reads_only(packed, commands, own):
                         future.set_exception(StalledError(written=written, started=batch.started))
                         if only_one:
                             self._sent_one_at = now
