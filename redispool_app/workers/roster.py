@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
 from redispool_app.conf import RedisPoolConfig, get_aliases
-from redispool_app.engine.carrier import Command, carry
+from redispool_app.engine.carrier import carry
 from redispool_app.engine.faults import classify
 from redispool_app.engine.pool_set import PoolSet
 from redispool_app.sentences import Sentence
@@ -27,6 +28,9 @@ __all__ = ["Roster", "local", "read"]
 
 _PATIENCE = 5.0
 """Seconds that each of three round trips may take at most; SOCKET_TIMEOUT if that is less."""
+
+_CLEARING = 0.5
+"""Seconds for taking workers that are gone out of the index; a server that holds writes back would need longer."""
 
 _MOST = 1000
 """Workers that are shown."""
@@ -98,16 +102,14 @@ def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolC
     ids = sorted(each for each in members if isinstance(each, bytes))
     unlisted = _unlisted(info, config.where)
     workers, gone = _fetch(pool_set, prefix, alias, ids[:_MOST], timeout)
-    last: list[Command] = []
-    if gone:
-        last.append(("SREM", index, *gone))  # refused, the next reader tries
-    if unlisted is None:
-        last.append(("CLIENT", "LIST"))
-    replies = carry(pool_set, last, timeout) if last else []
-    problem = None
+    publication, problem = publisher.publication_of(manager), None
+    # Not with the write below: a server that holds writes back answers this at once.
+    replies = carry(pool_set, [("CLIENT", "LIST")], timeout) if unlisted is None else []
+    if gone and (publication is None or publication.saying.problem is None):
+        with suppress(redis_exceptions.RedisError, OSError):  # the next reader tries
+            carry(pool_set, [("SREM", index, *gone)], min(timeout, _CLEARING))
     if len(ids) > _MOST:
         problem = Sentence(gettext_noop("Only %(shown)s of %(total)s workers are shown."), shown=_MOST, total=len(ids))
-    publication = publisher.publication_of(manager)
     if publication is not None and (fault := publication.hearing.problem) is not None:
         problem = Sentence(gettext_noop("This process hears of no orders: %(fault)s"), fault=fault)
     if publication is not None and (fault := publication.saying.problem) is not None:
