@@ -46,6 +46,21 @@ def test_clients_without_a_manager_are_refused(kind, refusal):
         asyncio.run(call()) if kind == "async" else SyncRedis(**SERVER_OF_NOBODY).get("key")
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("transaction", [None, False], ids=["command", "pipeline"])
+def test_what_travels_on_a_connection_of_its_own_is_refused_too(kind, transaction, refusal):
+    def blocking(client):
+        if transaction is None:
+            return client.blpop("queue", timeout=1)
+        return client.pipeline(transaction=transaction).blpop("queue", timeout=1).execute()
+
+    async def call():
+        await blocking(AsyncRedis(**SERVER_OF_NOBODY))
+
+    with pytest.raises(UnsupportedRuntimeError, match=refusal):
+        asyncio.run(call()) if kind == "async" else blocking(SyncRedis(**SERVER_OF_NOBODY))
+
+
 def test_the_pool_is_misconfigured_and_redis_is_not_blamed(refusal, manager):
     info = manager.get_pool_info()
     assert info["state"] == "misconfigured"

@@ -28,6 +28,7 @@ from .blocking import patient_in_multi
 from .login import log_in_async, login_of
 from .outcomes import FAILED, FailedCommandError
 from .packing import PLAIN, SHORT, pack
+from .patching import refuse_unsupported_runtime
 from .pipeline_unit import PipelineUnit
 from .read_only import (
     REFUSALS,
@@ -100,6 +101,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
 
     async def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
             self._refuse_what_cannot_be(transaction)
@@ -427,6 +429,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
 
     async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:
             refuse_alone(args)

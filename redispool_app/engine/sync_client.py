@@ -23,6 +23,7 @@ from .blocking import patient_in_multi
 from .connections import require_own
 from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
+from .patching import refuse_unsupported_runtime
 from .pipeline_unit import PipelineUnit
 from .read_only import REFUSALS, is_refusal, note_refusal, refused_in_exec, refused_of, second_attempt, to_repeat
 from .refusals import refuse_alone, refuse_in_pipeline
@@ -92,6 +93,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
     @entry
     def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
             self._refuse_what_cannot_be(transaction)
@@ -396,6 +398,7 @@ class SyncRedis(AloneSync, redis.Redis):
     @entry
     def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:
             refuse_alone(args)
