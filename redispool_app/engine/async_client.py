@@ -38,6 +38,7 @@ from .read_only import (
     refused_of,
     second_attempt_async,
     to_repeat,
+    to_send_again,
 )
 from .refusals import refuse_alone, refuse_in_pipeline
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
@@ -440,11 +441,12 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         try:
             try:
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-            except redis_exceptions.ReadOnlyError as error:
-                if not is_refusal(error) or self._keeps_state():
+            except redis_exceptions.ResponseError as error:
+                again = to_send_again(args, error, started)
+                if again is None or self._keeps_state():
                     raise
             async with second_attempt_async(self.connection_pool, self.connection):
-                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                return await super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)
 

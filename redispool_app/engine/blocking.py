@@ -73,6 +73,42 @@ def wait_of(args: Sequence[Any]) -> float | None:
     return wait
 
 
+_SHORTEST = 0.01
+"""Seconds that a command waits whose time has passed while its server was replaced; 0 would mean for ever."""
+
+
+def with_time_left(args: Sequence[Any], waited: float) -> tuple[Any, ...] | None:
+    """Return a command, name first, with ``waited`` seconds less to wait; None for one that waits for no other client.
+
+    What waits for ever goes on to do so. WAIT and MIGRATE are none of these: what they wait for is over.
+    """
+    words = list(words_of(args[0]))
+    command = (*(words if len(words) > 1 else args[:1]), *args[1:])
+    name = words[0].upper().decode("latin-1") if words else ""
+    if name in BLOCKING_BY_OPTION:
+        found = _at_block_option(command)
+    else:
+        found = len(command) - 1 if name in _LAST else 1 if name in _FIRST else None
+    wait = wait_of(args)
+    if found is None or not 0 < found < len(command) or wait is None:
+        return None
+    if 0 < wait < math.inf:
+        left = max(_SHORTEST, wait - waited)
+        value = round(left * 1000) if name in BLOCKING_BY_OPTION else left
+        return (*command[:found], value, *command[found + 1 :])
+    return command
+
+
+def _at_block_option(command: Sequence[Any]) -> int | None:
+    """Return where a command has the value of its option BLOCK, which stands before STREAMS."""
+    at = 1
+    while at < len(command) and (word := _text(command[at]).upper()) != "STREAMS":
+        if word == "BLOCK":
+            return at + 1
+        at += 1 + _OPTIONS.get(word, 0)
+    return None
+
+
 Waits = deque[tuple[Any, float | None]]
 
 
@@ -97,16 +133,11 @@ def patient_in_multi(connection: Any, commands: Iterable[Any]) -> contextlib.Abs
 
 
 def _block_option(rest: list[Any]) -> float | None:
-    """Return what stands after BLOCK, among the options before STREAMS."""
-    at = 0
-    while at < len(rest):
-        word = _text(rest[at]).upper()
-        if word == "STREAMS":
-            return None
-        if word == "BLOCK":
-            return _milliseconds(rest[at + 1]) if at + 1 < len(rest) else 0.0
-        at += 1 + _OPTIONS.get(word, 0)
-    return None
+    """Return how many seconds the option BLOCK of these arguments says; None without it."""
+    found = _at_block_option(["", *rest])
+    if found is None:
+        return None
+    return _milliseconds(rest[found - 1]) if found <= len(rest) else 0.0
 
 
 def _seconds(value: Any) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 
 from . import names
+from .blocking import with_time_left
 from .faults import FaultKind, classify
 from .monitor import Monitor
 from .refusals import WAITING
@@ -43,6 +44,9 @@ _WORDS = ("You can't write against a read only", "Can not run script with write 
 """How the server words it, which a script's own error does not."""
 
 
+_UNBLOCKED = ("UNBLOCKED", "instance state changed")
+"""What the server says to a command that waits while it becomes a replica, and not to one that CLIENT UNBLOCK ends."""
+
 REFUSALS = (redis_exceptions.ReadOnlyError, redis_exceptions.ExecAbortError)
 
 
@@ -53,6 +57,24 @@ def is_refusal(reply: Any) -> bool:
         return any(words in said for words in _WORDS)
     # EXEC after a demotion: nothing of the transaction was carried out.
     return isinstance(reply, redis_exceptions.ExecAbortError) and "READONLY" in str(reply)
+
+
+def is_unblocked(error: Exception) -> bool:
+    """Whether a reply says that a command that waited was not carried out, as its server becomes a replica."""
+    said = str(error)
+    return isinstance(error, redis_exceptions.ResponseError) and all(words in said for words in _UNBLOCKED)
+
+
+def to_send_again(
+    args: tuple[Any, ...], error: redis_exceptions.ResponseError, started: float
+) -> tuple[Any, ...] | None:
+    """Return what is sent once more of a dedicated command that was answered by ``error``; None if nothing is.
+
+    A command that waits gets the time that is left to it; ``started`` is when it began (monotonic seconds).
+    """
+    if is_refusal(error):
+        return args
+    return with_time_left(args, monotonic() - started) if is_unblocked(error) else None
 
 
 class ReadOnlyPolicy:

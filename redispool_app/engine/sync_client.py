@@ -25,7 +25,16 @@ from .login import log_in, login_of
 from .packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from .patching import refuse_unsupported_runtime
 from .pipeline_unit import PipelineUnit
-from .read_only import REFUSALS, is_refusal, note_refusal, refused_in_exec, refused_of, second_attempt, to_repeat
+from .read_only import (
+    REFUSALS,
+    is_refusal,
+    note_refusal,
+    refused_in_exec,
+    refused_of,
+    second_attempt,
+    to_repeat,
+    to_send_again,
+)
 from .refusals import refuse_alone, refuse_in_pipeline
 from .replies import UNDECODED, decoded
 from .routing import ROUTES, Route, is_exclusive, leaves_state, route_of, route_of_all
@@ -409,11 +418,12 @@ class SyncRedis(AloneSync, redis.Redis):
         try:
             try:
                 return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-            except redis_exceptions.ReadOnlyError as error:
-                if not is_refusal(error) or self._keeps_state():
+            except redis_exceptions.ResponseError as error:
+                again = to_send_again(args, error, started)
+                if again is None or self._keeps_state():
                     raise
             with second_attempt(self.connection_pool, self.connection):
-                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                return super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
         finally:
             note_alone(self.connection_pool, (args,), started)
 
