@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -13,7 +12,7 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .connections import abandon, borrowed, forget_stream, given_back, has_listeners, is_worn_out
+from .connections import abandon, borrowed, cut, given_back, has_listeners, is_worn_out
 from .monitor import Monitor
 from .pool_state import Lease, PoolState
 from .runtime import fork
@@ -89,7 +88,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             except BaseException as error:
                 # It may have been interrupted between a command of the handshake and its reply.
                 if connection is not None:
-                    _cut(connection)
+                    cut(connection)
                 self._put_back(lease, connection)
                 if isinstance(error, PoolQueueFull | PoolTimeout):
                     self.monitor.exhausted(error)
@@ -228,7 +227,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             while True:
                 if state.waiters[0] is waiter:  # one of all that wait is enough
                     for lost in state.reclaim():
-                        _cut(lost)
+                        cut(lost)
                 state.admit(here=True)  # a slot may have come before this caller was in the queue
                 left = started + self.timeout - monotonic()
                 woken = await waiter.wait(min(left, LOOK_AGAIN))
@@ -253,13 +252,6 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         if longest is None:
             return
         for connection in [*self.state.take_out_expired(longest), *self.state.reclaim()]:
-            _cut(connection)
+            cut(connection)
         if (seconds := self.state.next_expiry(longest)) is not None:
             self._shrinking = asyncio.get_running_loop().call_later(seconds, self._shrink)
-
-
-def _cut(connection: Any) -> None:
-    """Close a connection at once. Without a task around it, redis-py does not wait for the other side."""
-    with suppress(Exception):
-        connection._close()
-    forget_stream(connection)

@@ -421,6 +421,16 @@ def forget_stream(connection: Any) -> None:
         _count_closed(connection)
 
 
+def cut(connection: Any) -> None:
+    """Close an asyncio connection at once. Without a task around it, redis-py does not wait for the other side."""
+    transport = getattr(connection._writer, "transport", None)
+    with contextlib.suppress(Exception):
+        if isinstance(connection, redis.asyncio.SSLConnection) and transport is not None:
+            transport.abort()  # a farewell could wait for a peer that no longer answers
+        connection._close()
+    forget_stream(connection)
+
+
 def _refuse_if_forked(connection: Any, generation: int) -> None:
     """Raise ``ConnectionError`` if the process was forked while ``connection`` connected: both have its socket."""
     if not mark[0]:

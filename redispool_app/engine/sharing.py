@@ -18,16 +18,17 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.exceptions import PoolClosed
 
-from .connections import abandon, let_go_of_pool, track
+from .connections import abandon, cut, let_go_of_pool, track
 from .credentials import auth_of, mark_dedicated
 from .monitor import Monitor
 from .outcomes import FAILED, FailedCommandError, StalledError
 from .packing import pack
 from .patching import refuse_unsupported_runtime
 from .runtime import fork
+from .runtime.attempts import Attempt
 from .runtime.fork import mark
 from .runtime.hooks import tell_all
-from .runtime.lost_callbacks import schedule_lost_callbacks
+from .runtime.lost_callbacks import note_strike, schedule_lost_callbacks
 from .runtime.single_flight import Flight, copy_of
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 from .shared_connection import SharedConnection, share
@@ -55,7 +56,9 @@ class Sharing(SharingRules):
         self._surplus_timers: list[asyncio.TimerHandle] = []
         self._leaving: list[SharedConnection] = []
         """Take no new commands and close once what is due has come."""
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: Attempt | None = None
+        self._usual_connect: float | None = None
+        """How many seconds the last connection took to make."""
         self._spare: asyncio.Task[None] | None = None
         """Makes the next connection in advance."""
         self._attempt_ended: BaseException | None = None
@@ -286,20 +289,25 @@ class Sharing(SharingRules):
         refuse_unsupported_runtime()
         fork.use_running_loop()
         attempt = self._connecting
-        if attempt is None or attempt.done():  # an interrupted event loop may never call ``_attempted``
-            attempt = self._connecting = self.loop.create_task(self._make_connection())
-            attempt.add_done_callback(self._attempted)
+        if attempt is None or attempt.has_ended:
+            attempt = self._connecting = Attempt(
+                self.loop, self._make_connection, self._attempted, cut, self._usual_connect
+            )
+            try:
+                attempt.begin()
+            except BaseException:
+                attempt.give_up()
+                raise
         # The attempt outlives any one caller. No ``SingleFlight``: there a caller leads, and its end ends the flight.
-        # Here none leads, and a health check or a close cancels the attempt: it must be a task, which all can await.
+        # Here none leads, and a health check or a close cancels the attempt.
         left = deadline - monotonic()
-        done, _ = await asyncio.wait([attempt], timeout=None if left == math.inf else max(0.0, left))
-        if not done:
+        if not await attempt.wait(left):
             raise self.too_late(left)
-        if attempt.cancelled():
-            raise redis_exceptions.ConnectionError("The connection attempt was given up.")
-        error = attempt.exception()
+        error = attempt.error
         if error is None:
             return
+        if isinstance(error, asyncio.CancelledError):
+            raise redis_exceptions.ConnectionError("The connection attempt was given up.")
         if not isinstance(error, _FAILURES) and self._accident in (None, error):
             self._accident = error
             return
@@ -314,22 +322,34 @@ class Sharing(SharingRules):
         """
         attempt = self._connecting
         if attempt is not None:
-            attempt.cancel()
-            await asyncio.wait([attempt], timeout=0.1)
+            await self._end_attempt(attempt, 0.1)
         return self._attempt_ended
 
-    async def _make_connection(self) -> None:
-        delay = self.attempt_delay()
-        if delay > 0:
+    async def _end_attempt(self, attempt: Attempt, seconds: float) -> None:
+        """Cancel an attempt, and go on without it if it has not ended after so many seconds."""
+        try:
+            attempt.cancel()
+            await attempt.wait(seconds)
+        finally:
+            attempt.give_up()
+
+    async def _make_connection(self, attempt: Attempt | None = None, number: int = 0) -> None:
+        """Make a connection that callers share; ``number``: see ``Attempt``."""
+        if (delay := self.attempt_delay()) > 0:
+            if attempt is not None:
+                attempt.not_before = monotonic() + delay
             await asyncio.sleep(delay)
         connection: Any = None
         stamp, token = self.renewal.before_connecting(), self.latest_token()
         try:
             connection, began = self.pool.make_connection(), monotonic()
+            if attempt is not None and attempt.is_current(number):
+                attempt.connection = connection
             await connection.connect()
-            if self.closed:
+            if self.closed or not (attempt is None or attempt.is_current(number)):
                 raise PoolClosed()
-            shared = self._share(connection, monotonic() - began)
+            self._usual_connect = monotonic() - began
+            shared = self._share(connection, self._usual_connect)
             self._attempt_ended = self._accident = None
             self.attempt_succeeded()
             self.renewal.connected(stamp)
@@ -339,9 +359,15 @@ class Sharing(SharingRules):
                 self._close_surplus_later()
             self.lanes.open.insert(0, shared)
             self._settle()
+        except GeneratorExit:
+            if connection is not None:
+                cut(connection)  # the task is garbage, so nothing can be awaited
+            raise
         except BaseException as error:
-            self._attempt_ended = error
-            self.attempt_failed()
+            if attempt is None or attempt.is_current(number):
+                self._attempt_ended = error
+                self.attempt_failed()
+                note_strike(error)
             if connection is not None:
                 await connection.disconnect(nowait=True)
             raise
@@ -442,10 +468,7 @@ class Sharing(SharingRules):
         lanes.forget_closed()
         self._settle()
 
-    def _attempted(self, attempt: asyncio.Task[None]) -> None:
-        # Looked at here, for its callers may all have left.
-        if not attempt.cancelled():
-            attempt.exception()
+    def _attempted(self, attempt: Attempt) -> None:
         if self._connecting is attempt:
             self._connecting = None
         self._let_next_in()
@@ -599,8 +622,7 @@ class Sharing(SharingRules):
             if task is not None:
                 task.cancel()
         if attempt is not None:
-            attempt.cancel()
-            await asyncio.wait([attempt], timeout=1.0)
+            await self._end_attempt(attempt, 1.0)
         if self.in_flight and timeout > 0:
             self._emptied = self._emptied or self.loop.create_future()
             await asyncio.wait([self._emptied], timeout=timeout)

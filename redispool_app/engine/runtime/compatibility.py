@@ -80,6 +80,7 @@ _DISCREET = "hiding what a credential provider says"
 _LIMIT = "keeping a health check within its time-out"
 _PATIENCE = "waiting for what may be silent for long"
 _WAKE = "waking callers whose callback an interrupt has dropped"
+_LOST = "replacing an attempt to connect of which an interrupt has dropped a step"
 _TIMERS = "timers that come on time after an interrupt between them"
 _STREAM = "logging in again with a token that a credential provider streams"
 _EXPORT = "the exporter of histograms"
@@ -194,6 +195,7 @@ NAMES: tuple[Name, ...] = (
     *_methods("asyncio:BaseEventLoop", _WAKE, False, call_soon="callback, *args, =context"),
     *_attributes("asyncio:BaseEventLoop", _WAKE, False, "_ready"),
     *_attributes("asyncio:BaseEventLoop", _TIMERS, False, "_scheduled"),
+    *_attributes("asyncio:Task", _LOST, False, "_fut_waiter", "_log_destroy_pending"),
     *_attributes("asyncio:Handle", _WAKE, False, "_callback", "_args"),
     *_attributes("asyncio:StreamReader", _TAKE, True, "_buffer"),
     *_attributes("ssl:SSLSocket", _TAKE, True, "_sslobj"),

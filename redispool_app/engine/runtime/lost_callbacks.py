@@ -12,8 +12,41 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
+import sys
+from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
+from weakref import ref
+
+from redis.exceptions import RedisError
+
+_struck_at = -math.inf
+_ORDINARY = (RedisError, OSError, asyncio.CancelledError, GeneratorExit)
+
+
+def struck_at() -> float:
+    """Return when an exception from outside last met code of this package on an event loop, in monotonic seconds."""
+    return _struck_at
+
+
+def run_of_loop() -> Callable[[], Any]:
+    """Return what stands for this run of the running event loop, and keeps nothing alive; see ``has_run_ended``."""
+    hook = sys.get_asyncgen_hooks().firstiter  # each run sets one of its own
+    return (lambda: None) if hook is None else ref(hook)
+
+
+def has_run_ended(run: Callable[[], Any]) -> bool:
+    """Whether this is another run. What ends one from outside can lose a callback; the next goes on with the rest."""
+    return run() is not sys.get_asyncgen_hooks().firstiter
+
+
+def note_strike(error: BaseException) -> None:
+    """Remember that ``error`` was raised, if it is none that connections and their callers raise."""
+    global _struck_at
+    if not isinstance(error, _ORDINARY):
+        _struck_at = monotonic()
 
 
 def schedule_lost_callbacks(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
@@ -22,6 +55,7 @@ def schedule_lost_callbacks(loop: asyncio.AbstractEventLoop, error: BaseExceptio
     Put the timers in order if ``error`` was raised inside ``loop.call_at``. Do nothing if it was raised elsewhere, or
     after the callback had been scheduled. A loop whose methods are written in C (uvloop) cannot be interrupted there.
     """
+    note_strike(error)
     soon, at = _code_of(loop.call_soon), _code_of(loop.call_at)
     trace = error.__traceback__
     while soon is not None and trace is not None:
