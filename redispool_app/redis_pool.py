@@ -128,7 +128,7 @@ class RedisConnectionManager:
 
     @property
     def _health_check_lock(self) -> Lock:
-        """The lock that health checks of the running event loop queue behind."""
+        """The lock that the caller whose health check is under way on the running event loop holds."""
         try:
             reference = self._by_loop.get(id(get_running_loop()))
         except RuntimeError:
@@ -217,10 +217,13 @@ class RedisConnectionManager:
         if not pool_set.health.check_due():
             return
         await pool_set.open()
-        async with self._health_check_lock:
-            # Somebody may have checked while this caller queued.
-            if pool_set.health.check_due():
-                await self._health_check()
+        lock = self._health_check_lock
+        if lock.locked():
+            # Its holder checks. No queue: an interrupted event loop can lose the step in which the lock is released.
+            await self._health_check()
+            return
+        async with lock:
+            await self._health_check()
 
     async def reset_pool(self) -> None:
         """Drop every connection of this process, running commands first allowed to finish, and build anew.

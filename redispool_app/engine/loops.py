@@ -24,7 +24,7 @@ from .statistics import PastStatistics, Statistics
 
 
 class LoopClient:
-    """One event loop's client, its pool and the lock that its health checks queue behind."""
+    """One event loop's client, its pool and the lock that is held during its health checks."""
 
     __slots__ = ("__weakref__", "check_lock", "client", "generation", "keeper", "loop_ref", "owner", "pool")
 

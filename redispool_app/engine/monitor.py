@@ -342,9 +342,12 @@ class Monitor:
 
     # Checks: one at a time in the whole process, everyone shares the verdict.
 
-    def claim(self, own: Flight[bool]) -> Flight[bool]:
-        """Return the check under way; if there is none, ``own``, which its maker must carry out."""
-        return self.checks.join(own, self.longest_check)
+    def claim(self, own: Flight[bool], longest: float | None = None) -> Flight[bool]:
+        """Return the check under way; if there is none, ``own``, which its maker must carry out.
+
+        One that takes more than ``longest`` seconds (``longest_check`` if that is None) is taken over.
+        """
+        return self.checks.join(own, self.longest_check if longest is None else longest)
 
     def passed(self, latency: float) -> None:
         """A PING came back after ``latency`` seconds. After ``close()`` that changes nothing any more."""

@@ -11,12 +11,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from time import monotonic
 from typing import Any
+from weakref import ref
 
 from redis import DriverInfo
+from redis import exceptions as redis_exceptions
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redispool_app import __version__
+from redispool_app.exceptions import PoolClosed
 
 from .async_client import AsyncRedis
 from .async_pool import AsyncPool
@@ -31,7 +35,8 @@ from .probe import ping, ping_sync
 from .runtime import fork
 from .runtime.fork import mark
 from .runtime.hooks import tell
-from .runtime.single_flight import Flight
+from .runtime.lost_callbacks import has_run_ended, run_of_loop, struck_at
+from .runtime.single_flight import LOOK_AGAIN, Flight
 from .runtime.token_stream import ListenedProvider, listened
 from .sharing_rules import SharingLimits
 from .statistics import PastStatistics, Statistics
@@ -44,6 +49,31 @@ on_client_built: list[Callable[[], None]] = []
 _EMBEDDED_START = 10.0
 _GRACE = 0.5
 _ATTEMPTS = 3  # a check can end without a verdict when its event loop ends, or a reset cuts it
+
+
+_LOST_AFTER = 1.0
+"""A check that an interrupt may have met is made once more after so many seconds: a second PING costs little."""
+
+_VERDICTS = (redis_exceptions.RedisError, OSError, PoolClosed)
+"""What a check raises by itself."""
+
+
+class _Check(Flight[bool]):
+    """A check by a task of an event loop."""
+
+    __slots__ = ("_loop", "_run")
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        super().__init__(task)
+        self._loop = ref(asyncio.get_running_loop())
+        self._run = run_of_loop()
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether the check takes long and an exception has met its event loop, which is the running one, since."""
+        if monotonic() - self.began <= _LOST_AFTER or self._loop() is not asyncio.get_running_loop():
+            return False
+        return has_run_ended(self._run) or struck_at() >= self.began - _LOST_AFTER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,30 +195,39 @@ class PoolSet:
 
         Raises ``RuntimeError`` on an event loop that existed before the process was forked.
         """
-        loop = fork.use_running_loop()
+        loop, longest = fork.use_running_loop(), None
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
-            own: Flight[bool] = Flight(asyncio.current_task())
-            task = None
+            own, task = _Check(asyncio.current_task()), None
             try:
-                flight = self.monitor.claim(own)
+                flight = self.monitor.claim(own, longest)
                 if flight is own:
                     # A task of its own: the caller may be cancelled, the others still get their verdict.
                     task = loop.create_task(self._check(own))
                     self._keep_task(task)
-                    await asyncio.shield(task)
-                    break
             finally:
                 if task is None:
                     own.ended = True
-            if own.is_nested_in(flight):
+            if task is None and own.is_nested_in(flight):
                 await self._check(own)
                 break
-            await flight.wait_async(self._patience())
+            if await self._wait_for_check(flight):
+                longest = _LOST_AFTER
+            if task is not None and self.monitor.closed:
+                await asyncio.wait([task], timeout=_GRACE)  # it closes what it has opened
             if flight.has_landed:
                 break
         return self.health.is_healthy
+
+    async def _wait_for_check(self, flight: Flight[bool]) -> bool:
+        """Wait for a check to end; return early, with True, if the event loop has lost a step of its task."""
+        until = monotonic() + self._patience()
+        while not (flight.has_landed or flight.is_over) and (left := until - monotonic()) > 0:
+            if isinstance(flight, _Check) and flight.may_be_lost:
+                return True
+            await flight.wait_async(min(left, LOOK_AGAIN))
+        return False
 
     def check_sync(self, timeout: float | None = None) -> bool:
         """The same for threads; with a ``timeout`` (seconds, in place of ``check_timeout``) no check is shared."""
@@ -215,7 +254,13 @@ class PoolSet:
         try:
             if self.settings.embedded is not None and not self.health.is_healthy:
                 await asyncio.to_thread(self.settings.embedded.ensure_running, _EMBEDDED_START)
-            latency = await self._ping()
+            try:
+                latency = await self._ping()
+            except _VERDICTS:
+                raise
+            except Exception:
+                # As from a signal handler: meant for the code that it met. A second one is a verdict.
+                latency = await self._ping()
         except Exception as error:
             self.monitor.failed(error)
         else:
@@ -332,6 +377,7 @@ class PoolSet:
     def _keep_task(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     # Facts.
 
