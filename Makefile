@@ -8,7 +8,7 @@ PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
 
 # Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
-HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck cache_interrupts cache_nested \
+HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck async_storm cache_interrupts cache_nested \
 	cache_stampede_interrupts cancel_every_await health_interrupts metrics_processes nested_calls pools_storm \
 	pools_struck sharing_model thread_sharing_* thread_stalls_struck))
 # Tests by random examples, which take more of them where there is time.
