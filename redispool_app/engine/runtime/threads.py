@@ -47,14 +47,35 @@ def run_freely() -> bool:
     return has_threads and may_start()
 
 
+LONGEST_START = 1.0
+"""Seconds within which a thread must have begun: one without memory, or into which an exception is thrown, may not."""
+
+
+class _Begun(threading.Event):
+    """What ``Thread.start`` waits for, for ever where the thread ends in its first steps: here with a time-out."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not super().wait(LONGEST_START if timeout is None else timeout) and timeout is None:
+            raise RuntimeError("A thread has not begun in time: this process has too little memory, or is overloaded.")
+        return True
+
+
+class Thread(threading.Thread):
+    """A thread whose starter does not wait for it for ever."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._started = _Begun()
+
+
 def start(target: Callable[..., object], *args: Any, name: str) -> threading.Thread:
     """Run ``target(*args)`` in a daemon thread; return the thread.
 
-    Raises ``NoThreadHereError`` in uWSGI's master, and ``RuntimeError`` where the interpreter shuts down or the system
-    has no more threads.
+    Raises ``NoThreadHereError`` in uWSGI's master, and ``RuntimeError`` where the interpreter shuts down, the system
+    has no more threads, or the thread has not begun within ``LONGEST_START``. In the last case it may still begin.
     """
     if not may_start():
         raise NoThreadHereError("No thread can be started in uWSGI's master, which forks its workers in C.")
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread = Thread(target=target, args=args, name=name, daemon=True)
     thread.start()
     return thread
