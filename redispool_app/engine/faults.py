@@ -35,6 +35,7 @@ class FaultKind(StrEnum):
     DNS = "dns"
     EMBEDDED = "embedded"
     EXHAUSTED = "exhausted"
+    HELD_BACK = "held_back"
     LOADING = "loading"
     MASTERDOWN = "masterdown"
     MAXCLIENTS = "maxclients"
@@ -273,6 +274,14 @@ def _from_cluster(error: redis_exceptions.ResponseError, said: str, where: str) 
     ):
         return in_cluster_mode(where)
     return None
+
+
+def holds_writes_back(where: str) -> Fault:
+    """Return the fault of a server that answers on one connection and leaves the writes on another one unanswered."""
+    return Fault(
+        FaultKind.HELD_BACK,
+        f"Redis at {where} answers, but holds writes back: wait for the end of its CLIENT PAUSE or failover.",
+    )
 
 
 def in_cluster_mode(where: str) -> Fault:

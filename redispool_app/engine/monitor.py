@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,16 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 from .durations import ConnectionTimes
-from .faults import AMBIGUOUS, ANSWERED, Fault, FaultKind, classify, denies_health_check, says_elsewhere
+from .faults import (
+    AMBIGUOUS,
+    ANSWERED,
+    Fault,
+    FaultKind,
+    classify,
+    denies_health_check,
+    holds_writes_back,
+    says_elsewhere,
+)
 from .health import Health, HealthState, Snapshot
 from .history import Change
 from .log_limit import LogLimit
@@ -194,6 +204,18 @@ class Monitor:
         else:
             self._recovery.start()
             self._tell_or_leave(later)
+
+    def held_back(self, seconds: float, *, later: bool = False) -> None:
+        """Writes timed out while the server answered on another connection: no outage, and shown for ``seconds``."""
+        if self._is_quiet() or self.closed:
+            return
+        self.counters.errors += 1
+        self.counters.timeouts += 1
+        self.last_error = fault = holds_writes_back(self.where)
+        if later:
+            self.untold.append(partial(self.warn, FaultKind.HELD_BACK, fault, seconds))
+        else:
+            self.warn(FaultKind.HELD_BACK, fault, seconds)
 
     def doubt(self, fault: Fault, *, later: bool = False) -> None:
         """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""

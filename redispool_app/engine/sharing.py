@@ -502,7 +502,8 @@ class Sharing(SharingRules):
         if isinstance(error, MemoryError):
             self.attempt_failed()  # the next connection meets the same: not at once
         try:
-            self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection))
+            held_back = self.lanes.is_held_back(connection, self.timeout)
+            self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection), held_back=held_back)
         finally:
             if self._emptied is not None and not self._emptied.done() and not self._leaving:
                 self._emptied.set_result(None)

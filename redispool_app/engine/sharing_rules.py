@@ -72,6 +72,9 @@ _WHOLE = 0.9
 """Silence for such a part of a time-out counts as the whole: another shared connection, made while this one was
 stalled, may have been answered a moment after this one was."""
 
+_SHOWN_FOR = 10.0
+"""For so many seconds after a write has timed out it is shown that writes are held back."""
+
 _FINAL = (ReplyTimeoutError, ReplyTooLargeError)
 """Losses after which no other try can help."""
 
@@ -329,14 +332,21 @@ class SharingRules:
             self.monitor.error_reply(error, later=True)
         self._left_untold()
 
-    def report_loss(self, error: BaseException, oldest: float | None, *, was_passed: bool = False) -> None:
+    def report_loss(
+        self, error: BaseException, oldest: float | None, *, was_passed: bool = False, held_back: bool = False
+    ) -> None:
         """The connection ended; ``oldest``: when the caller that waited longest asked, None if no caller waited.
 
         ``was_passed``: the server answered on another connection while this one was stalled. So a time-out is a reason
-        to check, but no proof of an outage.
+        to check, but no proof of an outage. ``held_back``: it has answered there a moment ago, and holds writes back.
         """
+        if self.monitor is None:
+            return
         timed_out = isinstance(error, redis_exceptions.TimeoutError)
-        if self.monitor is not None and (oldest is not None or timed_out):
+        if timed_out and held_back and self.timeout is not None:
+            self.monitor.held_back(max(_SHOWN_FOR, 3 * self.timeout), later=True)
+            self._left_untold()
+        elif oldest is not None or timed_out:
             now, last = monotonic(), self.monitor.health.last_reply
             started = now if oldest is None else oldest
             if timed_out and self.timeout is not None and now - last >= self.timeout * _WHOLE:

@@ -10,6 +10,7 @@ A server that is stopped answers no new connection, so nothing changes for its c
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import hiredis
@@ -116,6 +117,15 @@ class Lanes:
         """Whether the server has answered on another connection since this one is stalled."""
         others = [each for each in self.usable if each is not connection]
         return connection.stalled is not None and any(each.last_received > connection.stalled_at for each in others)
+
+    def is_held_back(self, connection: Any, timeout: float | None) -> bool:
+        """Whether the server lives and holds back what waits on a connection: it has answered on another one lately.
+
+        ``timeout`` is that of a reply, in seconds.
+        """
+        if timeout is None or connection.stalled != HELD_BACK:
+            return False
+        return self.are_answered_since(max(connection.stalled_at, monotonic() - timeout / 2))
 
     def lead_past(self, connection: Any) -> None:
         """Let reads that wait on a stalled connection be sent again on another one, where the server answers.

@@ -545,7 +545,8 @@ class ThreadSharing(SharingRules):
         if self.lanes.remove(connection) and self.lanes.open:
             self._settle()
         self._drop(connection)
-        self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection))
+        held_back = self.lanes.is_held_back(connection, self.timeout)
+        self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection), held_back=held_back)
         if self._emptied is not None and not self._leaving:
             self._emptied.set()
         # In an outage each that waits finds for itself that there is nothing to wait for.
