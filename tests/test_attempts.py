@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
-from redispool_app.engine import AsyncRedis
+from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.engine.runtime import attempts
 from redispool_app.engine.runtime.attempts import Attempt, patience
 from redispool_app.engine.runtime.lost_callbacks import note_strike, struck_at
+from redispool_app.engine.thread_sharing import ThreadSharing
 
+from .crowd import at_once
 from .loop_strikes import LOOPS
 from .proxy import Proxy
+from .servers import eventually
 from .strikes import SoftTimeLimitError
 
 PATIENT = 30.0
@@ -229,3 +232,39 @@ async def test_a_slow_server_gets_no_second_connection(proxy):
     assert await client.get("k") is None
     assert proxy.opened == 1
     await client.aclose()
+
+
+# The same for threads, where one of the callers makes the attempt itself.
+
+
+def test_an_exception_in_the_thread_that_connects_is_not_raised_in_those_that_wait(server, monkeypatch):
+    client = SyncRedis.from_url(server.url, socket_timeout=PATIENT, socket_connect_timeout=PATIENT)
+    make, made, sharing = ThreadSharing._make_connection, [], client.sharing
+
+    def struck_at_first(self, deadline):
+        made.append(self)
+        if len(made) == 1:
+            eventually(lambda: len(sharing._attempts.latest._wakers) == 7)
+            raise SoftTimeLimitError
+        make(self, deadline)
+
+    monkeypatch.setattr(ThreadSharing, "_make_connection", struck_at_first)
+    outcomes = at_once([lambda: client.get("k")] * 8)
+    assert [type(outcome) for outcome in outcomes].count(SoftTimeLimitError) == 1
+    assert outcomes.count(None) == 7
+    client.close()
+
+
+def test_an_exception_that_each_attempt_raises_is_raised_in_all_that_wait(server, monkeypatch):
+    client = SyncRedis.from_url(server.url, socket_timeout=PATIENT, socket_connect_timeout=PATIENT)
+
+    def without_credentials(self, deadline):
+        sleep(0.1)
+        raise SoftTimeLimitError
+
+    monkeypatch.setattr(ThreadSharing, "_make_connection", without_credentials)
+    began = monotonic()
+    outcomes = at_once([lambda: client.get("k")] * 30)
+    assert {type(outcome) for outcome in outcomes} == {SoftTimeLimitError}
+    assert monotonic() - began < 2 * SOON
+    client.close()

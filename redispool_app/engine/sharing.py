@@ -32,12 +32,9 @@ from .runtime.lost_callbacks import note_strike, schedule_lost_callbacks
 from .runtime.single_flight import Flight, copy_of
 from .runtime.wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 from .shared_connection import SharedConnection, share
-from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
+from .sharing_rules import FAILURES, Request, SharingLimits, SharingRules, is_silent, limits_of
 from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
 from .statistics import Statistics
-
-_FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
-"""What connecting raises by itself; the rest comes from outside, or from code of others, such as credentials."""
 
 
 class Sharing(SharingRules):
@@ -62,8 +59,6 @@ class Sharing(SharingRules):
         self._spare: asyncio.Task[None] | None = None
         """Makes the next connection in advance."""
         self._attempt_ended: BaseException | None = None
-        self._accident: BaseException | None = None
-        """The first exception of other code that has ended an attempt since the last connection was made."""
         self._waiting = WaitQueue()
         self._emptied: asyncio.Future[None] | None = None
         fork.register(self.after_fork_in_child)
@@ -308,7 +303,7 @@ class Sharing(SharingRules):
             return
         if isinstance(error, asyncio.CancelledError):
             raise redis_exceptions.ConnectionError("The connection attempt was given up.")
-        if not isinstance(error, _FAILURES) and self._accident in (None, error):
+        if not isinstance(error, FAILURES) and self._accident in (None, error):
             self._accident = error
             return
         if not isinstance(error, Exception):
@@ -427,7 +422,7 @@ class Sharing(SharingRules):
             schedule_lost_callbacks(self.loop, error)
             if connection is not None:
                 await connection.disconnect(nowait=True)
-            if not isinstance(error, _FAILURES):
+            if not isinstance(error, FAILURES):
                 raise
             return
         finally:

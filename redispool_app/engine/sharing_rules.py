@@ -75,6 +75,9 @@ stalled, may have been answered a moment after this one was."""
 _SHOWN_FOR = 10.0
 """For so many seconds after a write has timed out it is shown that writes are held back."""
 
+FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
+"""What connecting raises by itself; the rest comes from outside, or from code of others, such as credentials."""
+
 _FINAL = (ReplyTimeoutError, ReplyTooLargeError)
 """Losses after which no other try can help."""
 
@@ -149,6 +152,8 @@ class SharingRules:
         self.timeout: float | None = pool.connection_kwargs.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._failures = 0
         self._not_before = 0.0
+        self._accident: BaseException | None = None
+        """The first exception of other code that has ended an attempt since the last connection was made."""
 
     def gate(self) -> None:
         """Raise ``PoolClosed`` or ``RedisUnavailable`` for a caller that must not go on."""

@@ -32,7 +32,7 @@ from .runtime.nesting import inside, is_nested
 from .runtime.single_flight import Flight, SingleFlight
 from .runtime.wait_queue import LOOK_AGAIN, ThreadWaiter, WaitQueue
 from .shared_socket import SharedSocket
-from .sharing_rules import Request, SharingLimits, SharingRules, is_silent, limits_of
+from .sharing_rules import FAILURES, Request, SharingLimits, SharingRules, is_silent, limits_of
 from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, reads_only, stall_after
 from .statistics import Statistics
 
@@ -342,7 +342,12 @@ class ThreadSharing(SharingRules):
                 self._make_connection(deadline)
                 own.land(None)
         except Exception as error:
-            own.fail(error)
+            # As from a signal handler: meant for the code that it met, and not for those that wait. A second one, such
+            # as of a credential provider, is.
+            if isinstance(error, FAILURES) or self._accident is not None:
+                own.fail(error)
+            else:
+                self._accident = error
             raise
         finally:
             own.ended = True
@@ -374,6 +379,7 @@ class ThreadSharing(SharingRules):
         except Exception:
             self.attempt_failed()
             raise
+        self._accident = None
         self.attempt_succeeded()
         self.renewal.connected(stamp)
         if self.latest_token() is not token:  # it came meanwhile
