@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import random
 import signal
 import socket
@@ -60,7 +61,7 @@ class Limit:
         self._left = 0
 
     def __call__(self, number, frame):
-        if self._left and not _belongs_to_the_loop(frame):
+        if self._left and not _is_spared(frame):
             self._left -= 1
             self.raised += 1
             raise SoftTimeLimitError
@@ -82,10 +83,16 @@ class Limit:
         stopping.join()
 
 
-def _belongs_to_the_loop(frame):
-    """Whether an exception would meet the beginning or end of a run of uvloop, and leave that "running" for ever."""
+def _is_spared(frame):
+    """Whether an exception would harm others than this package.
+
+    At the beginning or end of a run of uvloop it leaves that "running" for ever. Within logging it can leave a lock
+    held for ever, until Python 3.13: other threads would wait for it.
+    """
     strike, below = Limit.strike.__code__, None
     while frame.f_code is not strike:
+        if frame.f_code.co_filename == logging.__file__:
+            return True
         frame, below = frame.f_back, frame
     return below is None or below.f_code.co_filename in LOOPS_OWN
 
