@@ -25,7 +25,10 @@ def without_memory(client, raised):
         raise raised
 
     connection = client.sharing.connection
-    getattr(connection, "_incoming", connection)._gets = gets
+    if hasattr(connection, "_incoming"):
+        connection._incoming.gets = gets
+    else:
+        connection._gets = gets
 
 
 def outcomes_of(manager, side, commands, raised):
