@@ -372,11 +372,12 @@ class ForkInside:
         self.parent = os.getpid()
         self.children = []
         self._busy = False
+        self._calls = False
         self._writing = None
 
     def handle(self, number, frame):
-        if self._busy:
-            return  # it has interrupted itself, or is in a child
+        if self._busy or not self._calls:
+            return  # it has interrupted itself, is in a child, or comes where no look for a child follows
         self._busy = True
         reading, writing = os.pipe()
         child = fork_in_c()
@@ -392,9 +393,11 @@ class ForkInside:
         """Return what ``call`` returns, or the name of what it raises. A child says ``then(that)``, and ends."""
         try:
             try:
+                self._calls = True
                 value = call()
             except Exception as error:
                 value = type(error).__name__
+            self._calls = False
         except BaseException:
             if os.getpid() != self.parent:
                 os._exit(1)
