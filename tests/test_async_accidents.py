@@ -120,6 +120,38 @@ async def test_an_end_of_tick_that_was_lost_comes_again_without_another_caller(s
         assert await asyncio.wait_for(alone, AT_ONCE) == b"value 0"
 
 
+def lose_looks():
+    """Cancel the next looks at connections, as exceptions that come at their beginning do."""
+    looks = [timer for timer in asyncio.get_running_loop()._scheduled if is_look(timer)]
+    for timer in looks:
+        timer.cancel()
+    assert looks
+
+
+async def test_an_end_of_tick_that_was_lost_with_all_looks_comes_again(stocked):
+    async with client_of(stocked) as client:
+        await client.ping()
+        callers = [asyncio.create_task(client.get(key)) for key in list(KEYS)[:3]]
+        await asyncio.sleep(0)
+        client.sharing.connection._tick_end.cancel()
+        lose_looks()
+        assert await asyncio.wait_for(asyncio.gather(*callers), AT_ONCE) == list(KEYS.values())[:3]
+
+
+async def test_a_pipeline_lets_an_end_of_tick_come_again_that_was_lost_with_all_looks(stocked, monkeypatch):
+    monkeypatch.setattr("redispool_app.engine.watched_connection._LATE_LOOK", PATIENT)
+    async with client_of(stocked) as client:
+        await client.ping()
+        caller = asyncio.create_task(client.get("key:0"))
+        await asyncio.sleep(0)
+        client.sharing.connection._tick_end.cancel()
+        lose_looks()
+        await asyncio.sleep(0.3)
+        assert not caller.done()
+        assert await asyncio.wait_for(client.pipeline().get("key:1").execute(), AT_ONCE) == [KEYS["key:1"]]
+        assert await asyncio.wait_for(caller, AT_ONCE) == KEYS["key:0"]
+
+
 async def test_a_word_that_the_transport_takes_more_may_be_lost(stocked):
     async with client_of(stocked) as client:
         await client.ping()

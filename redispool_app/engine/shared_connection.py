@@ -92,6 +92,8 @@ class SharedConnection(WatchedConnection):
         try:
             if self._tick_end is None:
                 self._begin_tick()
+            elif (now := monotonic()) > self._looks_until:
+                self._begin_looking(now)  # the end of the tick was lost, and the looks that would have noticed it
             unit = Unit(self._tick, future, packed, decode, quiet)
             self._unit_marks.append(None)
             gathered = self._gathered

@@ -34,6 +34,9 @@ from .statistics import Statistics
 _LOOK = 0.05
 """Seconds between two looks."""
 
+_LATE_LOOK = 1.0
+"""Seconds until the first look after those, and between two of these."""
+
 Noted = list[tuple[list[tuple[bytes, int]], float]]
 """What slow callers have sent, and how many seconds they waited."""
 
@@ -163,7 +166,18 @@ class WatchedConnection:
         self._last_look = now
         for delay in (_LOOK, 1.5 * _LOOK):
             self._loop.call_later(delay, self._look, self._looks)
+        self._loop.call_later(_LATE_LOOK, self._look_late, self._looks)
         self._looks_until = now + 4 * _LOOK
+
+    def _look_late(self, row: int) -> None:
+        """Begin again if several exceptions at once have cost both rows: there may be no caller that does."""
+        if row != self._looks or not self._looks_until:
+            return
+        now = monotonic()
+        if now > self._looks_until:
+            self._begin_looking(now)
+        else:
+            self._loop.call_later(_LATE_LOOK, self._look_late, row)
 
     def _look(self, row: int) -> None:
         if row != self._looks:
