@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import signal
 import threading
@@ -11,8 +12,9 @@ import time
 
 import pytest
 
+from redispool_app.engine import AsyncRedis
 from redispool_app.engine.runtime import wait_queue
-from redispool_app.engine.runtime.wait_queue import LoopWaiter, ThreadWaiter, WaitQueue
+from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, LoopWaiter, ThreadWaiter, WaitQueue
 
 from .crowd import HANGS, Caller, at_once, started
 from .interrupts import handled
@@ -238,3 +240,53 @@ def test_an_event_loop_that_is_dropped_leaves_nothing_behind():
     del loop
     gc.collect()
     assert key not in wait_queue._looks
+
+
+# A task whose step was lost as it was woken.
+
+
+def lost_waiter():
+    waiter = LoopWaiter()
+    waiter.wake_here()
+    waiter.woken_at -= 2 * LOOK_AGAIN
+    assert waiter.is_lost
+    return waiter
+
+
+@pytest.mark.parametrize("wake", [WaitQueue.wake_first, WaitQueue.wake_first_here])
+async def test_the_turn_of_a_task_that_does_not_go_on_goes_to_the_next(wake):
+    queue, in_time, next_one, last = WaitQueue(), LoopWaiter(), LoopWaiter(), LoopWaiter()
+    queue.extend([lost_waiter(), lost_waiter(), in_time, next_one, last])
+    for _ in range(2):
+        wake(queue, 1)
+        await asyncio.sleep(0)
+        assert (in_time.woken, next_one.woken) == (True, False), "it has not left yet"
+    in_time.woken_at -= 2 * LOOK_AGAIN
+    wake(queue, 1)
+    await asyncio.sleep(0)
+    assert (next_one.woken, last.woken) == (True, False)
+
+
+async def test_callers_that_wait_for_room_pass_one_that_does_not_go_on(server):
+    client = AsyncRedis.from_url(server.url, socket_timeout=30.0)
+    await client.ping()
+    client.sharing.limits = dataclasses.replace(client.sharing.limits, max_in_flight=1)
+    client.sharing._waiting.append(lost_waiter())
+    replies = await asyncio.wait_for(asyncio.gather(*[client.echo(b"%d" % number) for number in range(5)]), 5.0)
+    assert replies == [b"%d" % number for number in range(5)]
+    client.sharing._waiting.clear()
+    await client.aclose()
+
+
+async def test_callers_that_wait_for_a_connection_pass_one_that_does_not_go_on(server, pool_settings):
+    manager = pool_settings(server.url, MAX_CONNECTIONS=2, TIMEOUT=30.0)
+    pool = (await manager.get_client()).connection_pool
+    pool.state.waiters.append(lost_waiter())
+
+    async def borrow():
+        connection = await pool.get_connection()
+        await asyncio.sleep(0.01)
+        await pool.release(connection)
+
+    await asyncio.wait_for(asyncio.gather(*[borrow() for _ in range(5)]), 10.0)
+    pool.state.waiters.clear()

@@ -225,7 +225,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             state.waiters.append(waiter)
             state.check_room(waiter)
             while True:
-                if state.waiters[0] is waiter:  # one of all that wait is enough
+                if state.waiters[0] is waiter or state.waiters[0].is_lost:  # one of all that wait is enough
                     for lost in state.reclaim():
                         cut(lost)
                 state.admit(here=True)  # a slot may have come before this caller was in the queue

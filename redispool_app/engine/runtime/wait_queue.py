@@ -7,6 +7,7 @@ may be repeated, by any thread, and may be interrupted anywhere. The rules for t
 * A giver puts what it brings in its place first, and calls ``wake_first`` then.
 * A caller that must wait appends its waiter, calls ``wake_first`` for what has come meanwhile, and waits.
 * A caller that leaves, served or not, removes its waiter and then calls ``wake_first``: its turn goes to the next.
+* A task that does not go on within ``LOOK_AGAIN`` of its turn was lost by its event loop; the turn goes to the next.
 
 There is no lock and no condition variable, so a signal handler or a finalizer may use a queue at any point of the same
 thread. CPython runs other threads, handlers and finalizers only after a call, and entering and leaving are single calls
@@ -37,6 +38,10 @@ class Waiter(Protocol):
 
     owner: Any
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was woken a while ago and has not gone on: its event loop has lost its step."""
+
     def wake(self) -> None:
         """End the wait, from any thread. May be called again, and before the wait begins."""
 
@@ -45,6 +50,8 @@ class ThreadWaiter:
     """A thread that blocks until it is woken."""
 
     __slots__ = ("_turn", "owner")
+
+    is_lost = False
 
     def __init__(self, owner: Any = None) -> None:
         # A plain lock, not an event: the Python code of that one can be interrupted while it holds a lock of its own.
@@ -111,13 +118,18 @@ _looks: dict[int, _Looks] = {}
 class LoopWaiter:
     """A task of an event loop that waits until it is woken. Must be made in that loop."""
 
-    __slots__ = ("_future", "_loop", "owner", "woken")
+    __slots__ = ("_future", "_loop", "owner", "woken", "woken_at")
 
     def __init__(self, owner: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] | None = None
         self.owner = owner
         self.woken = False
+        self.woken_at = 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        return self.woken and monotonic() - self.woken_at > LOOK_AGAIN
 
     def wake(self) -> None:
         # Also from the loop's own thread: a signal handler may run while the loop waits for the network, and the loop
@@ -129,6 +141,8 @@ class LoopWaiter:
 
     def wake_here(self) -> None:
         """The same, from a callback or task of the waiter's own loop, without a system call."""
+        if not self.woken:
+            self.woken_at = monotonic()
         self.woken, future = True, self._future
         if future is not None:
             _end(future)
@@ -172,18 +186,27 @@ class WaitQueue(deque[Any]):
 
     def wake_first(self, count: int) -> None:
         """Wake the first ``count`` callers; those that were woken before and have not left yet are among them."""
-        for place in range(min(count, len(self))):
+        place = 0
+        while count > 0:
             try:
                 waiter = self[place]
-            except IndexError:  # some have left, and each wakes the next
+            except IndexError:  # there are no more; or some have left, and each wakes the next
                 return
-            waiter.wake()
+            place += 1
+            if not waiter.is_lost:
+                count -= 1
+                waiter.wake()
 
     def wake_first_here(self, count: int) -> None:
         """Do the same where all callers are tasks of the running event loop, without a system call."""
-        for waiter in tuple(islice(self, count)):
-            if not waiter.woken:
-                waiter.wake_here()
+        start = 0
+        while first := tuple(islice(self, start, start + count)):
+            start, count = start + len(first), 0
+            for waiter in first:
+                if not waiter.woken:
+                    waiter.wake_here()
+                elif waiter.is_lost:
+                    count += 1  # its turn goes to one that comes later
 
     def wake_all(self, owner: Any = None) -> None:
         """Wake all callers, or those that wait for ``owner``: what they wait for has ended."""
