@@ -14,7 +14,15 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine import shared_socket, watched_connection
 from redispool_app.engine.incoming import Incoming
 from redispool_app.engine.runtime.single_flight import Flight
-from redispool_app.engine.stalls import HELD_BACK, LARGE_REPLY, Lanes, patience, reads_only, stall_after
+from redispool_app.engine.stalls import (
+    HELD_BACK,
+    LARGE_REPLY,
+    LONGEST_WIDENING,
+    Lanes,
+    patience,
+    reads_only,
+    stall_after,
+)
 from redispool_app.exceptions import OutcomeUnknown
 
 from .crowd import Caller, started
@@ -65,6 +73,32 @@ def test_with_nothing_stalled_there_is_no_choice():
     assert lanes.usual() is lanes.choose(reads=True) is lanes.choose(reads=False) is lanes.open[0]
     assert not lanes.may_widen(monotonic())
     assert lanes_of().usual() is None
+
+
+def test_an_attempt_to_make_another_connection_that_never_ends_is_taken_over():
+    lanes = lanes_of(HELD_BACK)
+    lost = Flight()
+    assert lanes.may_lead_widening(lost)
+    assert not lanes.may_widen(monotonic())
+    assert not lanes.may_lead_widening(Flight())
+    lost.began -= LONGEST_WIDENING
+    assert lanes.may_widen(monotonic())
+    assert lanes.may_lead_widening(Flight())
+
+
+async def test_a_stall_is_passed_although_an_earlier_attempt_to_pass_it_was_lost(own_server, pool_settings):
+    manager = pool_settings(own_server.url, SOCKET_TIMEOUT=PATIENT)
+    client = await manager.get_client()
+    lost = Flight()
+    assert client.sharing.lanes.may_lead_widening(lost)
+    lost.began -= LONGEST_WIDENING
+    client.sharing._widening = asyncio.get_running_loop().create_future()
+    hold_writes_back(own_server)
+    write = asyncio.ensure_future(client.set("k", "w"))
+    await asyncio.sleep(0.01)
+    assert await asyncio.wait_for(client.get("k"), SOON) == b"v"
+    let_writes_go(own_server)
+    assert await write
 
 
 def test_a_stalled_connection_is_used_until_there_is_another():

@@ -399,14 +399,14 @@ class Sharing(SharingRules):
         if lanes.free:
             self._settle()
             lanes.lead_past(connection)
-        elif not self.closed and lanes.may_widen(monotonic()) and (self._widening is None or self._widening.done()):
+        elif not self.closed and lanes.may_widen(monotonic()):
             self._widening = self.loop.create_task(self._widen(connection.stalled))
 
     async def _widen(self, reason: str | None) -> None:
         lanes, connection = self.lanes, None
         own: Flight[None] = Flight()
         try:
-            if lanes.widening.join(own) is not own:
+            if not lanes.may_lead_widening(own):
                 return
             connection, began = self.pool.make_connection(), monotonic()
             connection.is_spare = True  # no caller waits for it, so what it meets is no verdict

@@ -16,7 +16,7 @@ from typing import Any
 import hiredis
 
 from .routing import only_reads
-from .runtime.single_flight import SingleFlight
+from .runtime.single_flight import Flight, SingleFlight
 from .server_mode import CLUSTER_NODES, HELLO, PING
 
 HELD_BACK = "held_back"
@@ -40,6 +40,9 @@ SURPLUS_IDLE = 2.0
 
 AGAIN_AFTER = 1.0
 """Seconds until the next attempt to make another connection, if one failed."""
+
+LONGEST_WIDENING = 5.0
+"""Seconds after which an attempt to make another connection is taken over: its event loop may have lost a step."""
 
 _CHECKS = (PING + HELLO, CLUSTER_NODES)
 """What a health check sends; by their names alone, these commands could do more than read."""
@@ -186,4 +189,9 @@ class Lanes:
         """Whether another connection is to be made: all are stalled, there may be one more, and none is being made."""
         if self.free or len(self.usable) >= self.most or now < self.widen_not_before:
             return False
-        return self.widening.latest.is_over
+        attempt = self.widening.latest
+        return attempt.is_over or now - attempt.began > LONGEST_WIDENING
+
+    def may_lead_widening(self, own: Flight[None]) -> bool:
+        """Whether the maker of ``own`` makes the connection, and no other caller."""
+        return self.widening.join(own, LONGEST_WIDENING) is own

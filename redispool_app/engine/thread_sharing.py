@@ -434,7 +434,7 @@ class ThreadSharing(SharingRules):
         elif not self.closed and lanes.may_widen(monotonic()):
             own: Flight[None] = Flight()
             try:
-                if lanes.widening.join(own) is own:
+                if lanes.may_lead_widening(own):
                     # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
                     threads.start(self._widen_in_thread, connection.stalled, own, name="redispool-widening")
             except BaseException as error:
