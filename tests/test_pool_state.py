@@ -34,6 +34,7 @@ class Caller:
     """A waiter that notes whether it was woken."""
 
     owner = None
+    is_lost = False
 
     def __init__(self):
         self.woken = False
