@@ -8,9 +8,9 @@ PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
 
 # Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
-HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck async_storm cache_interrupts cache_nested \
-	cache_stampede_interrupts cancel_every_await health_interrupts metrics_processes moved_names nested_calls pools_storm \
-	pools_struck sharing_model thread_sharing_* thread_stalls_struck))
+HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck async_storm cache_interrupts \
+	cache_nested cache_stampede_interrupts cancel_every_await deployments health_interrupts metrics_processes \
+	moved_names nested_calls pools_storm pools_struck sharing_model thread_sharing_* thread_stalls_struck))
 # Tests by random examples, which take more of them where there is time.
 RANDOM = $(addprefix tests/,$(addsuffix .py,test_sharing_model test_thread_sharing_model faults/test_fuzz_admin \
 	faults/test_fuzz_keys faults/test_fuzz_replies))

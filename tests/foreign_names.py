@@ -91,18 +91,18 @@ def shared_attributes():
         for ours in vars(module).values():
             if inspect.isclass(ours) and ours.__module__ == module.__name__:
                 bases = [each for each in inspect.getmro(ours) if is_foreign(each.__module__)]
-                theirs = set().union(*(_defined_in(ast.parse(source)) for source in map(_source_of, bases)))
+                theirs = set().union(*map(_defined_in_class, bases))
                 own = [each for each in inspect.getmro(ours) if each.__module__.startswith("redispool_app")]
-                for name in set().union(*(_defined_in(ast.parse(_source_of(each))) for each in own)) & theirs:
+                for name in set().union(*map(_defined_in_class, own)) & theirs:
                     yield ours.__name__, name
 
 
 @cache
-def _source_of(kind):
+def _defined_in_class(kind):
     try:
-        return textwrap.dedent(inspect.getsource(kind))
+        return _defined_in(ast.parse(textwrap.dedent(inspect.getsource(kind))))
     except (OSError, TypeError):  # written in C
-        return ""
+        return set()
 
 
 def _sources():

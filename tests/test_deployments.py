@@ -131,8 +131,12 @@ def cache_of(site):
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--enable-threads", "--threads", "3"), ("--lazy-apps",), ("--lazy-apps", "--enable-threads")],
-    ids=["workers", "workers with threads", "each worker loads", "each worker loads, with threads"],
+    [
+        pytest.param((), id="workers"),
+        pytest.param(("--enable-threads", "--threads", "3"), id="workers with threads"),
+        pytest.param(("--lazy-apps",), id="each worker loads", marks=pytest.mark.lab),
+        pytest.param(("--lazy-apps", "--enable-threads"), id="each worker loads, with threads", marks=pytest.mark.lab),
+    ],
 )
 def test_uwsgis_workers_give_each_user_the_own_session(uwsgi_site, own_server, options):
     """uWSGI forks in C: no hook of Python's runs. The site reads the cache while it loads, in uWSGI's master."""

@@ -219,20 +219,20 @@ def dropping(test):
 
 @dropping
 @pytest.mark.parametrize("drop", [drop_a_loop, drop_a_loop_in_a_thread])
-def test_hundreds_of_dropped_loops_leave_nothing_behind(drop, manager, server):
+def test_a_hundred_dropped_loops_leave_nothing_behind(drop, manager, server):
     drop()
     gc.collect()
     before = descriptors()
-    for _ in range(30):
+    for _ in range(10):
         for _ in range(10):
             drop()
         gc.collect()
         assert descriptors() <= before
     info = manager.get_pool_info()
     assert (info["loops"], info["connections_open"]) == (0, 0)
-    assert info["connections_opened_total"] == info["connections_closed_total"] >= 602
+    assert info["connections_opened_total"] == info["connections_closed_total"] >= 202
     eventually(lambda: server.connections() == 0)
-    assert int(server.client().get("turns")) == 301
+    assert int(server.client().get("turns")) == 101
 
 
 @dropping
