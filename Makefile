@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/python -m project.demo
 
 test: lint
-	$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder
 
 test-all: test test-rest
 

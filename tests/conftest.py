@@ -36,6 +36,20 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+_WAIT_LONGEST = (
+    "test_demoted_primary test_status_page test_async_interrupts test_blocking_commands test_stalls test_moved_names "
+    "test_deployments test_unblocked_callers test_server_mode test_thread_stalls_struck test_cancel_every_await "
+    "test_redis_health test_metrics_processes test_sync_pipeline test_demo test_loops"
+).split()
+"""Files whose tests mostly wait, half a minute and more in all."""
+
+
+def pytest_collection_modifyitems(items):
+    """Let the files begin first whose tests wait longest: the others are run beside them, and none is left alone."""
+    rank = {name: place for place, name in enumerate(_WAIT_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 def forbidden_skips(reporter):
     """The reasons of skipped tests, if none may be: but for what is not made for this Python, all can run in CI."""
     if not os.environ.get("REDISPOOL_NO_SKIP") or reporter is None:
