@@ -29,6 +29,8 @@ class Exchange(SimpleQueue[Any]):
     wanted = 0
     """0 for a single command, whose reply is not a list."""
     left = False
+    resent = False
+    """Whether its caller was told to send it again elsewhere."""
     quiet = False
     """Whether errors among its replies are its caller's affair alone."""
     sent = 0.0

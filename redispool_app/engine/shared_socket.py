@@ -301,6 +301,7 @@ class SharedSocket:
             if position == stays or exchange.left or not exchange.empty():
                 continue
             if reads_only(exchange.packed, exchange.wanted, exchange.quiet):
+                exchange.resent = True
                 exchange.put(StalledError(written=position < written, started=exchange.started))
                 if only_one:
                     self._sent_one_at = now
@@ -610,9 +611,9 @@ class SharedSocket:
         return handed, position
 
     def _note_slow(self, exchanges: list[Exchange], now: float) -> None:
-        """Remember who of them has waited long; whoever left was remembered then."""
+        """Remember the callers that have waited long. Those that left, or sent it again, are remembered elsewhere."""
         for exchange in exchanges:
-            if not exchange.left and now - exchange.started >= self._slow_from:
+            if not exchange.left and not exchange.resent and now - exchange.started >= self._slow_from:
                 self._slow.note_all([(exchange.packed, exchange.wanted)], now - exchange.started)
 
     # The end.
