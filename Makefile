@@ -8,18 +8,34 @@ PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
 
 # Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
-HARNESSES = $(addprefix tests/test_,$(addsuffix .py,async_interrupts async_pool_struck async_storm cache_interrupts \
-	cache_nested cache_stampede_interrupts cancel_every_await deployments health_interrupts metrics_processes \
-	moved_names nested_calls pools_storm pools_struck sharing_model thread_sharing_* thread_stalls_struck))
+HARNESSES = \
+	$(addprefix tests/engine/multiplex/test_,$(addsuffix .py,async_interrupts async_storm moved_names nested_calls \
+		sharing_model thread_sharing_* thread_stalls_struck)) \
+	$(addprefix tests/engine/pool/test_,$(addsuffix .py,async_pool_struck pools_storm pools_struck)) \
+	$(addprefix tests/cache/test_,$(addsuffix .py,cache_interrupts cache_nested cache_stampede_interrupts)) \
+	$(addprefix tests/engine/test_,$(addsuffix .py,cancel_every_await)) \
+	$(addprefix tests/test_,$(addsuffix .py,deployments)) \
+	$(addprefix tests/engine/health/test_,$(addsuffix .py,health_interrupts)) \
+	$(addprefix tests/metrics/test_,$(addsuffix .py,metrics_processes))
 # Tests by random examples, which take more of them where there is time.
-RANDOM = $(addprefix tests/,$(addsuffix .py,test_sharing_model test_thread_sharing_model faults/test_fuzz_admin \
-	faults/test_fuzz_keys faults/test_fuzz_replies))
+RANDOM = \
+	$(addprefix tests/engine/multiplex/test_,$(addsuffix .py,sharing_model thread_sharing_model)) \
+	$(addprefix tests/faults/test_,$(addsuffix .py,fuzz_admin fuzz_keys fuzz_replies))
 # What compares clients: by itself, as they share a machine with each other only.
 COMPARISONS = tests/faults/test_peers.py tests/faults/test_stalled.py
 # What the lowest versions must pass: the engine, the cache, the middleware, the demo, and each extra.
-LOWEST = $(addprefix tests/test_,$(addsuffix .py,async_redis sync_redis async_pipeline sync_pipeline redis_pool pools \
-	compatibility loops checks cache_backend cache_async cache_serializers middleware asgi transports embedded \
-	health_check_plugin telemetry opentelemetry_metrics prometheus testing demo))
+LOWEST = \
+	$(addprefix tests/engine/client/test_,$(addsuffix .py,async_redis sync_redis async_pipeline sync_pipeline)) \
+	$(addprefix tests/test_,$(addsuffix .py,redis_pool pools checks middleware asgi health_check_plugin testing \
+		demo)) \
+	$(addprefix tests/engine/runtime/test_,$(addsuffix .py,compatibility)) \
+	$(addprefix tests/engine/topology/test_,$(addsuffix .py,loops)) \
+	$(addprefix tests/cache/test_,$(addsuffix .py,cache_backend cache_async)) \
+	$(addprefix tests/serialization/test_,$(addsuffix .py,cache_serializers)) \
+	$(addprefix tests/engine/connection/test_,$(addsuffix .py,transports)) \
+	$(addprefix tests/engine/embedded/test_,$(addsuffix .py,embedded)) \
+	$(addprefix tests/engine/stats/test_,$(addsuffix .py,telemetry)) \
+	$(addprefix tests/metrics/test_,$(addsuffix .py,opentelemetry_metrics prometheus))
 
 # Tests and benchmarks share the processors with no other target.
 .NOTPARALLEL:

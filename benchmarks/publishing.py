@@ -79,7 +79,7 @@ async def _cost_by_tasks() -> float:
 def _cost() -> float:
     """Return the seconds of processor time, of whatever thread, that one publication and one scrape take."""
     from redispool_app.redis_pool import redis_connection_manager as manager
-    from redispool_app.workers.publication import Publication
+    from redispool_app.workers.heartbeat import Publication
 
     publication = Publication(manager, lambda: None)
     publication.round()

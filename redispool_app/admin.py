@@ -21,14 +21,14 @@ from django.utils.decorators import method_decorator
 from django.utils.text import capfirst
 from django.views.decorators.http import require_POST, require_safe
 
-from . import live, live_stream, live_tables
-from .admin_actions import ACTIONS, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Action, RefusedError, perform, seconds_of
-from .conf import get_aliases
-from .live import Watch
-from .live_strings import charts, strings
-from .live_tables import STATES, Table
+from .conf.registry import get_aliases
 from .models import RedisPool
 from .redis_pool import RedisConnectionManager
+from .status_page import document, stream, tables
+from .status_page.actions import ACTIONS, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Action, RefusedError, perform, seconds_of
+from .status_page.document import Watch
+from .status_page.strings import charts, strings
+from .status_page.tables import STATES, Table
 from .workers.snapshot import interval_of
 
 if TYPE_CHECKING:
@@ -43,22 +43,22 @@ class PoolStatus:
     def __init__(self, watch: Watch, actions: dict[str, str]) -> None:
         self.actions = actions
         """The URLs of what this user may do, by the action's name with ``_`` for ``-``."""
-        self.document = live.in_the_current_language(watch.document())
+        self.document = document.in_the_current_language(watch.document())
         self.info = {**watch.manager.get_pool_info(), **self.document["pool"]}
         self.server = self.document["server"]
         self.worker = self.document["worker"]
-        self.server_rows = live_tables.server_rows(self.server)
-        self.figures = live_tables.figures(self.document["workers"])
-        self.workers = self._table(live_tables.WORKERS)
-        self.timeline = self._table(live_tables.TIMELINE)
-        self.slow_ours = self._table(live_tables.SLOW_OURS)
-        self.slow_server = self._table(live_tables.SLOW_SERVER)
-        self.clients = self._table(live_tables.CLIENTS)
+        self.server_rows = tables.server_rows(self.server)
+        self.figures = tables.figures(self.document["workers"])
+        self.workers = self._table(tables.WORKERS)
+        self.timeline = self._table(tables.TIMELINE)
+        self.slow_ours = self._table(tables.SLOW_OURS)
+        self.slow_server = self._table(tables.SLOW_SERVER)
+        self.clients = self._table(tables.CLIENTS)
 
     def _table(self, table: Table) -> tuple[Table, list[Any]]:
         rows = table.rows(self.document)
         # The newest change is what a person looks for.
-        return table, rows[::-1] if table is live_tables.TIMELINE else rows
+        return table, rows[::-1] if table is tables.TIMELINE else rows
 
     @property
     def state(self) -> str:
@@ -74,11 +74,11 @@ class PoolStatus:
 
     @property
     def since(self) -> datetime | None:
-        return live_tables.moment(self.info.get("since"))
+        return tables.moment(self.info.get("since"))
 
     @property
     def last_check(self) -> datetime | None:
-        return live_tables.moment(self.info.get("last_health_check"))
+        return tables.moment(self.info.get("last_health_check"))
 
 
 @admin.register(RedisPool)
@@ -118,14 +118,14 @@ class RedisPoolAdmin(Base):
             raise PermissionDenied
         pools, problem = [], None
         try:
-            watches = live.watches()
+            watches = document.watches()
         except ImproperlyConfigured as error:
             problem = str(error)
         else:
             # Somebody who opens the page wants to know what is so now.
-            live.refresh_all(watches, max_age=0.0)
+            document.refresh_all(watches, max_age=0.0)
             pools = [PoolStatus(watch, self._actions(request, watch.manager)) for watch in watches]
-        streams = live_stream.can_stream(request)
+        streams = stream.can_stream(request)
         context = {
             **self.admin_site.each_context(request),
             "title": capfirst(str(self.opts.verbose_name_plural)),
@@ -138,7 +138,7 @@ class RedisPoolAdmin(Base):
             "live": {
                 "url": self._url("live"),
                 "stream": self._url("stream") if streams else "",
-                "interval": int(live_stream.INTERVAL * 1000),
+                "interval": int(stream.INTERVAL * 1000),
                 "strings": json.dumps(strings()),
                 "states": json.dumps({name: [sign, str(label)] for name, (sign, label) in STATES.items()}),
                 "time_zone": timezone.get_current_timezone_name(),
@@ -153,16 +153,16 @@ class RedisPoolAdmin(Base):
         """Answer with the documents of all pools, as JSON."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        return live_stream.poll_response(with_history="history" in request.GET)
+        return stream.poll_response(with_history="history" in request.GET)
 
     @method_decorator(require_safe)
     def stream_view(self, request: HttpRequest) -> HttpResponseBase:
         """Answer with a stream of the documents; under WSGI, where it would hold a thread, with 404."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        if not live_stream.can_stream(request):
+        if not stream.can_stream(request):
             raise Http404
-        return live_stream.stream_response()
+        return stream.stream_response()
 
     @method_decorator(require_POST)
     def action_view(self, request: HttpRequest, alias: str, action: str) -> HttpResponse:

@@ -28,12 +28,12 @@ class RedisPoolAppConfig(AppConfig):
     def _export_metrics() -> None:
         if find_spec("prometheus_client") is None:
             return
-        from .engine import pool_set
-        from .metrics import processes, prometheus
+        from .engine.topology import standalone
+        from .metrics import multiprocess, prometheus
 
         prometheus.register()
-        if processes.serve not in pool_set.on_client_built:
-            pool_set.on_client_built.append(processes.serve)
+        if multiprocess.serve not in standalone.on_client_built:
+            standalone.on_client_built.append(multiprocess.serve)
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:

@@ -41,11 +41,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.middleware.cache import UpdateCacheMiddleware
 from django.utils.module_loading import import_string
 
-from .cache import pools as cache_pools
-from .cache.options import find_problems, is_alias, single_location
-from .conf import SETTING, RedisPoolConfig, get_aliases, get_config, get_problems, own_aliases
-from .conf_checks import Problem, not_known
-from .engine.embedded import EmbeddedServer
+from .conf import cache_pools
+from .conf.cache_options import find_problems, is_alias, single_location
+from .conf.config import SETTING, RedisPoolConfig
+from .conf.registry import get_aliases, get_config
+from .conf.settings import get_problems, own_aliases
+from .conf.validators import Problem, not_known
+from .engine.embedded.server import EmbeddedServer
 from .engine.runtime import compatibility
 
 TAG = "redispool_app"

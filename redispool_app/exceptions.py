@@ -16,7 +16,7 @@ class RedisUnavailable(redis_exceptions.ConnectionError):
 
     ``retry_after`` is the time in seconds until the next health check is due
     (None when unknown). ``kind`` is the fault's stable name, for instance
-    ``"refused"`` or ``"timeout"`` (see ``redispool_app.engine.faults``).
+    ``"refused"`` or ``"timeout"`` (see ``redispool_app.engine.health.faults``).
     """
 
     def __init__(self, message: str, *, kind: str = "unknown", retry_after: float | None = None) -> None:

@@ -14,9 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 
-from .conf import DEFAULT_ALIAS, get_aliases, get_config
-from .health_views import answers
+from .conf.config import DEFAULT_ALIAS
+from .conf.registry import get_aliases, get_config
 from .redis_pool import RedisConnectionManager
+from .views.probes import answers
 
 _AT_ONCE = 1.0
 """Seconds for a check that asks no server."""

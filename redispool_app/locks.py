@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Generator
+from contextlib import suppress
+from typing import Any, Self
+from uuid import uuid4
 
 import redis.asyncio.lock
 import redis.lock
+from redis import exceptions as redis_exceptions
 
 from .engine import AsyncRedis, SyncRedis
 from .redis_pool import RedisConnectionManager
@@ -65,3 +70,72 @@ class AsyncLock(redis.asyncio.lock.Lock):
 
     async def _find_client(self) -> None:
         self.redis = await self._manager.get_client()
+
+
+class AsyncCacheLock:
+    """A lock for ``async with``; its methods are those of ``redis.asyncio.lock.Lock``.
+
+    Making one does no I/O. ``await`` on the object itself returns it, so that both ``cache.alock(...)`` and
+    ``await cache.alock(...)`` are locks.
+    """
+
+    def __init__(self, manager: RedisConnectionManager, arguments: dict[str, Any]) -> None:
+        self._manager = manager
+        self._arguments = arguments
+        self._lock: AsyncLock | None = None
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self
+        yield  # never reached; it makes a generator of this
+
+    async def __aenter__(self) -> Self:
+        if await self.acquire():
+            return self
+        name, waited = self._arguments["name"], self._arguments["blocking_timeout"]
+        raise redis_exceptions.LockError(
+            f"The lock {name!r:.80} was not free within {waited} s: try again later or raise blocking_timeout.",
+            lock_name=name,
+        )
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.release()
+
+    async def acquire(
+        self, blocking: bool | None = None, blocking_timeout: float | None = None, token: str | bytes | None = None
+    ) -> bool:
+        """Return whether the lock was got; times are in seconds. Cancelled callers leave none behind."""
+        lock = await self._current()
+        token = token or uuid4().hex
+        try:
+            acquired: bool = await lock.acquire(blocking=blocking, blocking_timeout=blocking_timeout, token=token)
+        except asyncio.CancelledError:
+            # The server may have granted what this caller no longer wants.
+            with suppress(redis_exceptions.RedisError):
+                await lock.do_release(token.encode() if isinstance(token, str) else token)
+            raise
+        return acquired
+
+    async def release(self) -> None:
+        """Give the lock back. Raises ``LockNotOwnedError`` when it expired meanwhile, ``LockError`` when not held."""
+        await (await self._current()).release()
+
+    async def extend(self, additional_time: float, replace_ttl: bool = False) -> bool:
+        """Add seconds to the time that the server keeps the lock, or set that time anew."""
+        return await (await self._current()).extend(additional_time, replace_ttl)
+
+    async def reacquire(self) -> bool:
+        """Set the lock's time to its ``timeout`` again."""
+        return await (await self._current()).reacquire()
+
+    async def locked(self) -> bool:
+        """Return whether anybody holds the lock."""
+        return await (await self._current()).locked()
+
+    async def owned(self) -> bool:
+        """Return whether this object holds the lock."""
+        return await (await self._current()).owned()
+
+    async def _current(self) -> AsyncLock:
+        if self._lock is None:
+            self._lock = AsyncLock(self._manager, await self._manager.get_client(), self._arguments)
+        return self._lock

@@ -21,10 +21,11 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.log import log_response
 from redis import exceptions as redis_exceptions
 
-from .conf import SETTING, get_config
+from .conf.config import SETTING
+from .conf.registry import get_config
 from .engine import AsyncRedis, SyncRedis
 from .engine.runtime.hooks import tell
-from .engine.tally import CommandTally, current_tally
+from .engine.stats.request_timing import CommandTally, current_tally
 from .exceptions import PoolClosed, RedisUnavailable
 from .redis_pool import redis_connection_manager
 

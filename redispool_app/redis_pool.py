@@ -17,21 +17,23 @@ from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
 from . import signals
-from .conf import DEFAULT_ALIAS, RedisPoolConfig, get_aliases, get_config
+from .conf.config import DEFAULT_ALIAS, RedisPoolConfig
+from .conf.engine_settings import pool_settings
+from .conf.registry import get_aliases, get_config
 from .engine import AsyncRedis, SyncRedis
-from .engine.client_name import client_name
-from .engine.faults import Fault, FaultKind, classify
-from .engine.health import Health, HealthState
-from .engine.loops import LoopClient
-from .engine.patching import UnsupportedRuntimeError, refuse_unsupported_runtime
-from .engine.pool_set import PoolSet, PoolSettings
-from .engine.runtime import fork
+from .engine.health.faults import Fault, FaultKind, classify
+from .engine.health.state import Health, HealthState
+from .engine.runtime import fork, process
+from .engine.runtime.client_name import client_name
 from .engine.runtime.fork import mark
+from .engine.runtime.gevent import UnsupportedRuntimeError, refuse_unsupported_runtime
 from .engine.runtime.hooks import tell
-from .engine.statistics import Statistics
+from .engine.stats.counters import Statistics
+from .engine.topology.event_loops import LoopClient
+from .engine.topology.settings import PoolSettings
+from .engine.topology.standalone import PoolSet
 from .exceptions import PoolClosed
-from .pool_settings import pool_settings
-from .workers import identity, publisher
+from .workers import publisher
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
 
@@ -357,7 +359,7 @@ class RedisConnectionManager:
             "paused": paused_for is not None,
             "paused_for": None if paused_for is None else round(paused_for, 3),
             "client_name": client_name(config.app, self.alias),
-            "role": identity.role(),
+            "role": process.role(),
             "config": config.masked(),
         }
 

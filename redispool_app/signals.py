@@ -14,13 +14,13 @@ from typing import Any
 
 from django.dispatch import Signal
 
-from .engine.history import Change
-from .engine.log_limit import LogLimit
-from .engine.monitor import Listener
+from .engine.health.history import Change
+from .engine.health.monitor import Listener
 from .engine.runtime import fork, threads
 from .engine.runtime.fork import mark
 from .engine.runtime.hooks import tell
 from .engine.runtime.worker import Run, Worker
+from .engine.stats.log_throttle import LogLimit
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 

@@ -20,11 +20,12 @@ from typing import Any
 
 from django.test.utils import TestContextDecorator
 
-from .conf import DEFAULT_ALIAS, RedisPoolConfig
-from .engine import connections
-from .engine.connections import ObservedAsync, ObservedSync
-from .engine.pool_set import PoolSettings
-from .pool_settings import pool_settings
+from .conf.config import DEFAULT_ALIAS, RedisPoolConfig
+from .conf.engine_settings import pool_settings
+from .engine.connection import lifecycle
+from .engine.connection.connection_async import ObservedAsync
+from .engine.connection.connection_sync import ObservedSync
+from .engine.topology.settings import PoolSettings
 from .redis_pool import RedisConnectionManager
 
 __all__ = ["FakePool", "override"]
@@ -138,7 +139,7 @@ def _connection_classes() -> tuple[type[Any], type[Any]]:
 
 def _keep_from_fork_hook(connection: Any) -> None:
     # A fake socket's descriptor is a number made up, which may be that of another file.
-    connections._open.discard(connection)
+    lifecycle._open.discard(connection)
 
 
 # Under pytest only: projects that use another runner need not have it.

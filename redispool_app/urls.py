@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import health_views, views
-from .metrics.views import metrics
+from .views import probes
+from .views.metrics import metrics
+from .views.status import status
 
 app_name = "redispool_app"
 urlpatterns = [
-    path("health/", health_views.probe, name="probe"),
-    path("health/<str:alias>/", health_views.probe, name="probe"),
-    path("health.json", health_views.health_json, name="health_json"),
-    path("live/", health_views.live, name="live"),
-    path("ready/", health_views.ready, name="ready"),
-    path("ready/<str:alias>/", health_views.ready, name="ready"),
+    path("health/", probes.probe, name="probe"),
+    path("health/<str:alias>/", probes.probe, name="probe"),
+    path("health.json", probes.health_json, name="health_json"),
+    path("live/", probes.live, name="live"),
+    path("ready/", probes.ready, name="ready"),
+    path("ready/<str:alias>/", probes.ready, name="ready"),
     path("metrics/", metrics, name="metrics"),
-    path("status/", views.status, name="status"),
+    path("status/", status, name="status"),
 ]

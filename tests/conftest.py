@@ -12,8 +12,8 @@ import pytest
 
 from redispool_app.redis_pool import RedisConnectionManager, redis_connection_manager
 
-from .crowd import at_once, value_of
-from .servers import RedisServer
+from .support.crowd import at_once, value_of
+from .support.servers import RedisServer
 
 _LONGEST_IN_THREAD = 300.0
 

@@ -13,7 +13,7 @@ from redispool_app.asgi import lifespan
 from redispool_app.exceptions import PoolClosed
 from redispool_app.redis_pool import RedisConnectionManager
 
-from .servers import eventually, free_port
+from .support.servers import eventually, free_port
 
 
 class Host:

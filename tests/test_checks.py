@@ -16,10 +16,10 @@ from django.test import Client, override_settings
 from django.urls import path
 
 from redispool_app import checks
-from redispool_app.engine.embedded import EmbeddedServer
+from redispool_app.engine.embedded.server import EmbeddedServer
 from redispool_app.middleware import RedisPoolMiddleware
 
-from .servers import eventually
+from .support.servers import eventually
 
 OURS = "redispool_app.middleware.RedisPoolMiddleware"
 ROOT = Path(__file__).resolve().parent.parent

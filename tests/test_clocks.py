@@ -10,7 +10,12 @@ import pytest
 import redispool_app
 
 ROOT = Path(redispool_app.__file__).parent
-SHOWN = {"engine/durations.py", "engine/history.py", "engine/slow_commands.py"}
+SHOWN = {
+    "engine/stats/histogram.py",
+    "engine/health/history.py",
+    "engine/stats/slow_log.py",
+    "engine/runtime/process.py",
+}
 """What people are told of the past: when it began, when it happened."""
 _OF_TIME = {"time", "time_ns", "localtime", "gmtime", "ctime"}
 _DATETIME = {"date", "datetime", "timezone"}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from .servers import eventually, free_port
+from .support.servers import eventually, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SLACK = 1.0  # for a machine that does other things meanwhile

@@ -13,7 +13,7 @@ import pytest
 from redispool_app.cache import RedisPoolCache
 
 from .lab.sites import Site
-from .servers import eventually
+from .support.servers import eventually
 
 
 @pytest.fixture

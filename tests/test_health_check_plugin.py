@@ -16,7 +16,7 @@ from health_check.views import HealthCheckView
 
 from redispool_app.health_check import RedisPool
 
-from .servers import free_port
+from .support.servers import free_port
 
 
 def check(**kwargs):

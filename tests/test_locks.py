@@ -9,8 +9,8 @@ import pytest
 
 from redispool_app.locks import AsyncLock, SyncLock
 
-from .cache_faces import new_cache
-from .stores import Carts, at_redis
+from .support.cache_faces import new_cache
+from .support.stores import Carts, at_redis
 
 __all__ = ["at_redis"]
 

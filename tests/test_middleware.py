@@ -21,12 +21,12 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app import middleware
 from redispool_app.engine import AsyncRedis, SyncRedis
-from redispool_app.engine.faults import Fault, FaultKind
-from redispool_app.engine.tally import current_tally
+from redispool_app.engine.health.faults import Fault, FaultKind
+from redispool_app.engine.stats.request_timing import current_tally
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from redispool_app.middleware import RedisPoolMiddleware
 
-from .servers import free_port
+from .support.servers import free_port
 
 pytestmark = pytest.mark.urls(__name__)
 

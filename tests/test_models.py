@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from redispool_app.models import RedisPool
 
-from .admin_pages import PAGE, RESET, client_of
+from .support.admin_pages import PAGE, RESET, client_of
 
 pytestmark = pytest.mark.django_db
 

@@ -13,8 +13,8 @@ from redis import exceptions as redis_exceptions
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from redispool_app.redis_pool import RedisConnectionManager
 
-from .servers import eventually
-from .test_forks import in_child
+from .engine.runtime.test_forks import in_child
+from .support.servers import eventually
 
 
 def in_use(manager):

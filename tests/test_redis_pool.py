@@ -19,7 +19,7 @@ from redispool_app.engine.runtime.single_flight import Flight
 from redispool_app.exceptions import PoolClosed, RedisUnavailable
 from redispool_app.redis_pool import RedisConnectionManager, get_managers, redis_connection_manager
 
-from .servers import eventually, free_port
+from .support.servers import eventually, free_port
 
 # One manager per alias.
 

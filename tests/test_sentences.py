@@ -7,7 +7,7 @@ import json
 
 from django.utils.translation import gettext_noop, override
 
-from redispool_app.sentences import Sentence, listed, translated
+from redispool_app.translation import Sentence, listed, translated
 
 
 def closed():

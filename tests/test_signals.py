@@ -13,8 +13,8 @@ from redispool_app import signals
 from redispool_app.exceptions import PoolQueueFull, PoolTimeout, RedisUnavailable
 from redispool_app.redis_pool import RedisConnectionManager
 
-from .servers import eventually, free_port
-from .test_forks import in_child
+from .engine.runtime.test_forks import in_child
+from .support.servers import eventually, free_port
 
 ALL = {
     "pool_created": signals.pool_created,

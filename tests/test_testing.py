@@ -23,7 +23,7 @@ from redispool_app.exceptions import PoolClosed, RedisUnavailable
 from redispool_app.redis_pool import RedisConnectionManager, redis_connection_manager
 from redispool_app.testing import FakePool, override
 
-from .servers import free_port
+from .support.servers import free_port
 
 pytestmark = pytest.mark.urls(__name__)
 

@@ -12,8 +12,8 @@ from django.conf import settings
 from django.utils.translation import override
 from django.utils.translation.template import templatize
 
-from redispool_app.live_strings import charts, strings
-from redispool_app.live_tables import STATES
+from redispool_app.status_page.strings import charts, strings
+from redispool_app.status_page.tables import STATES
 
 APP = Path(__file__).resolve().parent.parent / "redispool_app"
 LANGUAGES = sorted(path.name for path in (APP / "locale").iterdir())

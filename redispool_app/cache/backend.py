@@ -12,13 +12,13 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis, SyncRedis
-from redispool_app.engine.outcomes import FAILED
+from redispool_app.engine.multiplex.retry import FAILED
 from redispool_app.redis_pool import RedisConnectionManager
 
-from .extras import CacheExtras
-from .plans import Plan, portions
-from .setup import setup_for
-from .stampede import CacheStampede
+from .context import setup_for
+from .django_redis_api import CacheExtras
+from .get_or_set import CacheStampede
+from .operations import Plan, portions
 
 _RedisError = redis_exceptions.RedisError
 

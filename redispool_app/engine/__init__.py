@@ -1,6 +1,6 @@
 """Moves bytes: health, connections, pools and the two clients. Never imports Django."""
 
-from .async_client import AsyncRedis
-from .sync_client import SyncRedis
+from .client.client_async import AsyncRedis
+from .client.client_sync import SyncRedis
 
 __all__ = ["AsyncRedis", "SyncRedis"]

@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+SCOPE = "redispool_app"
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
+
 POOL_NAME = "db.client.connection.pool.name"
 """Attribute of every metric: ``app:host:pid:alias``, unique, and the connection's name in CLIENT LIST."""
 ALIAS = "redispool.alias"

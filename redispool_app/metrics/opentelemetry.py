@@ -16,14 +16,12 @@ from redispool_app import __version__
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
-from .definitions import METRICS, Kind, Metric
-from .readings import PoolReading, take
+from .collect import PoolReading, take
+from .definitions import METRICS, SCHEMA_URL, SCOPE, Kind, Metric
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
 
-SCOPE = "redispool_app"
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 
 _AGE = 0.2
 """Seconds for which one reading of the pools serves all instruments, so that one collection reads once."""

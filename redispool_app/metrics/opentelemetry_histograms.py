@@ -24,11 +24,11 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from redispool_app import __version__
-from redispool_app.engine.durations import Distribution
+from redispool_app.engine.stats.histogram import Distribution
 
 from . import definitions
-from .opentelemetry import SCHEMA_URL, SCOPE
-from .readings import PoolReading, take
+from .collect import PoolReading, take
+from .definitions import SCHEMA_URL, SCOPE
 
 
 class HistogramExporter(MetricExporter):

@@ -14,9 +14,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from . import processes
+from . import multiprocess
+from .collect import PoolReading
 from .definitions import METRICS, Kind, Metric, prometheus_label
-from .readings import PoolReading
 
 
 class PoolCollector(Collector):
@@ -31,7 +31,7 @@ class PoolCollector(Collector):
             yield _family(metric, ())
 
     def collect(self) -> Iterator[Family]:
-        readings = processes.gather()
+        readings = multiprocess.gather()
         for metric in METRICS:
             yield _family(metric, readings)
 

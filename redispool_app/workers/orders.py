@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine.carrier import carry
-from redispool_app.engine.pause import LONGEST as LONGEST_PAUSE
+from redispool_app.engine.health.pause import LONGEST as LONGEST_PAUSE
+from redispool_app.engine.topology.side_channel import carry
 
 from . import keys
 

@@ -13,13 +13,13 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime import fork, process
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell
 from redispool_app.engine.runtime.worker import Run, Worker
 
-from . import identity, snapshot
-from .publication import Publication
+from . import snapshot
+from .heartbeat import Publication
 
 if TYPE_CHECKING:
     from redispool_app.redis_pool import RedisConnectionManager
@@ -71,7 +71,7 @@ class _Publisher:
         while True:
             with contextlib.suppress(Empty):
                 woken.get(True, wait)
-            if (wait := FIRST_AFTER - identity.age()) > 0:
+            if (wait := FIRST_AFTER - process.age()) > 0:
                 continue
             for publication in list(self._publications.values()):
                 if publication.next_at <= monotonic():

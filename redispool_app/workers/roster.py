@@ -13,13 +13,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
 from redis import exceptions as redis_exceptions
 
-from redispool_app.conf import RedisPoolConfig, get_aliases
-from redispool_app.engine.carrier import carry
-from redispool_app.engine.faults import classify
-from redispool_app.engine.pool_set import PoolSet
-from redispool_app.sentences import Sentence
+from redispool_app.conf.config import RedisPoolConfig
+from redispool_app.conf.registry import get_aliases
+from redispool_app.engine.health.faults import classify
+from redispool_app.engine.runtime import process
+from redispool_app.engine.topology.side_channel import carry
+from redispool_app.engine.topology.standalone import PoolSet
+from redispool_app.introspection import client_list
+from redispool_app.translation import Sentence
 
-from . import client_list, identity, keys, publisher, snapshot
+from . import keys, publisher, reconciliation, snapshot
 
 if TYPE_CHECKING:
     from redispool_app.redis_pool import RedisConnectionManager
@@ -46,7 +49,7 @@ class Roster:
     ``workers`` are dicts as ``snapshot.take()`` returns them plus ``seen_seconds``: how long ago each was said, by the
     server's clock. ``problem`` says in one line why some are missing, None if none is. ``differences`` are lines that
     say what CLIENT LIST shows and the workers do not, or the other way round. Both are English, and know themselves in
-    other languages (``redispool_app.sentences``).
+    other languages (``redispool_app.translation``).
     """
 
     workers: list[dict[str, Any]]
@@ -114,7 +117,7 @@ def _read(manager: RedisConnectionManager, pool_set: PoolSet, config: RedisPoolC
         problem = Sentence(gettext_noop("This process hears of no orders: %(fault)s"), fault=fault)
     if publication is not None and (fault := publication.saying.problem) is not None:
         problem = Sentence(gettext_noop("This process cannot be published: %(fault)s"), fault=fault)
-        workers = [each for each in workers if each["id"] != identity.worker_id()] + local(manager).workers
+        workers = [each for each in workers if each["id"] != process.worker_id()] + local(manager).workers
     workers.sort(key=lambda worker: (worker["host"], worker["pid"]))
     if unlisted is not None:
         return Roster(workers, problem, [unlisted])
@@ -166,12 +169,12 @@ def _differences(
 ) -> list[str]:
     if isinstance(clients, Exception):
         return [_incomparable(clients, config.where)]
-    return client_list.differences(
+    return reconciliation.differences(
         workers,
         client_list.parse(clients),
         alias=manager.alias,
         database=config.database,
-        own_id=identity.worker_id(),
+        own_id=process.worker_id(),
         own_app=snapshot.take(manager)["app"],
         aliases=[each for each in get_aliases() if each != manager.alias],
         interval=interval,

@@ -16,8 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from redispool_app import __version__
-
-from . import identity
+from redispool_app.engine.runtime import process
 
 if TYPE_CHECKING:
     from redispool_app.redis_pool import RedisConnectionManager
@@ -114,16 +113,16 @@ def tick(manager: RedisConnectionManager, least: float = 0.0) -> dict[str, Any]:
 
 def _take(manager: RedisConnectionManager, info: dict[str, Any]) -> dict[str, Any]:
     rates = rates_of(manager)
-    host = identity.host()
+    host = process.host()
     return {
         "id": f"{host}:{os.getpid()}",
         "host": host,
         "pid": os.getpid(),
-        "role": identity.role(),
+        "role": process.role(),
         "app": _app(info),
         "version": __version__,
         "alias": manager.alias,
-        "started": round(identity.started(), 3),
+        "started": round(process.started(), 3),
         "at": round(time.time(), 3),
         "interval": interval_of(manager) or 0.0,
         "state": info["state"],

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from .policy import POLICY
 from .sites import PASSWORD, Site, prepare

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.servers import eventually, free_port
+from tests.support.servers import eventually, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "correct horse"

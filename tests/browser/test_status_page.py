@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.servers import eventually
+from tests.support.servers import eventually
 
 from .sites import ROOT
 

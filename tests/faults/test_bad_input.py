@@ -16,8 +16,8 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.exceptions import OutcomeUnknown
-from tests.admin_pages import PAGE, Page, client_of
-from tests.servers import eventually
+from tests.support.admin_pages import PAGE, Page, client_of
+from tests.support.servers import eventually
 
 from .fuzz.scripted_server import ScriptedServer
 

@@ -10,8 +10,8 @@ from django.contrib.admin.models import LogEntry
 from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as hypothesis_settings
 
-from redispool_app.admin_actions import ACTIONS, PAUSE_SECONDS_MAX
-from tests.admin_pages import PAGE, Page, client_of
+from redispool_app.status_page.actions import ACTIONS, PAUSE_SECONDS_MAX
+from tests.support.admin_pages import PAGE, Page, client_of
 
 pytestmark = pytest.mark.django_db
 

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from redispool_app.engine.monitor import Monitor
+from redispool_app.engine.health.monitor import Monitor
 from tests.lab.faults import ServerKilled
 from tests.lab.network_faults import BlackHole, Truncated
 from tests.lab.subjects import ENGINES

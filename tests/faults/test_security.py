@@ -24,9 +24,9 @@ from redis.credentials import CredentialProvider
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.redis_pool import RedisConnectionManager
-from tests.admin_pages import PAGE, client_of
-from tests.faulty_servers import FAULTS, pool_of
-from tests.faulty_servers import PASSWORD as FAULTY_PASSWORD
+from tests.support.admin_pages import PAGE, client_of
+from tests.support.faulty_servers import FAULTS, pool_of
+from tests.support.faulty_servers import PASSWORD as FAULTY_PASSWORD
 
 from .fuzz.scripted_server import ScriptedServer
 

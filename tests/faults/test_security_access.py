@@ -10,7 +10,7 @@ from django.test import Client
 from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as hypothesis_settings
 
-from tests.admin_pages import PAGE, RESET, Page, client_of
+from tests.support.admin_pages import PAGE, RESET, Page, client_of
 
 pytestmark = pytest.mark.django_db
 

@@ -10,9 +10,9 @@ from django.core.cache import caches
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.exceptions import RedisUnavailable
-from tests.faulty_servers import listening
-from tests.servers import eventually
-from tests.tls import TLSEnd, make_certificate
+from tests.support.faulty_servers import listening
+from tests.support.servers import eventually
+from tests.support.tls import TLSEnd, make_certificate
 
 # CPython leaves an SSLSocket to its finaliser whose peer resets it between connecting and the handshake
 # (SSLSocket._create), as this end does to the recovery's last probe when a test is over.

@@ -19,7 +19,7 @@ from tests.lab.site_subjects import FAST, SITES
 from tests.lab.sites import Site
 from tests.lab.stage import QUICK, Stage, play, rules_of
 from tests.lab.verdicts import LOG_LINES, RECOVERY, judge
-from tests.servers import eventually
+from tests.support.servers import eventually
 
 
 class WorkerKilled(Fault):

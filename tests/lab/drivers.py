@@ -16,9 +16,9 @@ from typing import Any
 import redis
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine.faults import classify
+from redispool_app.engine.health.faults import classify
 from redispool_app.exceptions import OutcomeUnknown
-from tests.crowd import Caller, joined
+from tests.support.crowd import Caller, joined
 
 from .lag import Sample, measure_loop_lag, measure_thread_lag
 from .operations import FAILED, OK, UNKNOWN, Operation

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import redis
 
-from tests.servers import eventually, free_port
+from tests.support.servers import eventually, free_port
 
 from .drivers import Driver
 from .proxy import Proxy

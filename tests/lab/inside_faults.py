@@ -17,8 +17,8 @@ from unittest import mock
 from redispool_app.engine.runtime import fork
 from redispool_app.exceptions import OutcomeUnknown
 from redispool_app.signals import health_changed
-from tests.crowd import Caller
-from tests.servers import eventually
+from tests.support.crowd import Caller
+from tests.support.servers import eventually
 
 from .faults import Fault, ServerKilled
 from .process_faults import Forks, Harmless, Repeated

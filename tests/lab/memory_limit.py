@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from redispool_app.engine.faults import classify
+from redispool_app.engine.health.faults import classify
 
 _SPARE = 60 * 1024 * 1024
 

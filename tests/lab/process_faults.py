@@ -13,8 +13,8 @@ import traceback
 from typing import Any, ClassVar
 from unittest import mock
 
-from tests.crowd import Caller
-from tests.servers import eventually
+from tests.support.crowd import Caller
+from tests.support.servers import eventually
 
 from .faults import Fault, ServerFrozen
 

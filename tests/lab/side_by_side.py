@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from redispool_app.conf import RedisPoolConfig
-from tests.crowd import Caller, joined
+from tests.support.crowd import Caller, joined
 
 from .bookkeeping import all_back, first_back, longest_wait, opened, settle
 from .drivers import driver_of

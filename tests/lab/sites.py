@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.servers import eventually, free_port
+from tests.support.servers import eventually, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 STRICT = ("-X", "dev", "-W", "error::ResourceWarning")

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from tests.tls import TLSEnd, make_certificate
+from tests.support.tls import TLSEnd, make_certificate
 
 from .attempts import Attempts
 from .drivers import Driver

@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from tests.crowd import Caller, joined
-from tests.servers import RedisServer
+from tests.support.crowd import Caller, joined
+from tests.support.servers import RedisServer
 
 from .tables import aligned
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management import CommandError, call_command
 
-from tests.admin_pages import PAGE, Page, client_of
+from tests.support.admin_pages import PAGE, Page, client_of
 
 PASSWORDS = ("first-hunter2", "second-hunter2")
 

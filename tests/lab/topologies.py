@@ -9,7 +9,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 
 from redispool_app.engine import AsyncRedis, SyncRedis
-from tests.servers import eventually
+from tests.support.servers import eventually
 
 from .faults import Fault
 from .servers import LabServer, Watched

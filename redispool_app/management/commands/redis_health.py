@@ -22,14 +22,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from redis import exceptions as redis_exceptions
 
-from redispool_app import conf_checks
-from redispool_app.conf import SETTING, get_aliases, get_config
-from redispool_app.engine.faults import classify
-from redispool_app.engine.patching import UnsupportedRuntimeError
+from redispool_app.conf import validators
+from redispool_app.conf.config import SETTING
+from redispool_app.conf.registry import get_aliases, get_config
+from redispool_app.engine.health.faults import classify
+from redispool_app.engine.runtime.gevent import UnsupportedRuntimeError
+from redispool_app.introspection.info import ServerFacts, fetch
 from redispool_app.management import worker_table
-from redispool_app.management.last_resort import without_last_resort
+from redispool_app.management.quiet_logging import without_last_resort
 from redispool_app.redis_pool import RedisConnectionManager
-from redispool_app.server_facts import ServerFacts, fetch
 from redispool_app.workers import roster
 from redispool_app.workers.roster import Roster
 
@@ -265,7 +266,7 @@ def _seconds(option: str, value: str | float | None) -> float | None:
         number = float(value)
     except ValueError:
         number = 0.0
-    wanted = conf_checks.seconds(number)
+    wanted = validators.seconds(number)
     if wanted is not None:
         raise CommandError(f"{option} {value!r} cannot be used: give {wanted}.", returncode=MISCONFIGURED)
     return number

@@ -20,13 +20,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from redis import exceptions as redis_exceptions
 
-from redispool_app.conf import SETTING, get_aliases
-from redispool_app.engine.faults import classify
-from redispool_app.engine.pause import LONGEST
+from redispool_app.conf.config import SETTING
+from redispool_app.conf.registry import get_aliases
+from redispool_app.engine.health.faults import classify
+from redispool_app.engine.health.pause import LONGEST
+from redispool_app.engine.runtime import process
 from redispool_app.management import worker_table
-from redispool_app.management.last_resort import without_last_resort
+from redispool_app.management.quiet_logging import without_last_resort
 from redispool_app.redis_pool import RedisConnectionManager
-from redispool_app.workers import identity, orders, roster
+from redispool_app.workers import orders, roster
 
 UNHEALTHY = 1
 MISCONFIGURED = 2
@@ -83,7 +85,7 @@ class Command(BaseCommand):
             # Not among the JSON, which a program reads.
             note = self.stderr if options["json"] else self.stdout
             note.write(
-                f"This concerns the command's own process ({identity.worker_id()}), which is none of the site's "
+                f"This concerns the command's own process ({process.worker_id()}), which is none of the site's "
                 "workers: give --all for those."
             )
         outcomes = []
@@ -160,7 +162,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
             switched_off = "PUBLISH_INTERVAL is None, so nobody hears of the workers: set it to a number of seconds."
             return Outcome(alias=alias, problem=switched_off, code=MISCONFIGURED)
         before = roster.read(manager)
-        workers = [worker["id"] for worker in before.workers if worker["id"] != identity.worker_id()]
+        workers = [worker["id"] for worker in before.workers if worker["id"] != process.worker_id()]
         problem = before.problem
         if problem is None and not workers:
             problem = "No worker publishes this pool: start the site, or wait a moment."

@@ -18,8 +18,8 @@ SECRET = "hunter2"
 
 
 def words() -> list[str]:
-    from redispool_app.cache.options import NAMES
     from redispool_app.conf import KEYS
+    from redispool_app.conf.cache_options import NAMES
 
     return [*KEYS, *NAMES, "LOCATION", "connection_url"]
 

@@ -13,7 +13,7 @@ SECRET = "hunter2"
 
 def check(text: str) -> None:
     # Imported late, so that the fuzzer can look inside.
-    from redispool_app.connection_url import SCHEMES, ConnectionURL
+    from redispool_app.conf.url import SCHEMES, ConnectionURL
 
     for url in (text, f"redis://u:{SECRET}@{text}", f"{text}://u:{SECRET}@h"):
         try:

@@ -1,0 +1,1 @@
+"""The asyncio and the blocking client, and their pipelines."""

@@ -1,0 +1,252 @@
+"""The asyncio client: redis-py's own, on a connection that the callers of an event loop share.
+
+A program written for ``redis.asyncio.Redis`` runs unchanged on it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from asyncio import Future, _get_running_loop, get_running_loop
+from contextlib import suppress
+from functools import wraps
+from inspect import isawaitable
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+import redis.asyncio
+import redis.asyncio.client
+from hiredis import pack_command
+from redis import exceptions as redis_exceptions
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+
+from redispool_app.engine.connection.read_only import second_attempt_async, to_send_again
+from redispool_app.engine.multiplex.multiplexer_async import Sharing, close_sharing, sharing_of
+from redispool_app.engine.multiplex.retry import FAILED, FailedCommandError
+from redispool_app.engine.protocol.commands import ROUTES, Route, is_exclusive, route_of
+from redispool_app.engine.protocol.packing import PLAIN, SHORT, pack
+from redispool_app.engine.protocol.refusals import refuse_alone
+from redispool_app.engine.runtime import compatibility, fork
+from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
+from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.slow_log import note_alone
+
+from .dedicated import AloneAsync
+from .login import log_in_async, login_of
+from .pipeline_async import AsyncPipeline
+
+_dict_get: Any = dict.get
+_RAW: dict[str, Any] = {NEVER_DECODE: True}
+
+
+def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
+    if len(args) == 2 and route.head and sharing.plain_encoding:
+        argument = args[1]
+        if argument.__class__ is str and argument.isascii():
+            # At a third of what hiredis takes for it.
+            return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
+        if argument.__class__ in PLAIN:
+            return cast(bytes, pack_command(args))
+    return pack(args, sharing.encoder)
+
+
+class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
+    """``redis.asyncio.Redis`` whose callers share one connection and write together, not one by one.
+
+    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
+    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    """
+
+    _shared: Sharing | None = None
+
+    if not TYPE_CHECKING:  # checkers see redis-py's parameters
+
+        @wraps(redis.asyncio.Redis.__init__)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            compatibility.require()
+            super().__init__(*args, **kwargs)
+
+    @property
+    def connection(self) -> Any:
+        """The one connection that carries all commands of this client, where it has one; else None."""
+        try:
+            return self.__dict__["connection"]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        self._shared = None
+
+    @property
+    def _keeps_connection(self) -> bool:
+        return self.single_connection_client or self.connection is not None
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The shared connection of the running event loop; None where every command has one of its own."""
+        return sharing_of(self.connection_pool)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        # No coroutine around the other: each would be resumed once more per reply.
+        tally = current_tally.get()
+        return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
+
+    async def execute_raw(self, *args: Any, lost: FailedCommandError | None = None) -> Any:
+        """Send one plain command and return its reply as it came: not decoded, through no callback.
+
+        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        ``lost`` is what a first try with ``send_raw`` met.
+        """
+        if lost is None and (reply := self.send_raw(*args)) is not None:
+            try:
+                return await reply
+            except FAILED as error:
+                lost = error
+        name, sharing = args[0], self._shared
+        if lost is not None and sharing is not None:
+            route = route_of(name)
+            return await sharing.reply(_packed(route, args, sharing), False, reads=route.reads, lost=lost)
+        # Response callbacks go by names that are text.
+        name = name.encode() if isinstance(name, str) else name
+        return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
+
+    def send_raw(self, *args: Any) -> Future[Any] | None:
+        """Send one plain command, if that needs no waiting; its reply, as it came, is the future's result.
+
+        For callers for whom the coroutine of ``execute_raw`` counts. None: use ``execute_raw``. The future raises what
+        is in ``FAILED`` for a command that ``execute_raw(*args, lost=error)`` may send again::
+
+            try:
+                reply = await (client.send_raw(*args) or client.execute_raw(*args))
+            except FAILED as error:
+                reply = await client.execute_raw(*args, lost=error)
+        """
+        name, sharing = args[0], self._shared
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        if (
+            route.plain
+            and sharing is not None
+            and sharing.telemetry is None
+            and sharing.loop is _get_running_loop()
+            and current_tally.get() is None
+            and (connection := sharing.open_connection()) is not None
+        ):
+            packed = _packed(route, args, sharing)
+            if len(packed) <= sharing.limits.max_shared_bytes:
+                return connection.send(packed, False)
+        return None
+
+    def send_get(self, key: str) -> Future[Any] | None:
+        """Do what ``send_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        sharing = self._shared
+        if (
+            sharing is not None
+            and sharing.telemetry is None
+            and sharing.plain_encoding
+            and sharing.loop is _get_running_loop()
+            and current_tally.get() is None
+            and len(key) <= SHORT
+            and key.isascii()
+            and (connection := sharing.open_connection()) is not None
+        ):
+            return connection.send(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), False)
+        return self.send_raw("GET", key)
+
+    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        started = perf_counter()
+        try:
+            return await self._execute(args, options)
+        finally:
+            tally.add(1, perf_counter() - started)
+
+    async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        name = args[0]
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        sharing = self._shared
+        if sharing is None or sharing.connection is None or sharing.loop is not _get_running_loop():
+            sharing = self._shared = None if self._keeps_connection else sharing_of(self.connection_pool)
+        if sharing is None or (not route.plain and is_exclusive(args)):
+            return await self._alone(args, options)
+        packed = _packed(route, args, sharing)
+        if len(packed) > sharing.limits.max_shared_bytes:
+            return await self._alone(args, options)
+        decode = not options or NEVER_DECODE not in options
+        connection = sharing.open_connection()
+        try:
+            if sharing.telemetry is not None:
+                reply = await sharing.telemetry.of_reply(name, sharing.reply(packed, decode, reads=route.reads))
+            elif connection is None:
+                reply = await sharing.reply(packed, decode, reads=route.reads)
+            else:
+                try:
+                    reply = await connection.send(packed, decode)
+                except FAILED as error:
+                    reply = await sharing.reply(packed, decode, reads=route.reads, lost=error)
+        except redis_exceptions.ResponseError:
+            if EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        if reply.__class__ is list and reply and isinstance(reply[0], redis_exceptions.ConnectionError):
+            raise reply[0]  # as redis-py's parser does
+        # The dict folds case in Python; redis-py's own names need no folding.
+        callback = _dict_get(self.response_callbacks, name)
+        if callback is None:
+            if route.upper:
+                return reply
+            callback = self.response_callbacks.get(name)
+            if callback is None:
+                return reply
+        if options:
+            options.pop(NEVER_DECODE, None)
+            options.pop(EMPTY_RESPONSE, None)
+            options.pop("keys", None)
+        result = callback(reply, **options)
+        return await result if isawaitable(result) else result
+
+    async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
+        started = monotonic()
+        if not self._keeps_connection:
+            refuse_alone(args)
+            if (login := login_of(args)) is not None:
+                sharing = sharing_of(self.connection_pool)
+                reply = await log_in_async(self.connection_pool, sharing, login)
+                return reply in (b"OK", "OK")
+        try:
+            try:
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except redis_exceptions.ResponseError as error:
+                again = to_send_again(args, error, started)
+                if again is None or self._keeps_state():
+                    raise
+            async with second_attempt_async(self.connection_pool, self.connection):
+                return await super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
+        finally:
+            note_alone(self.connection_pool, (args,), started)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> AsyncPipeline:
+        return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        try:
+            await self._close_spoilt()
+            if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
+                await close_sharing(self.connection_pool)
+        finally:
+            await super().aclose(close_connection_pool)
+
+    def __del__(self, _warn: Any = warnings.warn, _grl: Any = get_running_loop) -> None:
+        if not mark[0]:
+            fork.renew()
+        sharing = self._shared
+        if sharing is not None and sharing.connection is not None and self.auto_close_connection_pool:
+            _warn(f"unclosed client {self!r}", ResourceWarning, source=self)
+            with suppress(RuntimeError):
+                sharing.abandon()
+        super().__del__(_warn, _grl)
+
+
+AsyncPipeline.client_class = AsyncRedis

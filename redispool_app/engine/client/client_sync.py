@@ -1,0 +1,204 @@
+"""The blocking client: redis-py's own, on a connection that all threads of the process share.
+
+A program written for ``redis.Redis`` runs unchanged on it.
+"""
+
+from __future__ import annotations
+
+from time import monotonic, perf_counter
+from typing import Any, cast
+
+import redis
+import redis.client
+from redis import exceptions as redis_exceptions
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+
+from redispool_app.engine.connection.read_only import second_attempt, to_send_again
+from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, close_thread_sharing, thread_sharing_of
+from redispool_app.engine.protocol.commands import ROUTES, Route, is_exclusive, route_of
+from redispool_app.engine.protocol.packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
+from redispool_app.engine.protocol.refusals import refuse_alone
+from redispool_app.engine.protocol.replies import UNDECODED, decoded
+from redispool_app.engine.runtime import compatibility
+from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
+from redispool_app.engine.runtime.nesting import entry
+from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.slow_log import note_alone
+
+from .dedicated import AloneSync
+from .login import log_in, login_of
+from .pipeline_sync import SyncPipeline
+
+_dict_get: Any = dict.get
+_RAW: dict[str, Any] = {NEVER_DECODE: True}
+
+
+def _packed(route: Route, args: tuple[Any, ...], sharing: ThreadSharing) -> bytes:
+    if not sharing.plain_encoding:
+        return pack(args, sharing.encoder)
+    if len(args) == 2 and route.head and (argument := args[1]).__class__ is str and argument.isascii():
+        # At a third of what hiredis takes for it.
+        return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
+    return pack_utf8(args)
+
+
+class SyncRedis(AloneSync, redis.Redis):
+    """``redis.Redis`` whose threads share one connection: one of them sends and reads for all who wait.
+
+    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
+    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    """
+
+    _shared: ThreadSharing | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        compatibility.require()
+        super().__init__(*args, **kwargs)
+        encoder = self.get_encoder()
+        # Connections of redis-py that use hiredis send text in UTF-8 whatever their encoding is.
+        packer = Utf8Packer() if is_utf8(encoder) else EncodingPacker(encoder)
+        self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
+        if self.connection is not None:
+            self.connection._command_packer = packer
+
+    @property
+    def connection(self) -> Any:
+        """The one connection that carries all commands of this client, where it has one; else None."""
+        try:
+            return self.__dict__["connection"]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        self._shared = None
+
+    @property
+    def _keeps_connection(self) -> bool:
+        return self._single_connection_client or self.connection is not None
+
+    @property
+    def sharing(self) -> ThreadSharing | None:
+        """The shared connection; None where every command has one of its own."""
+        return thread_sharing_of(self.connection_pool)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        tally = current_tally.get()
+        if tally is None:
+            return self._share(args, options)
+        started = perf_counter()
+        try:
+            return self._share(args, options)
+        finally:
+            tally.add(1, perf_counter() - started)
+
+    def execute_raw(self, *args: Any) -> Any:
+        """Send one plain command and return its reply as it came: not decoded, through no callback.
+
+        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        """
+        name, sharing = args[0], self._shared
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        if (
+            route.plain
+            and sharing is not None
+            and sharing.connection is not None
+            and sharing.telemetry is None
+            and current_tally.get() is None
+        ):
+            packed = _packed(route, args, sharing)
+            if len(packed) <= sharing.limits.max_shared_bytes:
+                return sharing.reply(packed, 0, reads=route.reads)
+        # Response callbacks go by names that are text.
+        name = name.encode() if isinstance(name, str) else name
+        return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
+
+    def get_raw(self, key: str) -> Any:
+        """Do what ``execute_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        sharing = self._shared
+        if (
+            sharing is not None
+            and sharing.telemetry is None
+            and sharing.plain_encoding
+            and current_tally.get() is None
+            and len(key) <= SHORT
+            and key.isascii()
+        ):
+            return sharing.reply(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), 0, reads=True)
+        return self.execute_raw("GET", key)
+
+    def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        name = args[0]
+        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        sharing = self._shared
+        if sharing is None or sharing.connection is None:
+            sharing = self._shared = None if self._keeps_connection else thread_sharing_of(self.connection_pool)
+        if sharing is None or (not route.plain and is_exclusive(args)):
+            return self._alone(args, options)
+        packed = _packed(route, args, sharing)
+        if len(packed) > sharing.limits.max_shared_bytes:
+            return self._alone(args, options)
+        try:
+            if sharing.telemetry is None:
+                reply = sharing.reply(packed, 0, reads=route.reads)
+            else:
+                reply = sharing.telemetry.of_call(name, lambda: sharing.reply(packed, 0, reads=route.reads))
+        except redis_exceptions.ResponseError:
+            if EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        if reply.__class__ is list and reply and isinstance(reply[0], redis_exceptions.ConnectionError):
+            raise reply[0]  # as redis-py's parser does
+        if sharing.decoding and reply.__class__ not in UNDECODED and NEVER_DECODE not in options:
+            reply = decoded(reply, *sharing.decoding)
+        # The dict folds case in Python; redis-py's own names need no folding.
+        callback = _dict_get(self.response_callbacks, name)
+        if callback is None:
+            if route.upper:
+                return reply
+            callback = cast(Any, self.response_callbacks).get(name)
+            if callback is None:
+                return reply
+        if options:
+            options.pop(NEVER_DECODE, None)
+            options.pop(EMPTY_RESPONSE, None)
+            options.pop("keys", None)
+        return callback(reply, **options)
+
+    @entry
+    def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Let redis-py carry it out, on a connection of its own."""
+        refuse_unsupported_runtime()
+        started = monotonic()
+        if not self._keeps_connection:
+            refuse_alone(args)
+            if (login := login_of(args)) is not None:
+                sharing = thread_sharing_of(self.connection_pool)
+                reply = log_in(self.connection_pool, sharing, login)
+                return reply in (b"OK", "OK")
+        try:
+            try:
+                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except redis_exceptions.ResponseError as error:
+                again = to_send_again(args, error, started)
+                if again is None or self._keeps_state():
+                    raise
+            with second_attempt(self.connection_pool, self.connection):
+                return super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
+        finally:
+            note_alone(self.connection_pool, (args,), started)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> SyncPipeline:
+        return SyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def close(self) -> None:
+        try:
+            self._close_spoilt()
+            if getattr(self, "auto_close_connection_pool", False):
+                close_thread_sharing(self.connection_pool)
+        finally:
+            super().close()
+
+
+SyncPipeline.client_class = SyncRedis

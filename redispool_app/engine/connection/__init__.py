@@ -1,0 +1,1 @@
+"""Single connections: addresses, credentials, deadlines and lifecycle."""

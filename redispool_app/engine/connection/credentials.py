@@ -1,0 +1,173 @@
+"""Asks a credential provider without holding up other callers, and does not repeat what it says when it fails.
+
+A provider's own words may be secrets: of its exceptions only the type is told. A provider that blocks does so in a
+thread of its own, within the connection's time-out, and is named when it takes longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any, cast
+
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
+
+from redispool_app.engine.errors import CredentialProviderError, UnansweredCredentialsError
+from redispool_app.engine.runtime import blocking_call
+from redispool_app.engine.runtime.token_stream import ListenedProvider, TokenStream, listened
+
+Credentials = tuple[str] | tuple[str, str]
+
+
+class _DiscreetProvider(CredentialProvider):
+    """Stands in for a provider, which has ``timeout`` seconds for each answer, None for ever."""
+
+    def __init__(self, provider: Any, timeout: float | None) -> None:
+        if isinstance(provider, ListenedProvider):
+            provider.stream.listen()
+            provider = provider.provider
+        self._provider = provider
+        self._timeout = timeout
+
+    def get_credentials(self) -> Credentials:
+        if type(self._provider) is UsernamePasswordCredentialProvider:
+            return self._known()
+        call = blocking_call.begin(id(self._provider), self._provider.get_credentials)
+        return self._result(call, call.wait(self._timeout))
+
+    async def get_credentials_async(self) -> Credentials:
+        if type(self._provider) is UsernamePasswordCredentialProvider:
+            return self._known()
+        try:
+            if _answers_async(self._provider):
+                return await self._await_credentials()
+            call = blocking_call.begin(id(self._provider), self._provider.get_credentials)
+            has_ended = await call.wait_async(self._timeout)
+        except asyncio.CancelledError as error:
+            # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+            raise error from self._unanswered()
+        return self._result(call, has_ended)
+
+    def _known(self) -> Credentials:
+        """Return what needs no waiting."""
+        return self._provider.get_credentials()  # type: ignore[no-any-return]
+
+    async def _await_credentials(self) -> Credentials:
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                answer = await self._provider.get_credentials_async()
+        except Exception as error:
+            failure = self._unanswered() if limit.expired() else _told(type(error))
+        else:
+            return _checked(answer)
+        raise failure  # out here, where it has no context that could be shown
+
+    def _result(self, call: blocking_call.BlockingCall, has_ended: bool) -> Credentials:
+        if not has_ended:
+            raise self._unanswered()
+        if call.error is not None:
+            raise _told(type(call.error))
+        return _checked(call.value)
+
+    def _unanswered(self) -> UnansweredCredentialsError:
+        within = "in time" if self._timeout is None else f"within {self._timeout:.3g} s"
+        return UnansweredCredentialsError(f"The credential provider has not answered {within}.")
+
+
+def discreet_provider(provider: Any, timeout: float | None) -> CredentialProvider:
+    """Return what asks ``provider`` within ``timeout`` seconds, and repeats nothing that it says when it fails."""
+    return _DiscreetProvider(provider, timeout)
+
+
+def _answers_async(provider: Any) -> bool:
+    """Whether a provider has an asynchronous way of its own, beside the base class's, which blocks."""
+    return getattr(type(provider), "get_credentials_async", None) is not CredentialProvider.get_credentials_async
+
+
+def _checked(answer: Any) -> Credentials:
+    """Return a provider's answer if redis-py can log in with it, or need not.
+
+    Raises ``CredentialProviderError``, which tells types only: what the server says of such words may repeat a secret.
+    """
+    if not answer:
+        return cast(Credentials, answer)  # redis-py logs in without any
+    if isinstance(answer, tuple | list) and len(answer) <= 2 and all(map(_is_word, answer)):
+        return cast(Credentials, answer)
+    found = type(answer).__name__
+    if isinstance(answer, tuple | list):
+        found += f" of {', '.join(type(each).__name__ for each in answer)}"
+    raise CredentialProviderError(
+        f"The credential provider returned a {found}: it must return (password,) or (user, password), as str or bytes."
+    )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | bytes | bytearray | memoryview | int | float) and not isinstance(value, bool)
+
+
+def _told(raised: type[BaseException]) -> CredentialProviderError:
+    """Return what callers may see of a provider's exception."""
+    return CredentialProviderError(f"The credential provider raised {raised.__name__}.")
+
+
+def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | None:
+    """Return what a caller that waits for a connection waits for, if that is this provider's answer.
+
+    That is so once it has been asked for ``seconds``: a younger question is not what took the time.
+    """
+    if isinstance(provider, ListenedProvider):
+        provider = provider.provider
+    began = blocking_call.oldest(id(provider)) if provider is not None else None
+    if began is None or began > monotonic() - seconds:
+        return None
+    return UnansweredCredentialsError("The credential provider has not answered yet.")
+
+
+@contextlib.contextmanager
+def discreet(connection: Any) -> Iterator[None]:
+    """Let a connection ask its provider only through one that repeats nothing and has a time-out."""
+    # Not for good: redis-py's pool asks whether the provider is one that streams.
+    provider = connection.credential_provider
+    if provider:
+        left = min(
+            connection.socket_connect_timeout or math.inf, getattr(connection, "give_up_at", math.inf) - monotonic()
+        )
+        connection.credential_provider = _DiscreetProvider(provider, None if left == math.inf else max(0.001, left))
+    try:
+        yield
+    except CredentialProviderError as error:
+        connection.monitor.failure(error, connection._started)
+        raise
+    finally:
+        connection.credential_provider = provider
+
+
+# Tokens that come while connections are in use.
+
+
+def tokens_of(pool: Any) -> TokenStream | None:
+    """Return the stream of new tokens for ``pool``; None where its provider has none."""
+    kwargs = pool.connection_kwargs
+    provider = kwargs.get("credential_provider")
+    if provider is None:
+        return None
+    kwargs["credential_provider"] = provider = listened(provider)
+    return provider.stream if isinstance(provider, ListenedProvider) else None
+
+
+def auth_of(token: Any) -> tuple[str, ...]:
+    """Return the AUTH command for a token, with the user that it names."""
+    user, value = token.try_get("oid"), token.get_value()
+    return ("AUTH", user, value) if user else ("AUTH", value)
+
+
+def mark_dedicated(pool: Any, token: Any) -> None:
+    """Let the dedicated connections of redis-py's own pool use a token when they are given back; ours are retired."""
+    if getattr(pool, "monitor", None) is not None:
+        pool.monitor.retire_connections()
+        return
+    for connection in [*list(pool._available_connections), *list(pool._in_use_connections)]:
+        connection.set_re_auth_token(token)

@@ -1,0 +1,252 @@
+"""redis-py's connections, observed: each reply and failure is reported to the server's monitor.
+
+redis-py connects, authenticates and parses; this module adds what a pool must know about a connection and what
+must be done to it when its process forks or its event loop ends without it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from collections.abc import Callable
+from itertools import repeat
+from time import monotonic
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+from redis.event import AsyncReAuthConnectionListener, EventDispatcher, ReAuthConnectionListener
+
+from redispool_app.engine.errors import ReplyTooLargeError
+from redispool_app.engine.health.faults import without_arguments
+from redispool_app.engine.protocol.replies import exhaust, is_out_of_memory
+from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every connected connection of this process, async and sync, and those of unmanaged pools that are shared."""
+
+_INHERITED = "This connection belongs to the process that this one was forked from; it was closed here."
+
+
+def _reported(
+    connection: Any, raised: redis_exceptions.RedisError | MemoryError, *, hurried: bool = False
+) -> redis_exceptions.RedisError:
+    """Report an error to the monitor; return it, or in its place what it means or the server said.
+
+    ``hurried``: its caller chose the time-out, which therefore says nothing about the server.
+    """
+    if connection._inherited:
+        return _not_ours(connection)  # which says nothing about the server
+    error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
+    if connection._last_words is not None:
+        error = connection._last_words.explain(error)
+        if (shown := without_arguments(str(error))) != str(error):
+            error = redis_exceptions.ResponseError(shown)
+    if isinstance(error, redis_exceptions.AuthenticationError) and _is_overtaken(connection):
+        return error
+    if isinstance(error, redis_exceptions.ResponseError):
+        connection.monitor.reply()
+        # During the handshake servers before version 7 deny CLIENT as a whole: they give the connection no name.
+        if connection._last_words is None or "'client' command" not in str(error):
+            connection.monitor.error_reply(error)
+    else:
+        hurried = hurried or connection.is_patient or getattr(connection, "is_hurried", False)
+        connection.monitor.failure(error, connection._started, hurried=hurried)
+    return error
+
+
+def _adopt_login(connection: Any) -> bool:
+    """Let a connection log in with the last password that AUTH has set; return False if it has done so."""
+    login = connection.monitor.login
+    if login is connection._login:
+        return False
+    connection._login = login
+    login.give(connection)
+    return True
+
+
+def _is_overtaken(connection: Any) -> bool:
+    """Whether a connection logs in with a password that has been replaced meanwhile: it will do so again."""
+    return connection._last_words is not None and connection._login is not connection.monitor.login
+
+
+_SETINFO = ("CLIENT", "SETINFO")
+_SETNAME = ("CLIENT", "SETNAME")
+
+
+def _name_for(connection: Any) -> str | None:
+    """Return the name of a connection that is made now, in this process: a forked child has a name of its own."""
+    connection._named = False
+    name: Callable[[], str] | None = connection.monitor.client_name
+    return None if name is None else name()
+
+
+def _cause_of(told: Exception, error: Exception) -> Exception | None:
+    """Return ``error`` unless it repeats what ``told`` leaves out."""
+    return None if without_arguments(str(error)) != str(error) else error
+
+
+def _refuse_if_forked(connection: Any, generation: int) -> None:
+    """Raise ``ConnectionError`` if the process was forked while ``connection`` connected: both have its socket."""
+    if not mark[0]:
+        fork.renew()
+    if fork.generation != generation:
+        _let_go([connection])
+        raise _not_ours(connection)
+
+
+def require_own(connection: Any) -> None:
+    """Raise ``ConnectionError`` if a blocking connection belongs to the process that this one was forked from."""
+    if not mark[0]:
+        fork.renew()
+    if getattr(connection, "_inherited", False):
+        connection.disconnect()
+        raise _not_ours(connection)
+
+
+def _not_ours(connection: Any) -> redis_exceptions.ConnectionError:
+    """Return the exception for a connection of the parent process, which is closed here and may connect again."""
+    connection._inherited = False
+    return redis_exceptions.ConnectionError(_INHERITED)
+
+
+def let_go_of_pool(pool: Any) -> None:
+    """In a forked child: let go of what one of redis-py's own pools inherited."""
+    inherited = [*pool._available_connections, *pool._in_use_connections]
+    if inherited:
+        _let_go(inherited)
+    pool.reset()
+
+
+def track(connection: Any) -> None:
+    """Let a forked child let go of this connection's socket. For those that are not observed."""
+    _open.add(connection)
+
+
+def _count_opened(connection: Any) -> None:
+    connection._opened_at = opened_at = monotonic()
+    # The same for as long as the connection lives, and no two alike, so that they do not end together.
+    connection.life_share = 0.9 + (hash((id(connection), opened_at)) % 1000) / 10_000
+    connection.is_outdated = False
+    _open.add(connection)
+    connection.monitor.opened(connection)
+
+
+def borrowed(connection: Any, asked_at: float) -> None:
+    """Count how long a caller that asked at ``asked_at`` (monotonic seconds) waited; its use begins."""
+    connection._borrowed_at = now = monotonic()
+    connection.ends_watch = False
+    connection.monitor.times.wait.add(now - asked_at)
+
+
+def given_back(connection: Any) -> None:
+    """Count how long a caller kept the connection, once."""
+    if (since := getattr(connection, "_borrowed_at", None)) is not None:
+        connection._borrowed_at, connection._returned_at = None, (now := monotonic())
+        connection.monitor.times.use.add(now - since)
+
+
+def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
+    """Whether a connection was retired, has seen an outage, or lived ``max_lifetime`` seconds, or up to a tenth less.
+
+    The packets that ended it may have been lost, too, and then only its next user would find out.
+    """
+    if not connection._counted:
+        return False
+    monitor, opened_at = connection.monitor, connection._opened_at
+    known = monitor.health.now
+    if known.successor:
+        known = monitor.health.newest()
+    if connection.is_spoilt or opened_at <= known.last_outage or opened_at <= monitor.retired_before:
+        return True
+    if max_lifetime is None:
+        return False
+    return bool(monotonic() - opened_at > max_lifetime * connection.life_share)
+
+
+def has_listeners(dispatcher: Any, event: type[Any], connection: Any) -> bool:
+    """Whether an event about a connection that is given back has a listener with something to do.
+
+    redis-py's own listener logs in with a new token, if there is one.
+    """
+    if dispatcher.__class__ is not EventDispatcher:
+        return True
+    listeners = dispatcher._event_listeners_mapping.get(event)
+    if not listeners:
+        return False
+    return (
+        connection._re_auth_token is not None
+        or len(listeners) > 1
+        or listeners[0].__class__ not in _REDIS_PYS_LISTENERS
+    )
+
+
+_REDIS_PYS_LISTENERS = (ReAuthConnectionListener, AsyncReAuthConnectionListener)
+
+
+def _count_closed(connection: Any) -> None:
+    if connection._counted:
+        connection.monitor.disconnected(connection)
+        _open.discard(connection)
+
+
+def _after_fork_in_child() -> None:
+    """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
+
+    Each inherited descriptor is pointed at /dev/null. The number stays taken, so
+    nothing can be closed twice, and whatever still holds the socket object
+    (a transport, an epoll registration, a finaliser) can no longer touch the parent's connection.
+    """
+    if inherited := list(_open):
+        _let_go(inherited)
+        _open.difference_update(inherited)
+
+
+def _let_go(inherited: list[Any]) -> None:
+    _graveyard.extend(inherited)
+    descriptors = [descriptor for descriptor in map(_descriptor, inherited) if descriptor >= 0]
+    if descriptors:
+        null = _open_null(descriptors)
+        others = [descriptor for descriptor in descriptors if descriptor != null]
+        # One C call: nothing that is made meanwhile, as by a signal handler, can be hit.
+        exhaust(map(os.dup2, repeat(null), others, repeat(False)))
+        if len(others) == len(descriptors):
+            os.close(null)
+    for connection in inherited:
+        connection._inherited = True
+        if not hasattr(connection, "_counted"):
+            continue  # it is not observed
+        connection._counted = False
+        if connection._last_words is not None:
+            connection._last_words.close()
+        if getattr(connection, "is_subscribed", False):
+            # It subscribes again by itself. Others must raise: what they watched or began is lost.
+            connection._parser.on_disconnect()
+            connection._sock, connection._inherited = None, False
+
+
+def _open_null(descriptors: list[int]) -> int:
+    """Open /dev/null; at the limit of open files in place of the first of ``descriptors``."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        os.close(descriptors[0])
+        return os.open(os.devnull, os.O_RDWR)
+
+
+fork.register(_after_fork_in_child, first=True)
+
+_graveyard: list[Any] = []
+"""Connections inherited through a fork; kept so that no finaliser warns about, or closes, what is the parent's."""
+
+
+def _descriptor(connection: Any) -> int:
+    """Return the number of a connection's socket, -1 when it has none that is real."""
+    writer = getattr(connection, "_writer", None)
+    try:
+        held: Any = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)
+        descriptor = int(held.fileno()) if held is not None else -1
+        return descriptor if descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode) else -1
+    except (AttributeError, OSError, ValueError):
+        return -1

@@ -1,0 +1,1 @@
+"""Faults, the health state, its history, and the monitor that keeps them."""

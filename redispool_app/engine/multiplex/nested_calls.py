@@ -1,0 +1,166 @@
+"""Connections for calls that are nested in another call of their own thread.
+
+Such a call must not use the shared connection: its thread may be the one that reads there. It has a connection to
+itself, which is made on first need, beyond the pool's limit, and kept for the next nested call.
+
+The reserve of ``SyncPool`` does the same for calls that need a dedicated connection. It cannot serve here: a connection
+of redis-py sends again and reports by other rules than a ``SharedSocket``, and redis-py's own pools have no reserve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Protocol
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine.errors import LOST
+
+from .base import Request
+from .connection_sync import SharedSocket
+from .request_sync import first_wait
+from .retry import FailedCommandError
+
+KEPT = 1
+"""So many connections are kept; more exist only while nested calls run at the same time."""
+
+_FIRST, _LAST = (0,), (-1,)
+
+
+class _Rules(Protocol):
+    """What a nested call needs of the sharing that it belongs to."""
+
+    closed: bool
+
+    def gate(self) -> None: ...
+
+    @property
+    def is_paused(self) -> bool: ...
+
+    def judge(self, request: Request, error: FailedCommandError) -> None: ...
+
+    def look_up(self, request: Request) -> None: ...
+
+    def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool: ...
+
+
+class NestedCalls:
+    """The connections of one pool that serve nested calls, each one call at a time.
+
+    ``connect(deadline)`` makes one. User code can interrupt this code, too, so each step that moves a connection is a
+    single call from C.
+    """
+
+    def __init__(self, rules: _Rules, connect: Callable[[float], SharedSocket], resumed: Callable[[], float]) -> None:
+        self._rules = rules
+        self._connect = connect
+        self._resumed = resumed
+        self._free: list[SharedSocket] = []
+        self._all: set[SharedSocket] = set()
+        self._surplus: list[SharedSocket] = []
+        """On their way to be closed, where an interrupt leaves them for the next call."""
+
+    @property
+    def all(self) -> list[SharedSocket]:
+        """The connections that exist, in use or not."""
+        return list({*self._free, *self._surplus, *self._all})
+
+    def carry_out(self, request: Request) -> Any:
+        """Make attempts until one brings the reply, and return that, an error as a value."""
+        while True:
+            self._admit(request)
+            failure: FailedCommandError | None = None
+            try:
+                reply = self.attempt(request)
+                if not isinstance(reply, redis_exceptions.ReadOnlyError):
+                    return reply
+                failure = reply
+                self.retire_free()
+            except LOST as error:
+                failure = error
+            except redis_exceptions.ConnectionError as error:
+                if not self._rules.may_connect_again(error, request.deadline):
+                    raise
+            if failure is not None:
+                self._rules.judge(request, failure)
+                self._rules.look_up(request)
+
+    def attempt(self, request: Request, quiet: bool = False) -> Any:
+        """Send the request once and return its reply; errors in the reply to a ``quiet`` unit are not reported.
+
+        Raises what is in ``LOST``, and what connecting raises.
+        """
+        taken: list[SharedSocket] = []
+        try:
+            self._take(taken, request.deadline)
+            return self._send(request, taken[0], quiet)
+        finally:
+            self._free.extend(taken)
+            self._tidy()
+
+    def _admit(self, request: Request) -> None:
+        while True:
+            self._rules.gate()
+            if not self._rules.is_paused:
+                return
+            request.was_held_back(self._resumed())
+
+    def _take(self, taken: list[SharedSocket], deadline: float) -> None:
+        """Put a connection that is free into ``taken``."""
+        while self._free:
+            try:
+                taken.extend(map(self._free.pop, _LAST))
+            except IndexError:
+                break  # another thread was faster
+            if not (taken[0].closed or taken[0].queue):
+                return
+            self._close(taken[0])
+            taken.clear()
+        taken.append(self._connect(deadline))
+        self._all.add(taken[0])
+
+    def _send(self, request: Request, connection: SharedSocket, quiet: bool) -> Any:
+        deadline = request.deadline
+        wait = first_wait(deadline - monotonic())
+        return connection.exchange(request.packed, request.commands, request.started, deadline, wait, math.inf, quiet)
+
+    def _tidy(self) -> None:
+        """Close what is not kept."""
+        surplus = self._surplus
+        while len(self._free) > (0 if self._rules.closed else KEPT) or surplus:
+            with suppress(IndexError):  # a nested call has taken it, or another thread closes it
+                if not surplus:
+                    surplus.extend(map(self._free.pop, _FIRST))
+                self._close(surplus[0])
+                surplus.pop(0)
+
+    def retire_free(self) -> None:
+        """Close what is free: a name may mean another server now, or there are other credentials."""
+        while self._free:
+            with suppress(IndexError):
+                self._surplus.extend(map(self._free.pop, _FIRST))
+        self._tidy()
+
+    def _close(self, connection: SharedSocket) -> None:
+        connection.close()
+        self._all.discard(connection)
+
+    def leave_silent(self, since: float) -> None:
+        """Close the free connections that have received nothing after ``since`` (monotonic seconds)."""
+        for connection in list(self._free):
+            if connection.last_received <= since:
+                try:
+                    self._free.remove(connection)
+                except ValueError:
+                    continue  # a nested call has taken it
+                self._close(connection)
+
+    def close(self) -> None:
+        """Close all connections at once; callers that still wait get ``ConnectionLostError``."""
+        for connection in self.all:
+            self._close(connection)
+        self._free.clear()
+        self._surplus.clear()

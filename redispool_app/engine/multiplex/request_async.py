@@ -1,0 +1,176 @@
+"""What leaves on an event loop's shared connection in one piece, and how its replies find their owners. No I/O.
+
+A ``Batch`` holds single commands of one loop tick, a ``Unit`` a pipeline or MULTI to EXEC. A caller that leaves
+(cancelled, timed out) leaves its place behind, and the reply is thrown away when it comes.
+
+Commands are gathered in one flat list, three entries for each: its future, its packed bytes, and whether its caller
+wants text or, for a unit, the ``Unit``. One C call appends all three, so no exception can separate them.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future, InvalidStateError
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redispool_app.engine.protocol.replies import HARMLESS, exhaust
+
+done: Any = Future.done
+_set_result: Any = Future.set_result
+
+OnError = Callable[[Exception], None]
+
+
+class Batch:
+    """Single commands, each with a future for its reply; ``started``: the tick's time, in monotonic seconds."""
+
+    __slots__ = ("answered", "decode", "due", "futures", "packed", "started")
+
+    def __init__(self, started: float, gathered: list[Any]) -> None:
+        self.started = started
+        self.futures: list[Future[Any]] = gathered[::3]
+        self.packed: list[bytes] = gathered[1::3]
+        """Kept until the replies are in, as each caller's own frame keeps its: it tells who waits for what."""
+        self.decode: list[bool] = gathered[2::3]
+        """For each command whether its caller wants text."""
+        self.answered = 0
+        self.due = len(self.futures)
+        """Replies that are still to come."""
+
+    @property
+    def next_due(self) -> Future[Any]:
+        """Whose reply comes next."""
+        return self.futures[self.answered]
+
+    @property
+    def decode_due(self) -> Sequence[bool]:
+        return self.decode[self.answered :]
+
+    def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
+        """Give ``replies`` from position ``at`` on to their owners; return the position of the first left over.
+
+        After an exception the connection must be closed: a reply may have been counted and not given.
+        """
+        answered, futures, due = self.answered, self.futures, self.due
+        part = replies if at == 0 and due >= len(replies) else replies[at : at + due]
+        count = len(part)
+        if answered:
+            futures = futures[answered:]
+        self.answered = answered + count
+        self.due = due - count
+        if HARMLESS.issuperset(map(type, part)):
+            try:
+                exhaust(map(_set_result, futures, part))
+                return at + count
+            except InvalidStateError:
+                pass  # a caller has left; those that have their replies are done
+        for future, reply in zip(futures, part, strict=False):
+            if isinstance(reply, Exception):
+                on_error(reply)
+                if not future.done():
+                    future.set_exception(reply)
+            elif not future.done():
+                future.set_result(reply)
+        return at + count
+
+    def waiting(self) -> Iterable[Future[Any]]:
+        """Return the futures whose callers still wait."""
+        return [future for future in self.futures if not future.done()]
+
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        """Return what the callers of the next so many replies sent, None for all: bytes, and commands in them."""
+        until = None if replies is None else self.answered + replies
+        due = slice(self.answered, until)
+        pairs = zip(self.futures[due], self.packed[due], strict=False)
+        return [(packed, 1) for future, packed in pairs if not future.done()]
+
+    def asking(self) -> list[tuple[Future[Any], bytes]]:
+        """Return the future and the packed bytes of each command whose reply is still to come."""
+        return list(zip(self.futures[self.answered :], self.packed[self.answered :], strict=False))
+
+
+class Unit:
+    """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
+
+    __slots__ = ("decode", "due", "future", "packed", "quiet", "replies", "started")
+
+    def __init__(
+        self, started: float, future: Future[list[Any]], packed: bytes, decode: Sequence[bool], quiet: bool = False
+    ) -> None:
+        self.started = started
+        self.quiet = quiet
+        """Whether errors among its replies are its caller's affair alone."""
+        self.future = future
+        self.packed = [packed]
+        self.decode = decode
+        self.due = len(decode)
+        self.replies: list[Any] = []
+
+    @property
+    def next_due(self) -> Future[list[Any]]:
+        return self.future
+
+    @property
+    def decode_due(self) -> Sequence[bool]:
+        return self.decode[len(self.replies) :]
+
+    def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
+        part = replies[at : at + self.due]
+        self.replies += part
+        self.due -= len(part)
+        for reply in part:
+            if reply.__class__ is not bytes and isinstance(reply, Exception) and not self.quiet:
+                on_error(reply)
+        if not self.due and not self.future.done():
+            self.future.set_result(self.replies)
+        return at + len(part)
+
+    def waiting(self) -> Iterable[Future[Any]]:
+        return () if self.future.done() else (self.future,)
+
+    def asking(self) -> list[tuple[Future[Any], bytes]]:
+        return [(self.future, self.packed[0])]
+
+    def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
+        if self.future.done() or (replies is not None and replies < self.due):
+            return []
+        return [(self.packed[0], len(self.decode))]
+
+
+def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
+    """Return gathered commands in their order, as batches and units, without those whose callers have left."""
+    found: list[Batch | Unit] = []
+    plain: list[Any] = []
+    for future, packed, way in zip(gathered[::3], gathered[1::3], gathered[2::3], strict=True):
+        if future.done():
+            continue
+        if way.__class__ is not Unit:
+            plain += future, packed, way
+            continue
+        if plain:
+            found.append(Batch(started, plain))
+            plain = []
+        way.started = started
+        found.append(way)
+    if plain:
+        found.append(Batch(started, plain))
+    return found
+
+
+def units_in(gathered: list[Any]) -> int:
+    """Return how many of the gathered entries are units."""
+    return sum(way.__class__ is Unit for way in gathered[2::3])
+
+
+def without_leavers(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
+    """Return batches of which nothing is written yet, without the commands whose callers have left since."""
+    found: list[Batch | Unit] = []
+    for batch in batches:
+        if batch.__class__ is Batch:
+            gathered = [
+                each for triple in zip(batch.futures, batch.packed, batch.decode, strict=True) for each in triple
+            ]
+            found += sealed(batch.started, gathered)
+        elif batch.waiting():
+            found.append(batch)
+    return found

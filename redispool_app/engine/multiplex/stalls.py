@@ -1,0 +1,192 @@
+"""When a shared connection is stalled, which connection a caller gets meanwhile, and what is sent again there. No I/O.
+
+Normally there is one shared connection. It is stalled when replies are due and none completes for a while, although
+this process reads: the server holds a write back (``CLIENT PAUSE``), or a large reply takes its time. A caller that
+waits alone delays no other, so its connection is stalled only after half of the time-out. Then another connection is
+made. Once the server has answered there, new callers use it, and reads that wait behind the stall are sent again there.
+A server that is stopped answers no new connection, so nothing changes for its callers.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import hiredis
+
+from redispool_app.engine.health.server_mode import CLUSTER_NODES, HELLO, PING
+from redispool_app.engine.protocol.commands import only_reads
+from redispool_app.engine.runtime.single_flight import Flight, SingleFlight
+from redispool_app.engine.stats.counters import HELD_BACK
+
+SHORTEST = 0.02
+"""No connection is stalled before so many seconds without a reply ..."""
+
+LONGEST = 1.0
+"""... and each is after so many, however far the server is."""
+
+ALONE = 0.5
+"""The part of a time-out after which a connection with a single caller is stalled. It must be known before the time-out
+whether the server answers elsewhere: if it does, the time-out is no outage, and a read is sent again."""
+
+SURPLUS_IDLE = 2.0
+"""A connection beyond the first is closed so many seconds after it was last needed."""
+
+AGAIN_AFTER = 1.0
+"""Seconds until the next attempt to make another connection, if one failed."""
+
+LONGEST_WIDENING = 5.0
+"""Seconds after which an attempt to make another connection is taken over: its event loop may have lost a step."""
+
+_CHECKS = (PING + HELLO, CLUSTER_NODES)
+"""What a health check sends; by their names alone, these commands could do more than read."""
+
+_OWN_READS = ((b"CLIENT", b"LIST"), (b"SLOWLOG", b"GET"))
+"""What the status page and the roster ask. By their first words alone, these commands could do more than read, so a
+caller's own are routed as writes."""
+
+_MOST_PARSED = 256 * 1024
+"""A unit of more bytes than this is not looked into, and waits where it is."""
+
+
+def stall_after(connecting: float) -> float:
+    """Return after how many seconds without a reply a connection is stalled that took ``connecting`` seconds to make.
+
+    Connecting takes two round trips or more, so this is at least four of them.
+    """
+    return min(LONGEST, max(SHORTEST, 2 * connecting))
+
+
+def patience(stall_after: float, round_trip: float) -> float:
+    """Return ``stall_after``, or less if the shortest round trip on the connection says so; all are in seconds.
+
+    Connecting may have taken long because this process was starting. A value above ``LONGEST`` was not measured, and
+    stays.
+    """
+    return stall_after if stall_after > LONGEST else min(stall_after, max(SHORTEST, 4 * round_trip))
+
+
+def reads_only(packed: bytes, commands: int, own: bool = False) -> bool:
+    """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more.
+
+    ``own``: the app itself sends them, and no caller.
+    """
+    if packed in _CHECKS:
+        return True
+    if commands <= 1 and not own:
+        return only_reads(packed[:80].split(b"\r\n", 3)[2])
+    if len(packed) > _MOST_PARSED:
+        return False
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    sent = list(iter(reader.gets, False))
+    names = [command[0] for command in sent if not (own and tuple(command[:2]) in _OWN_READS)]
+    return all(name in (b"MULTI", b"EXEC") or only_reads(name) for name in names)
+
+
+class Lanes:
+    """The shared connections of one event loop, or of all threads, that take new commands; at most ``most``."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open: list[Any] = []
+        self.widening: SingleFlight[None] = SingleFlight()
+        """The attempt to make another connection, one at a time."""
+        self.widen_not_before = 0.0
+        self.keeping: SingleFlight[None] = SingleFlight()
+        """The thread that leads it closes what is not needed any more; one is enough."""
+
+    @property
+    def usable(self) -> list[Any]:
+        """The connections that have not been closed meanwhile."""
+        return [each for each in list(self.open) if not each.closed]
+
+    @property
+    def free(self) -> list[Any]:
+        """The connections that are not stalled."""
+        return [each for each in self.usable if each.stalled is None]
+
+    def are_answered_since(self, moment: float) -> bool:
+        """Whether the server has answered on a connection that is not stalled since ``moment`` (monotonic seconds)."""
+        return any(each.last_received > moment for each in self.free)
+
+    def have_passed(self, connection: Any) -> bool:
+        """Whether the server has answered on another connection since this one is stalled."""
+        others = [each for each in self.usable if each is not connection]
+        return connection.stalled is not None and any(each.last_received > connection.stalled_at for each in others)
+
+    def is_held_back(self, connection: Any, timeout: float | None) -> bool:
+        """Whether the server lives and holds back what waits on a connection: it has answered on another one lately.
+
+        ``timeout`` is that of a reply, in seconds.
+        """
+        if timeout is None or connection.stalled != HELD_BACK:
+            return False
+        return self.are_answered_since(max(connection.stalled_at, monotonic() - timeout / 2))
+
+    def lead_past(self, connection: Any) -> None:
+        """Let reads that wait on a stalled connection be sent again on another one, where the server answers.
+
+        A connection that was made for an earlier stall proves nothing: the server may be slow for all, and would
+        carry out every slow read once more. So a single read goes first, and its reply is the proof.
+        """
+        connection.send_reads_elsewhere(only_one=not self.are_answered_since(connection.stalled_at))
+
+    @property
+    def are_stalled(self) -> bool:
+        """Whether any connection is."""
+        return any(each.stalled is not None for each in self.usable)
+
+    def add(self, connection: Any) -> None:
+        self.forget_closed()
+        self.open.append(connection)
+
+    def forget_closed(self) -> None:
+        """Let go of the connections that have been closed meanwhile."""
+        for each in list(self.open):
+            if each.closed:
+                self.remove(each)
+
+    def remove(self, connection: Any) -> bool:
+        """Let go of a connection; return whether it was here."""
+        with suppress(ValueError):
+            self.open.remove(connection)
+            return True
+        return False
+
+    def usual(self) -> Any:
+        """Return the connection that all callers may use without a choice; None where there is a choice, or none."""
+        lanes = self.usable
+        if len(lanes) == 1 or not self.are_stalled or not self.free:
+            return lanes[0] if lanes else None
+        return None
+
+    def choose(self, *, reads: bool) -> Any:
+        """Return the connection for a command; None where none is open.
+
+        A write never takes the last connection that is free, which the server may be about to hold back as well.
+        """
+        lanes, free = self.usable, self.free
+        if not lanes:
+            return None
+        if not free:
+            return lanes[0]
+        if not reads:
+            held_back = [each for each in lanes if each.stalled == HELD_BACK]
+            if held_back:
+                return held_back[0]
+            if len(free) == 1 and len(lanes) >= self.most:
+                return next(each for each in lanes if each is not free[0]) if len(lanes) > 1 else free[0]
+        return free[0]
+
+    def may_widen(self, now: float) -> bool:
+        """Whether another connection is to be made: all are stalled, there may be one more, and none is being made."""
+        if self.free or len(self.usable) >= self.most or now < self.widen_not_before:
+            return False
+        attempt = self.widening.latest
+        return attempt.is_over or now - attempt.began > LONGEST_WIDENING
+
+    def may_lead_widening(self, own: Flight[None]) -> bool:
+        """Whether the maker of ``own`` makes the connection, and no other caller."""
+        return self.widening.join(own, LONGEST_WIDENING) is own

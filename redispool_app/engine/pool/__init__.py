@@ -1,0 +1,1 @@
+"""Connection pools for event loops and for threads."""

@@ -1,0 +1,258 @@
+"""The connections of one event loop: one that is shared, and a pool of those that serve one caller at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import redis.asyncio
+from redis import exceptions as redis_exceptions
+from redis.event import AsyncAfterConnectionReleasedEvent
+
+from redispool_app.engine.connection.connection_async import abandon, cut
+from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_worn_out
+from redispool_app.engine.health.monitor import Monitor
+from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.multiplexer_async import Sharing
+from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.socket_look import has_ended
+from redispool_app.engine.runtime.stack_room import ensure_room
+from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, LoopWaiter
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+
+from .state import Lease, PoolState
+
+_FRESH = 0.001
+"""A connection that was given back within this many seconds is not asked whether it is still open."""
+
+
+class AsyncPool(redis.asyncio.ConnectionPool):
+    """redis-py's pool interface over a fair queue without a condition variable.
+
+    ``timeout`` is how long a caller waits for a connection, in seconds. Raises
+    ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
+    ``PoolTimeout`` after ``timeout``.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: Monitor,
+        max_connections: int,
+        max_waiting: int,
+        timeout: float,
+        sharing_limits: SharingLimits | None = None,
+        max_idle_time: float | None = None,
+        max_lifetime: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.monitor = monitor
+        self.timeout = timeout
+        self.sharing_limits = sharing_limits
+        self._sharing: Sharing | None = None
+        # The shared connection counts towards the limit.
+        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
+        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
+        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
+        self._max_idle_time = max_idle_time
+        self._max_lifetime = max_lifetime
+        self._shrinking: asyncio.TimerHandle | None = None
+        # redis-py renews credentials on this event.
+        self._dispatcher: Any = self._event_dispatcher
+        fork.register(self.after_fork_in_child)
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Borrow a connected connection; give it back with ``release``.
+
+        Raises ``RuntimeError`` on an event loop that existed before the process was forked.
+        """
+        fork.use_running_loop()
+        asked_at = monotonic()
+        pause = self.monitor.pause
+        while True:
+            self.monitor.gate()
+            if pause.is_on:
+                await pause.wait(self, self._gate)
+                continue
+            ensure_room()
+            lease, connection = Lease(self.state), None
+            try:
+                connection = self.state.take(lease) or await self._wait(lease)
+                if not pause.is_on:
+                    if self.state.closed:
+                        raise PoolClosed()
+                    await self.ready(connection)
+                    borrowed(connection, asked_at)
+                    return connection
+            except BaseException as error:
+                # It may have been interrupted between a command of the handshake and its reply.
+                if connection is not None:
+                    cut(connection)
+                self._put_back(lease, connection)
+                if isinstance(error, PoolQueueFull | PoolTimeout):
+                    self.monitor.exhausted(error)
+                raise
+            self._put_back(lease, connection)  # the next that waits for one goes the same way
+
+    def _gate(self) -> None:
+        self.monitor.gate()
+        if self.state.closed:
+            raise PoolClosed()
+
+    async def release(self, connection: Any) -> None:
+        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        if not mark[0]:
+            fork.renew()
+        lease = self.state.lease_of(connection)
+        if lease is None:
+            await connection.disconnect(nowait=True)
+            return
+        try:
+            if lease.slots:
+                given_back(connection)
+                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                    await connection.disconnect(nowait=True)
+                if has_listeners(self._dispatcher, AsyncAfterConnectionReleasedEvent, connection):
+                    event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
+                    await self._dispatcher.dispatch_async(event)
+        finally:
+            if self._put_back(lease, connection):
+                await connection.disconnect(nowait=True)
+
+    def _put_back(self, lease: Lease[Any], connection: Any) -> bool:
+        """Take the slot back; return whether the connection must be disconnected."""
+        try:
+            unwanted = self.state.put_back(lease, connection, here=True)
+        except BaseException:
+            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            raise
+        if (
+            self._shrinking is None
+            and self._max_idle_time is not None
+            and self.state.has_idle
+            and not self.state.closed
+        ):
+            self._shrinking = asyncio.get_running_loop().call_later(self._max_idle_time, self._shrink)
+        return unwanted
+
+    def take_at_once(self) -> Any:
+        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        return self.state.take_at_once(Lease(self.state))
+
+    async def ready(self, connection: Any) -> None:
+        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
+        if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
+            try:
+                is_fresh = monotonic() - connection._returned_at <= _FRESH
+                if not await connection.can_read() and (is_fresh or not has_ended(connection)):
+                    return
+            except (redis_exceptions.RedisError, OSError):
+                pass
+        if connection.is_connected:
+            await connection.disconnect(nowait=True)
+        await connection.connect()
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        if not mark[0]:
+            fork.renew()
+        if self._shrinking is not None:
+            self._shrinking.cancel()
+        state, deadline = self.state, monotonic() + timeout
+        idle = state.close()
+        self.monitor.pause.release(self)
+        waiter = LoopWaiter()
+        try:
+            state.drainers.append(waiter)
+            for connection in [*idle, *state.reclaim()]:
+                await connection.disconnect(nowait=True)
+            if self._sharing is not None:
+                await self._sharing.drain(timeout)
+            while state.in_use and (left := deadline - monotonic()) > 0:
+                await waiter.wait(min(left, LOOK_AGAIN))
+        finally:
+            state.drainers.remove(waiter)
+            # Also when the caller is cancelled: nothing else would cut them. What was given back just now is idle.
+            for connection in [*state.close(), *state.in_use]:
+                await connection.disconnect(nowait=True)
+
+    def abandon(self) -> None:
+        """Close every socket without the event loop, which is closed."""
+        if not mark[0]:
+            fork.renew()
+        if self._sharing is not None:
+            self._sharing.leave_loop()
+        connections = [*self.state.close(), *self.state.in_use]
+        self.state.forget()
+        abandon(connections)
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connections are the parent's, and so is the event loop that would serve the rest."""
+        self.state.after_fork_in_child()
+        self._shrinking = None
+
+    def reset(self) -> None:
+        """Forget all connections without closing them (redis-py's interface)."""
+        self.state.forget()
+
+    # The inherited methods walk these two, and the inherited ``__init__`` sets them.
+
+    async def re_auth_callback(self, token: Any) -> None:
+        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        self.monitor.retire_connections()
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return self.state.idle
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        pass
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self.state.in_use)
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None:
+        pass
+
+    async def _wait(self, lease: Lease[Any]) -> Any:
+        state, started = self.state, monotonic()
+        waiter = LoopWaiter()
+        try:
+            state.waiters.append(waiter)
+            state.check_room(waiter)
+            while True:
+                if state.waiters[0] is waiter or state.waiters[0].is_lost:  # one of all that wait is enough
+                    for lost in state.reclaim():
+                        cut(lost)
+                state.admit(here=True)  # a slot may have come before this caller was in the queue
+                left = started + self.timeout - monotonic()
+                woken = await waiter.wait(min(left, LOOK_AGAIN))
+                if state.closed:
+                    raise PoolClosed("The connection pool was closed while this caller waited.")
+                if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
+                    return connection
+                if left <= 0:
+                    raise PoolTimeout(
+                        f"No Redis connection became free within {monotonic() - started:.1f} s "
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                    )
+        finally:
+            state.leave(waiter, here=True)
+
+    def _shrink(self) -> None:
+        """Close what has lain idle too long, and look again while something is left."""
+        if not mark[0]:
+            fork.renew()
+        self._shrinking = None
+        longest = self._max_idle_time
+        if longest is None:
+            return
+        for connection in [*self.state.take_out_expired(longest), *self.state.reclaim()]:
+            cut(connection)
+        if (seconds := self.state.next_expiry(longest)) is not None:
+            self._shrinking = asyncio.get_running_loop().call_later(seconds, self._shrink)

@@ -1,0 +1,265 @@
+"""The blocking connections of a process: one that all threads share, and a pool of those that serve one at a time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from threading import get_ident
+from time import monotonic
+from typing import Any
+
+import redis
+from redis import exceptions as redis_exceptions
+from redis.event import AfterConnectionReleasedEvent
+
+from redispool_app.engine.connection.connection_sync import ObservedSync
+from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_worn_out
+from redispool_app.engine.health.monitor import Monitor
+from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.connection_sync import SharedSocket
+from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
+from redispool_app.engine.runtime import fork, idle_timer
+from redispool_app.engine.runtime.fork import mark
+from redispool_app.engine.runtime.nesting import serve_calls, waits_for_itself
+from redispool_app.engine.runtime.socket_look import has_unread
+from redispool_app.engine.runtime.stack_room import ensure_room
+from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
+from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+
+from .state import Lease, PoolState
+
+
+class SyncPool(redis.ConnectionPool):
+    """redis-py's pool interface over the same fair queue as ``AsyncPool``, for threads.
+
+    ``timeout`` is how long a caller waits for a connection, in seconds. Raises
+    ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
+    ``PoolTimeout`` after ``timeout``. A call that is nested in another one on the same thread (by a signal handler, a
+    finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``. The reserve is
+    not that of ``NestedCalls``, which says why.
+    """
+
+    _sharing: ThreadSharing | None = None
+
+    def __init__(
+        self,
+        *,
+        monitor: Monitor,
+        max_connections: int,
+        max_waiting: int,
+        timeout: float,
+        sharing_limits: SharingLimits | None = None,
+        max_idle_time: float | None = None,
+        max_lifetime: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The shared connection counts towards the limit.
+        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
+        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
+        self.sharing_limits = sharing_limits
+        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
+        self.monitor = monitor
+        self.timeout = timeout
+        self._max_idle_time = max_idle_time
+        self._max_lifetime = max_lifetime
+        # redis-py renews credentials on this event.
+        self._dispatcher: Any = self._event_dispatcher
+        fork.register(self.after_fork_in_child)
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Borrow a connected connection; give it back with ``release``."""
+        if not mark[0]:
+            fork.renew()
+        asked_at = monotonic()
+        pause = self.monitor.pause
+        while True:
+            self.monitor.gate()
+            if pause.is_on:
+                pause.wait_in_thread(self, self._gate)
+                continue
+            ensure_room()
+            lease, connection = Lease(self.state), None
+            try:
+                connection = self.state.take(lease)
+                if connection is None:
+                    nested = waits_for_itself()
+                    connection = self.state.take_reserve(lease) if nested else self._wait(lease)
+                if not pause.is_on:
+                    if self.state.closed:
+                        raise PoolClosed()
+                    self.ready(connection)
+                    borrowed(connection, asked_at)
+                    return connection
+            except BaseException as error:
+                # It may have been interrupted between a command of the handshake and its reply.
+                with suppress(Exception):
+                    if connection is not None:
+                        connection.disconnect()
+                self.state.put_back(lease, connection)
+                if isinstance(error, PoolQueueFull | PoolTimeout):
+                    self.monitor.exhausted(error)
+                raise
+            self._put_back(lease, connection)  # the next that waits for one goes the same way
+
+    def _gate(self) -> None:
+        self.monitor.gate()
+        if self.state.closed:
+            raise PoolClosed()
+
+    def release(self, connection: Any) -> None:
+        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        if not mark[0]:
+            fork.renew()
+        lease = self.state.lease_of(connection)
+        if lease is None:
+            connection.disconnect()
+            return
+        try:
+            if lease.slots:
+                given_back(connection)
+                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                    connection.disconnect()
+                if has_listeners(self._dispatcher, AfterConnectionReleasedEvent, connection):
+                    self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
+        finally:
+            self._put_back(lease, connection)
+
+    def _put_back(self, lease: Lease[Any], connection: Any) -> None:
+        try:
+            if self.state.put_back(lease, connection):
+                connection.disconnect()
+        except BaseException:
+            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            raise
+        if self._max_idle_time is not None and not self.state.closed:
+            idle_timer.watch(self)
+
+    def take_at_once(self) -> Any:
+        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        if not mark[0]:
+            fork.renew()
+        return self.state.take_at_once(Lease(self.state))
+
+    def make_connection(self) -> Any:
+        """Create a connection object; it connects on first use."""
+        return self.connection_class(**self.connection_kwargs)
+
+    def ready(self, connection: Any) -> None:
+        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
+        if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
+            try:
+                if not has_unread(connection):
+                    return
+            except (redis_exceptions.RedisError, OSError):
+                pass
+        if connection._sock is not None:
+            connection.disconnect()
+        connection.connect()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for a reply or holds a connection."""
+        return bool(self.state.in_use) or (self._sharing is not None and self._sharing.in_flight > 0)
+
+    def drain(self, timeout: float) -> None:
+        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it.
+
+        A signal handler does not wait for the call that it has interrupted.
+        """
+        if not mark[0]:
+            fork.renew()
+        state, deadline = self.state, monotonic() + timeout
+        idle = state.close()
+        self.monitor.pause.release(self)
+        for connection in idle:
+            connection.disconnect()
+        # Made here if nobody has, so that who comes late finds it closed.
+        if (sharing := thread_sharing_of(self)) is not None:
+            sharing.drain(timeout)
+        own = get_ident() if waits_for_itself(is_call=False) else None
+        waiter = ThreadWaiter()
+        try:
+            for connection in state.reclaim():
+                connection.disconnect()
+            state.drainers.append(waiter)
+            while state.lent_except_to(own) and (left := deadline - monotonic()) > 0:
+                waiter.wait(min(left, LOOK_AGAIN))
+        finally:
+            state.drainers.remove(waiter)
+        # What was given back at the moment of closing is idle.
+        for connection in [*state.close(), *state.in_use]:
+            connection.disconnect()
+        idle_timer.forget(self)
+
+    def reset(self) -> None:
+        """Forget all connections without closing them (redis-py's interface)."""
+        super().reset()
+        self.state.forget()
+
+    # The inherited methods walk these two, and ``reset`` sets them.
+
+    def re_auth_callback(self, token: Any) -> None:
+        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        self.monitor.retire_connections()
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return self.state.idle
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        pass
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self.state.in_use)
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None:
+        pass
+
+    def _checkpid(self) -> None:
+        """Nothing to do: see ``after_fork_in_child``."""
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the connections are the parent's, and the threads that hold or await one are not here."""
+        self.state.after_fork_in_child()
+
+    def close_idle(self) -> float | None:
+        """Close what has been idle for longer than ``max_idle_time``, and what its borrower has lost.
+
+        Return the seconds until the next is due; None when nothing is idle.
+        """
+        if self._max_idle_time is None:
+            return None
+        for connection in [*self.state.take_out_expired(self._max_idle_time), *self.state.reclaim()]:
+            connection.disconnect()
+        return self.state.next_expiry(self._max_idle_time)
+
+    def _wait(self, lease: Lease[Any]) -> Any:
+        state, waiter = self.state, ThreadWaiter()
+        deadline = monotonic() + self.timeout
+        try:
+            state.waiters.append(waiter)
+            state.check_room(waiter)
+            while True:
+                if state.waiters[0] is waiter:  # one of all that wait is enough
+                    for connection in state.reclaim():
+                        connection.disconnect()
+                state.admit()  # a slot may have come before this caller was in the queue
+                left = deadline - monotonic()
+                woken = waiter.wait(min(left, LOOK_AGAIN))
+                if state.closed:
+                    raise PoolClosed("The connection pool was closed while this caller waited.")
+                if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
+                    return connection
+                if left <= 0:
+                    raise PoolTimeout(
+                        f"No Redis connection became free within {self.timeout:.1f} s "
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                    )
+        finally:
+            state.leave(waiter)
+
+
+# Below a call that is not nested none of these is on the stack.
+serve_calls(SyncPool, ObservedSync, SharedSocket, ThreadSharing)

@@ -1,0 +1,1 @@
+"""Counters, histograms, the slow log and OpenTelemetry."""

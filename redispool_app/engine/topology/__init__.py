@@ -1,0 +1,1 @@
+"""All connections of one process to one server."""

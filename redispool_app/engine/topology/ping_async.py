@@ -1,0 +1,106 @@
+"""One real PING, through the pool that callers use where it can be had, within one deadline.
+
+A check of a server that is not known to be healthy also asks what kind of server it is, in the same round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine.health.faults import FaultKind
+from redispool_app.engine.health.monitor import Monitor
+from redispool_app.engine.health.server_mode import (
+    CLUSTER_NODES,
+    HELLO,
+    PING,
+    check_ping,
+    check_slots,
+    is_in_cluster_mode,
+)
+from redispool_app.engine.multiplex.multiplexer_async import sharing_of
+from redispool_app.engine.pool.pool_async import AsyncPool
+
+from .ping_target import _Replies, _speaks_http, _time_for_strangers, _warn
+
+
+async def ping(pool: AsyncPool, timeout: float) -> float:
+    """PING on a connection of ``pool``, or beside it when it is exhausted; return the round trip in seconds.
+
+    Raises redis-py's errors, ``TimeoutError`` after ``timeout`` seconds included.
+    """
+    aside = _time_for_strangers(pool, timeout)
+    try:
+        async with asyncio.timeout(timeout - aside):
+            return await _ping_through(pool)
+    except TimeoutError as error:
+        if aside and await asyncio.to_thread(_speaks_http, pool, aside):
+            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
+        sharing = sharing_of(pool)
+        cause = await sharing.give_up_connecting() if sharing is not None else None
+        raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from cause or error
+
+
+async def _ping_through(pool: AsyncPool) -> float:
+    sharing = sharing_of(pool)
+    if sharing is not None:
+        return await _ask(pool.monitor, sharing.probe)
+    connection = pool.take_at_once()
+    if connection is None:
+        # All are in use, perhaps by commands that block: that says nothing about the server.
+        return await _ping_on_new(pool)
+    try:
+        was_connected = connection.is_connected
+        await pool.ready(connection)
+        return await _ping(connection, pool)
+    except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
+        # An idle connection may have died unnoticed: only a new one tells about the server.
+        if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
+            raise
+        await connection.disconnect(nowait=True)
+    finally:
+        await pool.release(connection)
+    return await _ping_on_new(pool)
+
+
+async def _ping_on_new(pool: AsyncPool) -> float:
+    connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()
+        return await _ping(connection, pool)
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def _ping(connection: Any, pool: AsyncPool) -> float:
+    async def exchange(packed: bytes, wanted: int) -> _Replies:
+        await connection.send_packed_command([packed], check_health=False)
+        replies: _Replies = []
+        for _ in range(wanted):
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except redis_exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    return await _ask(pool.monitor, exchange)
+
+
+async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[_Replies]]) -> float:
+    """Carry out a check by ``exchange``, which returns errors as values; return the first round trip in seconds."""
+    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
+    started = perf_counter()
+    replies = await (exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1))
+    latency = perf_counter() - started
+    check_ping(replies[0])
+    if asks_mode:
+        is_clustered = is_in_cluster_mode(replies[1])
+        if is_clustered:
+            (nodes,) = await exchange(CLUSTER_NODES, 1)
+            check_slots(nodes, was_moved=monitor.was_moved)
+        _warn(monitor, replies[1], is_clustered)
+    return latency

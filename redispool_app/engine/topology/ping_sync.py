@@ -1,0 +1,101 @@
+"""The health check's PING for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic, perf_counter
+from typing import Any
+
+from redis import exceptions as redis_exceptions
+
+from redispool_app.engine.connection.deadline_sync import shortened
+from redispool_app.engine.health.faults import FaultKind
+from redispool_app.engine.health.monitor import Monitor
+from redispool_app.engine.health.server_mode import (
+    CLUSTER_NODES,
+    HELLO,
+    PING,
+    check_ping,
+    check_slots,
+    is_in_cluster_mode,
+)
+from redispool_app.engine.multiplex.multiplexer_sync import thread_sharing_of
+from redispool_app.engine.pool.pool_sync import SyncPool
+
+from .ping_target import _Replies, _speaks_http, _time_for_strangers, _warn
+
+
+def ping_sync(pool: SyncPool, timeout: float) -> float:
+    """The same for threads; a connection's own timeouts are shortened to what is left of ``timeout``."""
+    aside = _time_for_strangers(pool, timeout)
+    try:
+        return _ping_through_sync(pool, monotonic() + timeout - aside)
+    except redis_exceptions.TimeoutError as error:
+        if aside and _speaks_http(pool, aside):
+            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
+        raise
+
+
+def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
+    sharing = thread_sharing_of(pool)
+    if sharing is not None:
+        return _ask_sync(pool.monitor, lambda packed, wanted: sharing.probe(packed, wanted, deadline))
+    connection = pool.take_at_once()
+    if connection is None:
+        return _ping_on_new_sync(pool, deadline)
+    try:
+        was_connected = connection._sock is not None
+        with shortened(connection, deadline):
+            pool.ready(connection)
+            return _ping_sync(connection, deadline, pool)
+    except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
+        if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
+            raise
+        connection.disconnect()
+    finally:
+        pool.release(connection)
+    return _ping_on_new_sync(pool, deadline)
+
+
+def _ping_on_new_sync(pool: SyncPool, deadline: float) -> float:
+    connection = pool.make_connection()
+    try:
+        with shortened(connection, deadline):
+            connection.connect()
+            return _ping_sync(connection, deadline, pool)
+    finally:
+        connection.disconnect()
+
+
+def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
+    def exchange(packed: bytes, wanted: int) -> _Replies:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise redis_exceptions.TimeoutError("The health check's time was used up by connecting")
+        connection._sock.settimeout(left)
+        connection.send_packed_command([packed], check_health=False)
+        replies: _Replies = []
+        for _ in range(wanted):
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except redis_exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    return _ask_sync(pool.monitor, exchange)
+
+
+def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], _Replies]) -> float:
+    """The twin of ``_ask``."""
+    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
+    started = perf_counter()
+    replies = exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1)
+    latency = perf_counter() - started
+    check_ping(replies[0])
+    if asks_mode:
+        is_clustered = is_in_cluster_mode(replies[1])
+        if is_clustered:
+            (nodes,) = exchange(CLUSTER_NODES, 1)
+            check_slots(nodes, was_moved=monitor.was_moved)
+        _warn(monitor, replies[1], is_clustered)
+    return latency

@@ -1,0 +1,1 @@
+"""Reads what the server says about itself: INFO, CLIENT LIST and SLOWLOG."""

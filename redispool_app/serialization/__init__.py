@@ -1,0 +1,1 @@
+"""Serializers and compression for cached and stored values."""

@@ -1,0 +1,1 @@
+"""The status page of the admin: its data, its event stream, its tables and its actions."""

@@ -1,0 +1,1 @@
+"""Tests of counters, histograms and logs."""

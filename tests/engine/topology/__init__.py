@@ -1,0 +1,1 @@
+"""Tests of pool sets, event loops and server modes."""

@@ -1,5 +1,0 @@
-"""The laboratory's proxy, under the name by which the tests of the engine know it."""
-
-from .lab.proxy import Proxy
-
-__all__ = ["Proxy"]
