@@ -21,8 +21,22 @@ class RedisPoolAppConfig(AppConfig):
         from .redis_pool import RedisConnectionManager
 
         RedisConnectionManager()
+        self._publish()
         self._export_metrics()
         setting_changed.connect(_on_setting_changed, dispatch_uid="redispool_app")
+
+    @staticmethod
+    def _publish() -> None:
+        from . import redis_pool
+        from .workers import publisher
+
+        for hooks, hook in (
+            (redis_pool.on_pool_built, publisher.ensure),
+            (redis_pool.on_connection_opened, publisher.opened),
+            (redis_pool.on_settings_reloaded, publisher.forget),
+        ):
+            if hook not in hooks:
+                hooks.append(hook)
 
     @staticmethod
     def _export_metrics() -> None:

@@ -33,11 +33,20 @@ from .engine.topology.event_loops import LoopClient
 from .engine.topology.settings import PoolSettings
 from .engine.topology.standalone import PoolSet
 from .exceptions import PoolClosed
-from .workers import publisher
 
 __all__ = ["RedisConnectionManager", "get_managers", "redis_connection_manager"]
 
 logger = logging.getLogger("redispool_app.pool")
+
+Hook = Callable[["RedisConnectionManager"], object]
+
+on_pool_built: list[Hook] = []
+"""Called with a manager whose pool set was built. These three lists are filled by ``AppConfig.ready``; a hook of them
+does no I/O and raises nothing."""
+on_connection_opened: list[Hook] = []
+"""Called with a manager when one of its connections was opened."""
+on_settings_reloaded: list[Hook] = []
+"""Called with a manager that has forgotten its settings and its totals."""
 
 
 class RedisConnectionManager:
@@ -425,7 +434,7 @@ class RedisConnectionManager:
             settings_read, config = self._settings_read, get_config(self.alias)
             own = PoolSet(self._settings_for(self.alias, config), self._announcer)
             # A forked child, or code that keeps a client, may use the pool without asking its manager.
-            own.monitor.on_opened = partial(publisher.opened, self)
+            own.monitor.on_opened = partial(_call, on_connection_opened, self)
             by_loop, health = own.loops.by_loop, own.health
             if self._closed:
                 health.forget(closed=True)
@@ -435,7 +444,7 @@ class RedisConnectionManager:
             pool_set = self._pool_set
             if pool_set is own:
                 self._announcer.created(config.masked_url)
-        publisher.ensure(self)
+        _call(on_pool_built, self)
         return pool_set
 
     def _known(self) -> PoolSet | None:
@@ -488,7 +497,7 @@ class RedisConnectionManager:
         pool_set, was_closed = self._pool_set, self._closed
         self._settings_read, self._closed = settings_read, False
         self._known_config, self._by_loop, self._health, self._pool_set = None, {}, None, None
-        publisher.forget(self)
+        _call(on_settings_reloaded, self)
         if pool_set is not None:
             pool_set.monitor.close()
             pool_set.drain_sync(0)
@@ -507,6 +516,11 @@ class RedisConnectionManager:
 
     def _after_fork_in_child(self) -> None:
         self._lock_without_loop = Lock()
+
+
+def _call(hooks: list[Hook], manager: RedisConnectionManager) -> None:
+    for hook in hooks:
+        hook(manager)
 
 
 def get_managers() -> list[RedisConnectionManager]:

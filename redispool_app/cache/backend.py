@@ -32,6 +32,9 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
     its entry of ``CACHES`` is an ``ImproperlyConfigured`` at first use, and an error of the system checks.
     """
 
+    uses_redis_pool = True
+    """Tells ``conf.cache_pools``, which stands below this module, that the class is a cache of this app."""
+
     def __init__(self, location: Any, params: dict[str, Any]) -> None:
         self._setup = setup = setup_for(location, params)
         # Django's own would raise for a faulty one of these; ours tells at first use.

@@ -17,8 +17,7 @@ from django.utils.module_loading import import_string
 
 from .cache_options import find_problems, is_url, pool_keys, single_location
 from .config import DEFAULT_ALIAS, RedisPoolConfig
-from .registry import get_config
-from .settings import own_aliases
+from .settings import own_aliases, own_config
 from .url import ConnectionURL
 
 _BACKENDS = frozenset(("redispool_app.cache.RedisPoolCache", "redispool_app.cache.backend.RedisPoolCache"))
@@ -44,9 +43,7 @@ def _is_ours(backend: Any) -> bool:
         found = import_string(backend)
     except Exception:
         return False  # which Django reports
-    from redispool_app.cache.backend import RedisPoolCache
-
-    return isinstance(found, type) and issubclass(found, RedisPoolCache)
+    return isinstance(found, type) and getattr(found, "uses_redis_pool", False) is True
 
 
 def configured() -> list[str]:
@@ -88,7 +85,7 @@ def _wanted() -> Iterator[dict[str, Any]]:
 def _alias_for(config: RedisPoolConfig, mapping: dict[str, Any]) -> str:
     for alias in own_aliases():
         try:
-            own = get_config(alias)
+            own = own_config(alias)
         except ImproperlyConfigured:
             continue  # which the checks report
         if _address(own) == _address(config) and _agrees(own, config):

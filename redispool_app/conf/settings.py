@@ -38,6 +38,21 @@ def own_aliases() -> list[str]:
     return sorted(pools, key=lambda alias: (alias != DEFAULT_ALIAS, alias))
 
 
+def is_own_alias(alias: Any) -> bool:
+    """Whether ``REDIS_POOL`` has a pool of this alias."""
+    return alias in _pools()[0]
+
+
+def own_config(alias: str) -> RedisPoolConfig:
+    """Return the configuration of an alias for which ``is_own_alias`` is true. Raises ``ImproperlyConfigured``."""
+    pools, place = _pools()
+    pool = pools[alias]
+    _raise_first(_find_alias_problems(alias))
+    _raise_first(find_pool_problems(pool, place.format(alias)))
+    config = pool if isinstance(pool, RedisPoolConfig) else RedisPoolConfig.from_mapping(pool, alias)
+    return config.effective()
+
+
 def get_problems() -> list[Problem]:
     """Return every fault in ``settings.REDIS_POOL``, for the system checks. Never raises."""
     pools, place = _pools()
