@@ -1,1 +1,1 @@
-"""One connection that many callers share."""
+"""Multiplexing: one connection that many callers share."""

@@ -1,4 +1,4 @@
-"""What the sharing of one connection decides alike for an event loop and for threads; no I/O and no waiting."""
+"""Rules of a shared connection that are the same for event loops and for threads. No I/O and no waiting."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ logger = logging.getLogger("redispool_app.pool")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharingLimits:
-    """What one shared connection carries; sizes in bytes, times in seconds."""
+    """Limits of one shared connection. Sizes are in bytes, times in seconds."""
 
     max_in_flight: int = 20_000
     max_in_flight_bytes: int = 64 * 1024 * 1024
     max_waiting: int = 20_000
     max_shared_bytes: int = 1024 * 1024
-    """A command or unit above this size travels on a connection of its own."""
+    """A command or pipeline above this size uses a dedicated connection."""
     max_connections: int = 4
-    """So many connections may be shared at most, while one is stalled; normally there is one."""
+    """Maximum number of shared connections while one is stalled. Normally there is one."""
     retry_writes: bool = False
     backoff_base: float = 0.05
     backoff_cap: float = 1.0
     surely_room: int = field(init=False)
-    """Below so many callers there is room for another, of whatever size: nobody needs to count bytes."""
+    """Below this number of callers there is room for another one of any size, so bytes need not be counted."""
 
     def __post_init__(self) -> None:
         largest = max(1, self.max_shared_bytes)
@@ -58,72 +58,77 @@ class SharingLimits:
 _DEFAULT_LIMITS = SharingLimits()
 
 _MOST_RESENT = 3
-"""A command that was lost after being written is sent again so often: perhaps it is what ends the connections."""
+"""How often a command that was written and lost is sent again. The command itself may be what ends the connections."""
 
 _WHOLE = 0.9
-"""Silence for such a part of a time-out counts as the whole: another shared connection, made while this one was
-stalled, may have been answered a moment after this one was."""
+"""Silence for this share of a timeout counts as the whole timeout.
+
+A second shared connection, made during the stall, may have been answered a moment after the stalled one.
+"""
 
 _SHOWN_FOR = 10.0
-"""For so many seconds after a write has timed out it is shown that writes are held back."""
+"""Seconds for which the status shows that writes are held back, after a write has timed out."""
 
 FAILURES = (redis_exceptions.RedisError, OSError, PoolClosed)
-"""What connecting raises by itself; the rest comes from outside, or from code of others, such as credentials."""
+"""Errors of connecting itself.
+
+Any other exception comes from outside, or from foreign code such as a credential provider.
+"""
 
 _FINAL = (ReplyTimeoutError, ReplyTooLargeError)
-"""Losses after which no other try can help."""
+"""Losses after which no other attempt can help."""
 
 
 def limits_of(pool: Any) -> SharingLimits | None:
-    """Return what may be shared of ``pool``; None where every command has a connection of its own."""
+    """Return what callers of ``pool`` may share; None if every command needs a dedicated connection."""
     limits: SharingLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
-    # With a single connection allowed, the one must be free for what cannot share.
+    # If the pool may have only one connection, keep it for commands that cannot share.
     if pool.max_connections < 2 or pool.connection_kwargs.get("parser_class") is not None:
         return None
-    # Client-side caching lives in connections of its own.
+    # Client-side caching needs its own connections.
     return None if getattr(pool, "cache", None) is not None else limits
 
 
 @dataclass(slots=True)
 class Request:
-    """What one caller sends, and what its attempts have used up; times in monotonic seconds.
+    """What one caller sends, and what its attempts have used up. Times are in monotonic seconds.
 
-    Each attempt is three steps: *admit* waits until the caller may send and returns a connection, *send* sends the
-    request there and waits for the reply, *judge* decides what a lost reply means: another attempt, or an exception.
+    Each attempt has three steps. *Admit* waits until the caller may send, and returns a connection. *Send* sends the
+    request on it and waits for the reply. *Judge* decides after a lost reply: another attempt, or an exception.
     """
 
     packed: bytes
     commands: int
-    """How many commands a unit has; 0 for a single command, whose reply is not a list."""
+    """Number of commands in a pipeline; 0 for a single command, whose reply is not a list."""
     reads: bool
-    """Whether the request only reads, so that it may be sent again after it was written."""
+    """Whether the request only reads. It may then be sent again after it was written."""
     started: float
     """When the caller asked."""
     deadline: float
     decode: bool | Sequence[bool] = False
-    """Which replies are decoded as text; used on event loops only."""
+    """Which replies are decoded as text. Used on event loops only."""
     resent: int = 0
     """How often the request was sent again after it had been written."""
     sent_at: float = math.inf
-    """When the last attempt sent it."""
+    """When the last attempt sent the request."""
     was_refused: bool = False
-    """Whether the server has answered READONLY to it."""
+    """Whether the server has answered READONLY to the request."""
     looks_up: bool = False
-    """Whether the name is to be looked up before it is sent again."""
+    """Whether the host name must be looked up before the request is sent again."""
 
     @property
     def sent(self) -> tuple[bytes, int]:
-        """The packed bytes, and how many commands they are."""
+        """The packed bytes, and the number of commands in them."""
         return self.packed, self.commands or 1
 
     def was_held_back(self, seconds: float) -> None:
-        """Do not count the time that a pause of the pool took."""
+        """Leave the time of a pool pause out of the measured time."""
         self.started += seconds
         self.deadline += seconds
 
 
 class SharingRules:
-    """The state of a shared connection that does not depend on how its callers wait."""
+    """State of a shared connection that does not depend on how its callers wait."""
 
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         self.pool = pool
@@ -145,10 +150,10 @@ class SharingRules:
         self._failures = 0
         self._not_before = 0.0
         self._accident: BaseException | None = None
-        """The first exception of other code that has ended an attempt since the last connection was made."""
+        """The first exception of foreign code that ended an attempt since the last connection was made."""
 
     def gate(self) -> None:
-        """Raise ``PoolClosed`` or ``RedisUnavailable`` for a caller that must not go on."""
+        """Raise ``PoolClosed`` or ``RedisUnavailable`` if the caller must not go on."""
         if self.closed:
             raise PoolClosed()
         if self.monitor is not None:
@@ -160,20 +165,24 @@ class SharingRules:
         return self.monitor is not None and self.monitor.pause.is_on
 
     def note_slow(self, request: Request) -> None:
-        """Remember a caller whose wait before it was sent made it slow; of what came then its connection knows."""
+        """Record a caller that was slow because it waited before sending.
+
+        The connection records the time after that.
+        """
         now, threshold = monotonic(), self.slow_commands.threshold
         if now - request.started >= threshold > now - request.sent_at:
             self.slow_commands.note_all([request.sent], now - request.started)
             tell_all(self.slow_commands.untold)
 
     def judge(self, request: Request, error: FailedCommandError) -> None:
-        """Return if the request is to be sent again; else raise what its caller should know."""
+        """Return if the request should be sent again; otherwise raise the exception for its caller."""
         if isinstance(error, redis_exceptions.ReadOnlyError):
             self._judge_refusal(request, error)
             return
         if isinstance(error, StalledError) and not self.closed and monotonic() < request.deadline:
-            return  # it only reads, and nothing was lost
-        # A time-out has used the deadline up, a reply without room will find none, a closed connection carries nothing.
+            return  # the request only reads, and nothing was lost
+        # After a timeout the deadline is over. A reply that did not fit in memory will not fit again. A closed
+        # connection takes no commands.
         over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
         verdict = decide(
             written=error.written,
@@ -182,7 +191,7 @@ class SharingRules:
             deadline=-math.inf if over else request.deadline,
             budget=self.budget,
         )
-        # No lock: neither another thread nor a signal handler can run within a statement without a call.
+        # No lock: no other thread or signal handler can run within a statement that makes no call.
         self.statistics.retries += verdict is Verdict.AGAIN
         self.statistics.unknown += verdict is Verdict.UNKNOWN
         if verdict is Verdict.AGAIN:
@@ -197,7 +206,7 @@ class SharingRules:
         raise redis_exceptions.ConnectionError(str(error)) from error
 
     def _judge_refusal(self, request: Request, error: redis_exceptions.ReadOnlyError) -> None:
-        """A command was not carried out: once it is sent again, on a new connection if that may be made."""
+        """The server refused a command. Send it again once, on a new connection if one may be made."""
         if request.was_refused or not is_refusal(error):
             if request.was_refused:
                 self.read_only.refused_again(error)
@@ -208,9 +217,9 @@ class SharingRules:
         request.looks_up = not self.replace_if_due()
 
     def replace_if_due(self) -> bool:
-        """What the server refused is to be sent again: on a new connection, if that may be made.
+        """Decide how to resend a refused command. Return True if a new connection is made for it.
 
-        Return whether it is; if not, the name is looked up first.
+        If False, the host name is looked up first.
         """
         self.statistics.retries += 1
         if self.read_only.may_replace():
@@ -219,29 +228,39 @@ class SharingRules:
         return False
 
     def replace(self) -> None:
-        """Give the connection no new commands: what is due comes in, then it closes. The next command makes another."""
+        """Send no new commands on the connection.
+
+        It closes after its last pending reply. The next command makes a new one.
+        """
         raise NotImplementedError
 
     def count_unknown(self) -> None:
-        """Count a write whose reply was lost on a connection of its own."""
+        """Count a write whose reply was lost on a dedicated connection."""
         self.statistics.unknown += 1
 
     def may_connect_again(self, error: redis_exceptions.ConnectionError, deadline: float) -> bool:
-        """Nothing was written, so a caller with time left waits for the next attempt, unless it is known to be vain."""
+        """Nothing was written. A caller with time left waits for the next attempt, unless it cannot succeed."""
         if self.closed or monotonic() >= deadline or isinstance(error, redis_exceptions.AuthenticationError):
             return False
         if self.monitor is not None:
             return not self.monitor.is_refusing
-        # Without a manager redis-py's own policy has been followed; only a cut during the handshake is no verdict.
+        # Without a manager redis-py's own policy has been followed. Only a cut during the handshake leaves the health
+        # unknown.
         return self._says_closed(error)
 
     def was_cut(self, error: redis_exceptions.ConnectionError) -> bool:
-        """Whether somebody closed a connection, perhaps only this one: the server's health needs another try."""
+        """Whether the connection was closed from outside.
+
+        Other connections may be fine, so the health check needs another try.
+        """
         lost = isinstance(error, ConnectionLostError)
         return not self.closed and (lost or self._says_closed(error))
 
     def may_probe_again(self, error: redis_exceptions.ConnectionError, cuts: int, began: float) -> bool:
-        """Whether a check that was cut goes on: the second time only if the server has answered others meanwhile."""
+        """Whether a check goes on after a cut.
+
+        The second time it does so only if the server has answered others meanwhile.
+        """
         lives = self.monitor is not None and self.monitor.health.last_reply > began
         return self.was_cut(error) and cuts <= 1 + lives
 
@@ -250,7 +269,7 @@ class SharingRules:
         return classify(error, "", speaks_tls=opened > 0).kind is FaultKind.CLOSED
 
     def too_many(self, in_flight: int, waiting: int) -> PoolQueueFull:
-        """Count and return the refusal of a caller for whom there is no room even to wait."""
+        """Count and return the refusal of a caller when the wait queue is full."""
         self.statistics.refused += 1
         refusal = PoolQueueFull(
             f"{in_flight} commands are in flight and {waiting} callers wait: "
@@ -260,7 +279,7 @@ class SharingRules:
         return refusal
 
     def no_room(self) -> PoolTimeout:
-        """Count and return the refusal of a caller that waited for room in vain."""
+        """Count and return the refusal of a caller that waited for room without success."""
         refusal = PoolTimeout(f"No room on the shared Redis connection within {self.timeout} s.")
         self._exhausted(refusal)
         return refusal
@@ -276,7 +295,7 @@ class SharingRules:
         return self._not_before - monotonic()
 
     def attempt_at_once(self) -> None:
-        """Let the next attempt begin now: the server may be up again."""
+        """Allow the next attempt at once: the server may be up again."""
         self._not_before = 0.0
 
     def attempt_failed(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
@@ -291,7 +310,7 @@ class SharingRules:
             self.statistics.reconnects += 1
 
     def too_late(self, waited: float) -> redis_exceptions.TimeoutError:
-        """Return the exception of a caller that has waited so many seconds for somebody's attempt to connect."""
+        """Return the exception for a caller that has waited this many seconds for a shared attempt to connect."""
         error = redis_exceptions.TimeoutError("Timeout connecting to server")
         long, kwargs = max(0.05, waited / 2), self.pool.connection_kwargs
         error.__cause__ = dns.unanswered(kwargs.get("host"), long) or credentials.unanswered(
@@ -306,11 +325,11 @@ class SharingRules:
         return None if self.tokens is None else self.tokens.latest
 
     def use_token(self, token: Any) -> None:
-        """Log in with a new token on the shared connection, in place. Called in any thread; must not wait."""
+        """Log in with a new token on the open shared connection. May be called in any thread; must not wait."""
         raise NotImplementedError
 
     def login_failed(self, error: Any) -> None:
-        """The server has refused a new token: the connection is replaced by one with credentials of its own."""
+        """The server refused a new token. Replace the connection by one that asks for its own credentials."""
         extra = {"pool": getattr(self.monitor, "alias", None), "fault_kind": "auth"}
         text = "Redis refused a new token (%s): the shared connection is replaced."
         tell(logger.warning, text, type(error).__name__, extra=extra)
@@ -318,7 +337,7 @@ class SharingRules:
     # What the connection reports.
 
     def report_error(self, error: Exception) -> None:
-        """The server answered with an error. Some concern every caller: LOADING, NOAUTH."""
+        """The server answered with an error. Some errors concern every caller, such as LOADING and NOAUTH."""
         if is_refusal(error):
             self.read_only.refused_at = monotonic()
         if self.monitor is None:
@@ -332,10 +351,10 @@ class SharingRules:
     def report_loss(
         self, error: BaseException, oldest: float | None, *, was_passed: bool = False, held_back: bool = False
     ) -> None:
-        """The connection ended; ``oldest``: when the caller that waited longest asked, None if no caller waited.
+        """The connection ended. ``oldest`` is when the longest waiting caller asked, None if no caller waited.
 
-        ``was_passed``: the server answered on another connection while this one was stalled. So a time-out is a reason
-        to check, but no proof of an outage. ``held_back``: it has answered there a moment ago, and holds writes back.
+        ``was_passed``: the server answered on another connection while this one was stalled. A timeout is then a reason
+        to check, but no proof of an outage. ``held_back``: the server has just answered there, and holds writes back.
         """
         if self.monitor is None:
             return
@@ -354,9 +373,9 @@ class SharingRules:
             self._left_untold()
 
     def _left_untold(self) -> None:
-        """Called where something may have been left to be told, which the connection may not do: it holds roles."""
+        """Called when a connection may have left reports in ``untold``. It cannot deliver them while it holds roles."""
 
 
 def is_silent(connection: Any, since: float) -> bool:
-    """Whether nobody waits on a connection, on which nothing has come after ``since`` (monotonic seconds)."""
+    """Whether no caller waits on a connection that has received nothing since ``since`` (monotonic seconds)."""
     return bool(connection.in_flight == 0 and connection.last_received <= since)

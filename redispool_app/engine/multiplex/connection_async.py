@@ -1,12 +1,14 @@
 """One connection that all coroutines of an event loop share.
 
-redis-py connects and authenticates; then this protocol takes over the transport. Mutable state: ``_gathered``, the
-commands of the running tick, ``_held``, what the transport could not take yet, and ``_due``, what was written and is
-still to be answered, in order. Every change of state is a plain function: nothing can be cancelled half-way.
+redis-py connects and authenticates. Then this protocol takes over the transport. Its mutable state has three parts.
+``_gathered`` holds the commands of the running tick. ``_held`` holds what the transport could not take yet. ``_due``
+holds what was written and has no reply yet, in order. Every state change is a plain function, so that no cancellation
+can interrupt it.
 
-Other code can run, and can raise, between any two bytecodes: signal handlers, finalizers, ``MemoryError``. So a command
-is gathered by one C call; nothing changes before the bytes that are to be written are ready; what raises after that,
-or while replies are handed out, closes the connection; and what an interrupt prevented is done by the next look.
+Other code can run, and can raise, between any two bytecodes: signal handlers, finalizers, ``MemoryError``. Four rules
+follow from that. One C call gathers a command. No state changes before the bytes to write are ready. An exception after
+that point, or while replies are handed out, closes the connection. The next periodic check repeats what an interrupt
+has prevented.
 """
 
 from __future__ import annotations
@@ -34,20 +36,21 @@ from .request_async import Batch, Unit, done, sealed, units_in, without_leavers
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
 _EARLY = 3 * 32
-"""A tick with more than 32 commands (three entries each) writes before its end: the server works beside it."""
+"""A tick with more than 32 commands (three entries each) writes before its end, so that the server can begin to work.
+"""
 
 _FRESH = 0.001
-"""A connection that spoke within this many seconds is not asked whether it is still open."""
+"""A connection that received data within this many seconds is not checked for a closed peer."""
 
 _MOST_POSTPONED = 3
-"""Turns of the event loop after which it has read what had come before a write."""
+"""Number of event loop iterations after which the loop has read what arrived before a write."""
 
 _BUFFER = 256 * 1024
-"""Bytes that are read at once, as many as asyncio reads."""
+"""Bytes per read; the same number as in asyncio."""
 
 
 class SharedConnection(WatchedConnection):
-    """A redis-py connection whose transport many callers write to and whose replies each get their own."""
+    """A redis-py connection whose transport carries the commands of many callers. Each caller gets its own reply."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -64,16 +67,16 @@ class SharedConnection(WatchedConnection):
         if stream.at_eof() or self._transport.is_closing():
             self._loop.call_soon(self.connection_lost, None)
 
-    # What callers ask.
+    # Methods for callers.
 
     def send(self, packed: bytes, decode: bool) -> asyncio.Future[Any]:
-        """Send one packed command with the others of this tick; the future brings its reply or its error."""
+        """Send one packed command with the others of this tick. The returned future gets its reply or its error."""
         future: asyncio.Future[Any] = self._create_future()
         try:
             if self._tick_end is None:
                 self._begin_tick()
             gathered = self._gathered
-            gathered += future, packed, decode  # one step: all three are in, or none
+            gathered += future, packed, decode  # one step: all three entries are appended, or none
             self.in_flight += 1
             self.bytes_in_flight += len(packed)
             if len(gathered) >= _EARLY:
@@ -85,16 +88,16 @@ class SharedConnection(WatchedConnection):
         return future
 
     def send_unit(self, packed: bytes, decode: Sequence[bool], quiet: bool = False) -> asyncio.Future[list[Any]]:
-        """Send several packed commands as one unit; ``decode`` has an entry for each reply.
+        """Send several packed commands together; ``decode`` has an entry for each reply.
 
-        Errors among the replies to a ``quiet`` unit are reported to nobody.
+        Errors among the replies to a ``quiet`` request are not reported to the monitor.
         """
         future: asyncio.Future[list[Any]] = self._create_future()
         try:
             if self._tick_end is None:
                 self._begin_tick()
             elif (now := monotonic()) > self._looks_until:
-                self._begin_looking(now)  # the end of the tick was lost, and the looks that would have noticed it
+                self._begin_looking(now)  # the end-of-tick callback was lost, and so were the periodic checks
             unit = Unit(self._tick, future, packed, decode, quiet)
             self._unit_marks.append(None)
             gathered = self._gathered
@@ -118,7 +121,7 @@ class SharedConnection(WatchedConnection):
         self._tick_end = self._loop.call_soon(self._flush, True)
 
     def limit(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> asyncio.TimerHandle:
-        """Let the caller of ``future`` wait no longer than until ``deadline``, which is before this connection's."""
+        """Shorten the wait of ``future`` to ``deadline``, which is before this connection's own."""
         return self._loop.call_later(max(0.0, deadline - monotonic()), self._end_wait, future, deadline, sent)
 
     def _end_wait(self, future: asyncio.Future[Any], deadline: float, sent: tuple[bytes, int]) -> None:
@@ -128,13 +131,13 @@ class SharedConnection(WatchedConnection):
             self._time_out([future], deadline - (self.timeout or 0.0), written=not unsent)
             self._note_slow([([sent], self.timeout or 0.0)])
 
-    # Writing: once per tick, or for each 32 commands of a long one.
+    # Writing: once per tick, or after every 32 commands in a long tick.
 
     def _flush(self, ends_tick: bool = False) -> None:
         if ends_tick:
             self._tick_end = None
         if self._flushing:
-            return  # asked for by code that interrupted a flush: the end of the tick sends it
+            return  # called by code that interrupted a flush: the end of the tick sends it
         if not mark[0]:
             fork.renew()
         committed = False
@@ -147,7 +150,8 @@ class SharedConnection(WatchedConnection):
             size = len(gathered)
             if not size and not self._held:
                 return
-            # A closing transport drops what it is given: that stays here until ``connection_lost`` comes.
+            # A closing transport drops what is written to it. So the data stays here until ``connection_lost`` is
+            # called.
             if self._paused or self._transport.is_closing():
                 committed = True
                 self._hold(size)
@@ -161,7 +165,7 @@ class SharedConnection(WatchedConnection):
             packed, commands, units = batch.packed, batch.due, 0
             special = self._held or self._unit_marks or True in map(done, batch.futures)
             if special:
-                # A caller that left before anything was written is forgotten: nothing was done for it.
+                # A caller that gave up before anything was written is dropped: the server has not seen its command.
                 batches = [*without_leavers(self._held), *sealed(self._tick, flat)]
                 packed = [each for part in batches for each in part.packed]
                 commands, units = sum(part.due for part in batches), units_in(flat)
@@ -200,7 +204,7 @@ class SharedConnection(WatchedConnection):
             self._flushing = False
 
     def _hold(self, size: int) -> None:
-        """Keep what is gathered until the transport takes more, with the time at which it was asked for."""
+        """Keep the gathered commands, with the time of their request, until the transport takes more."""
         gathered = self._gathered
         flat = gathered[:size]
         self._held.extend(sealed(self._tick, flat))
@@ -211,9 +215,9 @@ class SharedConnection(WatchedConnection):
         self.bytes_in_flight = self._due_bytes + sum(len(each) for batch in self._held for each in batch.packed)
 
     def _must_read_first(self) -> bool:
-        """Whether something has come on an idle connection, perhaps its end: then the event loop reads it first.
+        """Whether the event loop must first read data, or an end of file, that has arrived on an idle connection.
 
-        What is still not written when the connection ends can be sent again without a doubt.
+        A command that is not yet written when the connection ends can safely be sent again.
         """
         events = self._poll(0) if self._poll is not None else ()
         if not events or self._postponed == _MOST_POSTPONED:
@@ -251,7 +255,7 @@ class SharedConnection(WatchedConnection):
                 else:
                     replies.extend(iter(self._gets, INCOMPLETE))
             except NOT_A_REPLY as error:
-                self._hand_out(replies)  # what came before it
+                self._hand_out(replies)  # the replies before the error
                 self._lose(invalid(error))
                 return
             self._hand_out(replies)
@@ -260,14 +264,14 @@ class SharedConnection(WatchedConnection):
             raise
 
     def _parse_decoding(self, replies: list[Any]) -> None:
-        """Parse where each caller says whether it wants text."""
+        """Parse replies where each caller chooses whether it wants text."""
         gets, decoding = self._gets, self._decoding
         for decode in chain.from_iterable(batch.decode_due for batch in self._due):
             while True:
                 try:
                     reply = gets() if decode and not decoding else gets(False)
                 except UnicodeDecodeError as error:
-                    reply = error  # this caller's; hiredis has gone on to the next reply
+                    reply = error  # the error belongs to this caller; hiredis has moved on to the next reply
                 if reply.__class__ is not hiredis.PushNotification:
                     break
             if reply is INCOMPLETE:
@@ -302,15 +306,15 @@ class SharedConnection(WatchedConnection):
                 self._round_trip = waited
         self._due_commands -= at
         self.in_flight -= at
-        # All is consistent now: what is called from here on may run code of others.
+        # The state is consistent here. Code called from here on may run foreign code.
         if self._errors:
             self._report_errors()
         if self.stalled is not None and at:
             self._recover()
         if at < total:
-            # No caller waits: only an error with which the server says farewell may come.
+            # No caller waits. Only an error that the server sends before it closes the connection may come.
             last = replies[at]
-            text = str(last) if isinstance(last, redis_exceptions.RedisError) else "A reply came that nobody asked for"
+            text = str(last) if isinstance(last, redis_exceptions.RedisError) else "The server sent an unexpected reply"
             self._lose(redis_exceptions.InvalidResponse(text))
         else:
             self._on_replies(at, now)
@@ -330,7 +334,7 @@ class SharedConnection(WatchedConnection):
             self._on_error(error)
 
     def _slow_among(self, replies: int, now: float) -> Noted:
-        """Return which of those that the next ``replies`` are for have waited long, and how long."""
+        """Return which callers of the next ``replies`` have waited long, and how long."""
         found: Noted = []
         for batch in self._due:
             if replies <= 0 or now - batch.started < self._slow_from:
@@ -344,21 +348,21 @@ class SharedConnection(WatchedConnection):
 
 
 class _StreamedConnection(SharedConnection, asyncio.Protocol):
-    """For event loops that close a connection whose protocol raises, whatever it raises: uvloop."""
+    """For event loops such as uvloop, which close a connection whose protocol raises any exception."""
 
 
 class _BufferedConnection(SharedConnection, asyncio.BufferedProtocol):
-    """For asyncio's own event loops, where bytes that an interrupt keeps from the protocol must be noticed.
+    """For asyncio's own event loops, where this class must detect bytes that an interrupt has lost.
 
-    ``KeyboardInterrupt`` leaves a transport open. Raised after it has read from the socket, and before the protocol has
-    the bytes, it would shift all replies that follow. Here the bytes are in a buffer of the protocol, which sees that
-    it was asked for the buffer and never told how much was read.
+    ``KeyboardInterrupt`` leaves a transport open. If it is raised after the read from the socket and before the
+    protocol has the bytes, all later replies would shift. Here the protocol owns the buffer. It sees that the buffer
+    was requested and that no byte count followed.
     """
 
     def __init__(self, connection: Any, *args: Any) -> None:
         self._is_reading = False
         self._buffer = memoryview(bytearray(_BUFFER))
-        # A TLS transport asks for the buffer before it knows whether there is anything.
+        # A TLS transport requests the buffer before it knows whether there is data.
         speaks_tls = connection._writer.get_extra_info("sslcontext") is not None
         self._mark = os.urandom(16) if speaks_tls else b""
         self._mark_size = len(self._mark)
@@ -414,6 +418,6 @@ def share(connection: Any, *args: Any) -> SharedConnection:
 
 
 def _discard(future: asyncio.Future[Any]) -> None:
-    """Let go of a future that its caller, interrupted, will never await."""
+    """Drop a future that its interrupted caller will never await."""
     if not future.cancel() and not future.cancelled():
-        future.exception()  # asyncio must not warn that nothing has looked at it
+        future.exception()  # so that asyncio does not warn about an unretrieved exception

@@ -1,13 +1,15 @@
-"""A redis-py connection whose socket all threads share: whoever finds nobody reading leads, the others follow.
+"""A redis-py connection whose socket all threads share.
 
-The leader sends what has gathered, reads, gives each reply to its owner, and hands the role on when its own reply is
-in. Mutable state: ``queue``, the exchanges whose replies are due or still to be sent, in order; ``_written``, how
-many of those have been packed for sending; ``_outgoing``, bytes on their way; ``_incoming``, bytes and replies not yet
-handed out. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
+The first caller that finds no reader becomes the leader; the others wait. The leader sends what has gathered, reads,
+and gives each reply to its owner. When its own reply has arrived, it hands the role to a caller that still waits.
 
-A thread can be interrupted between any two calls (KeyboardInterrupt, an exception thrown into it). So roles are held
-by identity, every step can be run again by the next leader, bytes pass from the socket to the parser inside single C
-calls, and what must change together is stored without a call in between.
+Mutable state: ``queue`` holds the exchanges whose replies are pending or which are not sent yet, in order. ``_written``
+counts those of them that have been packed for sending. ``_outgoing`` holds bytes being sent. ``_incoming`` holds bytes
+and replies that are not handed out yet. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
+
+A thread can be interrupted between any two calls (KeyboardInterrupt, an exception thrown into it). Four rules follow
+from that. Roles are held by identity. The next leader can repeat every step. One C call moves bytes from the socket to
+the parser. State that must change together is stored without a call in between.
 """
 
 from __future__ import annotations
@@ -43,53 +45,56 @@ from .socket_sync import ENDED, WOULD_BLOCK, SocketCalls
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
 
 _FRESH = 0.001
-"""A connection that spoke within this many seconds is not asked whether it is still open."""
+"""A connection that received data within this many seconds is not checked for a closed peer."""
 
 _FAR = 0.0005
-"""A server with a round trip above this many seconds is worth a write for each caller."""
+"""If the round trip to the server takes more than this many seconds, each caller writes at once."""
 
 _LOOK = 0.05
-"""A caller that waits looks around after so many seconds: the connection may be stalled, the process forked."""
+"""Seconds after which a waiting caller checks whether the connection is stalled or the process was forked."""
 
 _WAIT = 0.025
-"""A leader waits for so many seconds at once. Then it knows that nothing came meanwhile."""
+"""Longest single wait of a leader, in seconds. After it the leader knows that nothing has arrived."""
 
 _CROWD = 16
-"""With more callers than so many ..."""
+"""With more waiting callers than this ..."""
 
 _LOOK_IN_CROWD = 0.25
-"""... each looks around after so many seconds."""
+"""... each checks after this many seconds."""
 
 _LATE = 0.02
-"""A leader may wait by so many seconds longer than to its deadline, if that spares a system call."""
+"""Seconds by which a leader may wait beyond its deadline, if that saves a system call."""
 
 _REPORT_AFTER = 0.001
-"""Replies prove health once in so many seconds; more often says nothing new."""
+"""Replies update the health at most once in this many seconds."""
 
 _MARGIN = 0.001
-"""Seconds: a wait may end a little early."""
+"""Seconds by which a wait may end too early."""
 
 _LOOKS_AT_MUTEX = 50
-"""How often a nested call looks, each millisecond, whether the mutex is free."""
+"""How many times a nested call tries to get the mutex, once per millisecond."""
 
 _LAST_LOOK = 0.02
-"""How many seconds beyond a deadline its caller leaves for reading what is there."""
+"""Seconds after a deadline in which the caller still reads replies that have arrived."""
 
 
 _LOOK_FOR_HANDLERS = 1.0
-"""Seconds between two looks for signal handlers of the project."""
+"""Seconds between two checks for signal handlers of the project."""
 
 _FORKED = "The process was forked during this call."
 
 
 def _has_handlers() -> bool:
-    """Whether Python runs a signal handler of the project's in this process, apart from the one for Ctrl-C."""
+    """Whether this process has a signal handler in Python, apart from the default one for Ctrl-C."""
     found = map(signal.getsignal, signal.valid_signals())
     return any(callable(handler) and handler is not signal.default_int_handler for handler in found)
 
 
 class SharedSocket:
-    """``timeout`` is how long a caller waits for its reply, in seconds, None for ever."""
+    """A socket that all threads share.
+
+    ``timeout`` is how long a caller waits for its reply, in seconds; None: no limit.
+    """
 
     def __init__(
         self,
@@ -116,7 +121,7 @@ class SharedSocket:
         self.queue: list[Exchange] = []
         self._written = 0
         self._units = 0
-        """How many of the queue want several replies, or more: it is counted before one enters."""
+        """How many entries of the queue want several replies, or more. It is increased before an entry is added."""
         self._outgoing = b""
         self._batch = b""
         self._batch_size = 0
@@ -126,61 +131,66 @@ class SharedSocket:
         self._sender: Exchange | None = None
         self._round_trip = 0.0
         self._wants_distance = True
-        """Whether the next batch is to tell how far the server is."""
+        """Whether the next batch measures the round trip to the server."""
         self.last_received = monotonic()
         self._reported = 0.0
         self._unreported = 0
         self.eager = False
-        """Whether ``on_replies`` is wanted for each batch, not only from time to time."""
+        """Whether ``on_replies`` is called for each batch, and not only from time to time."""
         self._where = connection._host_error()
         self.stalled: str | None = None
-        """Why no reply completes; None while they do."""
+        """Why no reply completes; None while replies complete."""
         self.stalled_at = 0.0
-        """When that was noticed (monotonic seconds)."""
+        """When the stall was noticed (monotonic seconds)."""
         self.stall_after = SHORTEST
-        """Seconds without a reply after which this is so."""
+        """Seconds without a reply after which the connection is stalled."""
         self.on_stalled: Callable[[SharedSocket], None] | None = None
         self.on_recovered: Callable[[SharedSocket], None] | None = None
         self._seen: tuple[Exchange, float] | None = None
-        """Who was first in the queue at a look, and since when."""
+        """The first entry of the queue at the last check, and since when it is first."""
         self._waited_in_vain_at = 0.0
-        """When the leader last found that nothing had come (monotonic seconds)."""
+        """When the leader last found that nothing had arrived (monotonic seconds)."""
         self._next_look = 0.0
-        """When the next look is due: one for all threads that wait."""
+        """When the next check is due. All waiting threads share it."""
         self._sent_one_at = -math.inf
-        """When a single read was last sent elsewhere (monotonic seconds)."""
+        """When a single read was last sent on another connection (monotonic seconds)."""
         kernel_wait = None if timeout is None else min(timeout, _WAIT)
         self._calls = SocketCalls(connection._sock, kernel_wait)
         self._incoming = Incoming(connection, self._calls)
         self._descriptor = connection._sock.fileno()
         self._main_thread = threading.main_thread().ident
-        """It runs signal handlers, also within a call to receive, which then goes on: in a child, if one has forked. So
-        where there are handlers this thread waits in ``poll``, and looks for a fork before it receives."""
+        """Whether this thread runs signal handlers.
+
+        They also run within a receive call, which then goes on, also in a child if a handler has forked. With handlers
+        this thread therefore waits in ``poll``, and checks for a fork before it receives.
+        """
         self._handlers = _has_handlers()
         self._look_for_handlers_at = self.last_received + _LOOK_FOR_HANDLERS
         self._may_wait_whole = max(0.0, kernel_wait - _LATE) if kernel_wait and self._calls.waits else math.inf
-        """Who has more than so many seconds left may wait in the kernel, which returns after a while."""
+        """A caller with more time left than this, in seconds, may wait in the kernel, which returns after a limited
+        time."""
 
     @property
     def in_flight(self) -> int:
-        """Commands whose replies are still to come."""
+        """Number of commands without a reply."""
         return sum(exchange.wanted or 1 for exchange in list(self.queue))
 
     @property
     def bytes_in_flight(self) -> int:
-        """How many bytes those commands have."""
+        """Bytes of the commands without a reply."""
         return sum(len(exchange.packed) for exchange in list(self.queue))
 
-    # What callers ask.
+    # Methods for callers.
 
     def exchange(
         self, packed: bytes, wanted: int, started: float, deadline: float, wait: float, most: float, quiet: bool = False
     ) -> Any:
-        """Send a command, or a unit of ``wanted`` commands, and return its reply, or the list of its replies.
+        """Send a command, or a pipeline of ``wanted`` commands. Return its reply, or the list of replies.
 
-        Errors that the server answers with are returned, those to a ``quiet`` unit reported to nobody. Raises
-        ``ReplyTimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionLostError``, and ``NoRoomError`` when
-        ``most`` callers are there already. ``wait`` is ``first_wait(...)`` of the seconds until the deadline.
+        Errors from the server are returned, not raised. Errors in the reply to a ``quiet`` request are not reported to
+        the monitor. Raises ``ReplyTimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionLostError``, and
+        ``NoRoomError`` if ``most`` callers are in flight already. ``wait`` is ``first_wait(...)`` of the seconds until
+        the deadline.
         """
         exchange = Exchange()
         exchange.packed, exchange.started, exchange.deadline = packed, started, deadline
@@ -198,7 +208,7 @@ class SharedSocket:
                 if leader is None or leader.left:
                     self._leader = leader = exchange
                     queue.append(exchange)
-                    # Alone, on a connection that needs no look: what it would do as the leader, in fewer steps.
+                    # The only caller, on a connection that needs no check: the steps of a leader, without the calls.
                     if len(queue) == 1 and not self._outgoing and started - self.last_received <= _FRESH:
                         self._prepare(exchange, packed, exchange, 1)
                 else:
@@ -215,7 +225,7 @@ class SharedSocket:
                 if reply is LEAD:
                     reply = self._lead_or_follow(exchange)
         except BaseException:
-            # From here on others take the roles of this exchange, even if the next lines are interrupted too.
+            # From here on other callers take the roles of this exchange, even if the next lines are interrupted too.
             exchange.left = True
             self._withdraw(exchange)
             self._hand_over(exchange)
@@ -223,7 +233,7 @@ class SharedSocket:
                 tell_all(self._untold)
             raise
         if self._untold:
-            tell_all(self._untold)  # now that this caller has no role any more
+            tell_all(self._untold)  # now that this caller has no role
         if reply.__class__ is not bytes and isinstance(reply, ConnectionLostError):
             if isinstance(reply, StalledError):
                 exchange.left = True
@@ -233,10 +243,10 @@ class SharedSocket:
         return reply
 
     def _look_for_stall(self) -> None:
-        """Tell the owner if no reply completes although this process reads.
+        """Notify the owner if no reply completes although this process reads.
 
-        While other threads hold the interpreter, a reply may have been received that the leader has not handed out yet.
-        So nothing is held back before the leader itself has waited in vain.
+        While other threads hold the GIL, a reply may have arrived that the leader has not handed out yet. So nothing is
+        reported before the leader itself has waited without success.
         """
         now, queue, seen = monotonic(), self.queue, self._seen
         if self.stalled is not None and now < self._next_look:
@@ -258,9 +268,9 @@ class SharedSocket:
         self.on_stalled(self)
 
     def _waited_in_vain(self) -> None:
-        """The leader has found that nothing came. It looks for a stall, too: it may be the only caller that is left.
+        """The leader received nothing. Check for a stall here, too: no other caller may be waiting.
 
-        Alone, it tells the owner only after half of the time-out.
+        If the leader is the only caller, notify the owner only after half of the timeout.
         """
         self._waited_in_vain_at = now = monotonic()
         queue, timeout = self.queue, self.timeout
@@ -283,16 +293,16 @@ class SharedSocket:
         return patience(self.stall_after, self._round_trip or math.inf)
 
     def _is_behind(self) -> bool:
-        """Whether something has come that the leader has not read yet."""
-        poller = select.poll()  # one of its own: two threads must not use the same at once
+        """Whether data has arrived that the leader has not read yet."""
+        poller = select.poll()  # a new poll object: two threads must not use the same one at once
         poller.register(self._descriptor, select.POLLIN)
         return bool(poller.poll(0))
 
     def send_reads_elsewhere(self, *, only_one: bool = False) -> None:
-        """Let the callers of commands that only read, and that wait behind the stall, send them again.
+        """Let callers of read-only commands that wait behind the stall send them again on another connection.
 
-        The first command stays if its reply is what takes long. With ``only_one`` a single read goes that is not the
-        first, which the server may be carrying out now; and no other for a while.
+        The first command stays if its reply is what takes long. With ``only_one`` a single read moves, and no other for
+        a while. It is not the first command, which the server may be running now.
         """
         now, written = monotonic(), self._written
         if only_one and now - self._sent_one_at < AGAIN_AFTER:
@@ -309,32 +319,35 @@ class SharedSocket:
                     return
 
     def _withdraw(self, exchange: Exchange) -> None:
-        """Its caller leaves: what is not written never will be; a reply that is due will be thrown away."""
+        """The caller gives up.
+
+        If its command is not written, it never will be. If the reply is pending, it will be discarded.
+        """
         with self._mutex:
             if exchange in self.queue[self._written :]:
                 self.queue.remove(exchange)
 
     def _hand_over(self, exchange: Exchange) -> None:
-        """Give the leader's role to somebody who waits."""
+        """Give the leader's role to a waiting caller."""
         with self._mutex:
             if self._leader is exchange:
                 self._leader = successor(self.queue)
 
     def _lead_or_follow(self, exchange: Exchange) -> Any:
-        """Return the reply, or the error that stands for it."""
+        """Return the reply, or the error in its place."""
         looked = False
         while not self._leads(exchange):
             if not mark[0]:
                 fork.renew()
             if self.on_stalled is not None:
                 self._look_for_stall()
-            # The second look can tell that the connection is stalled.
+            # The second check can find that the connection is stalled.
             look = (_WAIT if self.stalled is None else _LOOK) if looked else min(_LOOK, self._patience() + _MARGIN)
             if looked and len(self.queue) > _CROWD:
-                look = _LOOK_IN_CROWD  # the others look, too
+                look = _LOOK_IN_CROWD  # the other callers check, too
             looked, left = True, exchange.deadline - monotonic()
             try:
-                # Once the time is over, its leader gets a last moment to look: the process may have stood still.
+                # Leave the leader a last moment after the deadline: the process may have been suspended.
                 message = exchange.get(True, min(left, look) if left > 0 else _LAST_LOOK)
             except Empty:
                 if left <= 0 and self._leader is not exchange:
@@ -342,7 +355,7 @@ class SharedSocket:
                 continue
             if message is not LEAD:
                 return message
-        # Nobody offers the role to who has it, so from now on only the reply can come.
+        # The leader is never offered the role again, so from here on only the reply can arrive.
         while not exchange.empty():
             message = exchange.get(False)
             if message is not LEAD:
@@ -351,8 +364,8 @@ class SharedSocket:
         return self._lead(exchange)
 
     def _leads(self, exchange: Exchange) -> bool:
-        """Whether this exchange has the leader's role; it takes it if nobody has."""
-        with self._mutex:  # whoever woke us is done with its change
+        """Whether this exchange has the leader's role. Takes the role if it is free."""
+        with self._mutex:  # the caller that woke this one has finished its change
             leader = self._leader
             if leader is None or leader.left:
                 self._leader = leader = exchange
@@ -361,10 +374,10 @@ class SharedSocket:
     # Leading.
 
     def _lead(self, exchange: Exchange) -> Any:
-        """Lead until its reply is in; return that."""
+        """Lead until the own reply has arrived, and return it."""
         calls = self._calls
         if exchange.started - self.last_received > _FRESH and calls.poll(0):
-            self._read(calls.receive_now)  # a push, or the end of the connection: nobody has been listening
+            self._read(calls.receive_now)  # a push or an end of file, which no caller was there to read
         if self._incoming.unfinished:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
         looked = False
@@ -374,7 +387,7 @@ class SharedSocket:
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
                 if exchange.empty():
-                    # A fork came before it was in the queue.
+                    # The process was forked before this exchange was in the queue.
                     exchange.put(ConnectionLostError(_FORKED, written=False, started=exchange.started))
             if not exchange.empty():
                 break
@@ -387,12 +400,13 @@ class SharedSocket:
                     if looked:
                         self._time_out(exchange)
                         break
-                    # The process may have stood still, and the reply be there, or the command just have been sent.
+                    # The process may have been suspended: the reply may be there, or the command may just have been
+                    # sent.
                     looked, left = True, _LAST_LOOK
                 if not calls.poll(min(left, _WAIT) * 1000):
                     self._waited_in_vain()
                     if not mark[0]:
-                        fork.renew()  # a handler has forked: what comes is read by the parent
+                        fork.renew()  # a signal handler has forked: the parent reads these replies
                     continue
             self._read(calls.receive_now)
         if self._leader is exchange:
@@ -400,7 +414,7 @@ class SharedSocket:
         return exchange.get(False)
 
     def _flush(self, exchange: Exchange) -> None:
-        """Send what has gathered, unless somebody else is sending; that one will find it."""
+        """Send what has gathered, unless another thread is sending. That thread then sends it, too."""
         calls = self._calls
         try:
             prepared = self._sender is exchange and not self._sent
@@ -408,8 +422,8 @@ class SharedSocket:
             while outgoing:
                 sent = self._sent
                 try:
-                    # One C call: an interrupt finds the count of what went out, or nothing went out. Nothing can run
-                    # between a look for a fork and that call.
+                    # One C call. An interrupt finds either the count of the bytes sent, or that nothing was sent. No
+                    # code can run between a check for a fork and that call.
                     transmit = map(calls.transmit, (outgoing,), *calls.transmit_now)
                     if not mark[0]:
                         fork.renew()
@@ -425,8 +439,9 @@ class SharedSocket:
                         self._outgoing, self._sent, self._sender = b"", [], None
                         if self._written == len(self.queue):
                             return
-                        # Near by, who came meanwhile waits for the leader's next round: fewer, larger batches. Far
-                        # away, or if the leader itself found us sending, that one relies on us.
+                        # On a near server, callers that came meanwhile wait for the leader's next round: fewer and
+                        # larger batches. On a distant server, or if the leader found this thread sending, this thread
+                        # must send their commands.
                         if self._leader is exchange and self._round_trip <= _FAR:
                             return
                 except WOULD_BLOCK:
@@ -443,7 +458,7 @@ class SharedSocket:
                 self._sender = None
 
     def _next_outgoing(self, exchange: Exchange) -> bytes:
-        """Return what is to be sent now, and become its sender; nothing if somebody else is."""
+        """Become the sender and return the bytes to send now. Return nothing if another thread is the sender."""
         with self._mutex:
             sender = self._sender
             if self.closed or (sender is not None and sender is not exchange and not sender.left):
@@ -463,7 +478,7 @@ class SharedSocket:
             return self._outgoing
 
     def _prepare(self, sender: Exchange, data: bytes, last: Exchange, size: int) -> None:
-        """Make ``data``, the commands of the next ``size`` exchanges, what goes out next."""
+        """Make ``data``, the commands of the next ``size`` exchanges, the next bytes to send."""
         if self._wants_distance:
             last.sent = monotonic()
         statistics = self._statistics
@@ -478,7 +493,7 @@ class SharedSocket:
         self._outgoing, self._sent = rest, []
 
     def _is_writable_in_time(self, exchange: Exchange) -> bool:
-        """Wait until the peer takes more. It may want its replies read first, which is what the leader does."""
+        """Wait until the peer accepts more data. It may first need its replies to be read, which the leader does."""
         leading = self._leader is exchange
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN | select.POLLOUT if leading else select.POLLOUT)
@@ -495,10 +510,10 @@ class SharedSocket:
                 return True
         return False
 
-    # Reading. Only the leader does.
+    # Reading. Only the leader reads.
 
     def _read(self, how: tuple[tuple[int], ...]) -> None:
-        """Read what is there, or wait for it; ``how`` is what the call to receive takes."""
+        """Read what is there, or wait for it. ``how`` holds the arguments of the receive call."""
         try:
             size = self._incoming.receive(how)
         except WOULD_BLOCK:
@@ -522,7 +537,7 @@ class SharedSocket:
             incoming = self._incoming
             incoming.replies.extend(iter(incoming.gets, INCOMPLETE))
         except NOT_A_REPLY as error:
-            self._hand_out(now)  # what came before it
+            self._hand_out(now)  # the replies before the error
             self._lose(invalid(error))
         else:
             self._hand_out(now)
@@ -549,10 +564,10 @@ class SharedSocket:
             if waited >= self._slow_from:
                 self._note_slow(queue[:handed], now)
             if handed > 1:
-                waited = (waited + now - last.started) / 2  # between the first who asked and the last
+                waited = (waited + now - last.started) / 2  # between the first and the last request
             self._statistics.sample(waited, handed)
             if last.sent:
-                # The shortest of late: what waiting for the interpreter adds is not the server's distance.
+                # The shortest recent round trip. Time spent waiting for the GIL is not the distance to the server.
                 self._round_trip = min(now - last.sent, (self._round_trip or 1.0) * 1.001)
                 self._wants_distance = False
         left_over = replies[position:] if position < due else []
@@ -564,13 +579,13 @@ class SharedSocket:
             if leader is not None and not leader.empty():
                 leader = successor(rest) if rest else None
             units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
-            # The next leader adds to the list of what is left over as soon as the role is handed on.
+            # The next leader appends to the list of remaining replies as soon as the role is handed over.
             unasked = left_over[:1] if not written else []
             self.queue, incoming.replies, self._written, self._units = rest, left_over, written, units
             incoming.unfinished, self._leader = False, leader
         if unasked:
             last = unasked[0]
-            text = str(last) if isinstance(last, Exception) else "A reply came that nobody asked for"
+            text = str(last) if isinstance(last, Exception) else "The server sent an unexpected reply"
             self._lose(redis_exceptions.InvalidResponse(text))
         self._unreported += position
         if self.eager or now - self._reported > _REPORT_AFTER:
@@ -588,7 +603,7 @@ class SharedSocket:
             self.on_recovered(self)
 
     def _look_at(self, replies: list[Any]) -> None:
-        """Take out what is no reply, and report the errors that concern more than their caller."""
+        """Take out messages that are not replies, and report errors that concern more than their caller."""
         if self._incoming.pushes:
             replies[:] = [reply for reply in replies if reply.__class__ is not hiredis.PushNotification]
         if not self._units:
@@ -597,7 +612,10 @@ class SharedSocket:
                     self._on_error(reply)
 
     def _hand_out_units(self, asked: list[Exchange], replies: list[Any]) -> tuple[int, int]:
-        """Do it where some want several replies; return how many were served, and with how many replies."""
+        """Hand out replies where some requests want several.
+
+        Return how many requests and how many replies were handed out.
+        """
         handed = position = 0
         for exchange in asked:
             until = position + (exchange.wanted or 1)
@@ -612,7 +630,7 @@ class SharedSocket:
         return handed, position
 
     def _note_slow(self, exchanges: list[Exchange], now: float) -> None:
-        """Remember the callers that have waited long. Those that left, or sent it again, are remembered elsewhere."""
+        """Record callers that have waited long. Those that gave up or sent again are recorded elsewhere."""
         for exchange in exchanges:
             if not exchange.left and not exchange.resent and now - exchange.started >= self._slow_from:
                 self._slow.note_all([(exchange.packed, exchange.wanted)], now - exchange.started)
@@ -620,30 +638,30 @@ class SharedSocket:
     # The end.
 
     def _time_out(self, exchange: Exchange) -> None:
-        """Raise ``ReplyTimeoutError``, unless something has arrived at the last moment."""
+        """Raise ``ReplyTimeoutError``, unless the reply has arrived at the last moment."""
         now, timeout = monotonic(), self.timeout
         text = f"Timeout reading from {self._where}"
         with self._mutex:
             if not exchange.empty():
                 return
-            # Not handed out, so if it was written it is still among those.
+            # The command has no reply yet. If it was written, it is still among the written ones.
             written = exchange in self.queue[: self._written]
             oldest = self.queue[0].started if self.queue else now
             self._statistics.timeouts += 1
         self._note_slow([exchange], now)
-        # Left before the connection is lost: its caller has waited long enough, whatever comes.
+        # Marked as left before the connection is lost: the caller has waited long enough in any case.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
         if written and timeout is not None and now >= stuck_from(oldest, self.last_received, timeout):
             self._lose(redis_exceptions.TimeoutError(text))
         raise error
 
     def close(self) -> None:
-        """Close at once; callers that still wait get ``ConnectionLostError``."""
+        """Close at once. Callers that still wait get ``ConnectionLostError``."""
         if self.closed:
             return
         error = redis_exceptions.ConnectionError("The connection was closed.")
         if is_nested() and self._stays_locked():
-            # This thread itself may hold the mutex, further down, and goes on to find the connection closed.
+            # This thread may itself hold the mutex in an outer frame. That frame will find the connection closed.
             self._ended_by, self.closed = self._ended_by or error, True
             with suppress(OSError):
                 self.connection._sock.shutdown(socket.SHUT_RDWR)
@@ -659,7 +677,10 @@ class SharedSocket:
         return True
 
     def close_if_left(self) -> bool:
-        """Close if every caller has left, so that no thread reads what is due; return whether it is closed now."""
+        """Close if every caller has given up, so that no thread reads pending replies.
+
+        Return whether it is closed now.
+        """
         if is_nested() and self._stays_locked():
             return False
         with self._mutex:
@@ -672,7 +693,7 @@ class SharedSocket:
     def _lose(self, error: BaseException, *, report: bool = True) -> None:
         with self._mutex:
             first, self.closed = not self.closed, True
-            # What ended it first: to close the socket ends the leader's read too, which then says less.
+            # Keep the first cause. Closing the socket also ends the leader's read, with an error that says less.
             self._ended_by = error = self._ended_by or error
             queue, written = list(self.queue), self._written
             if self._batch_is_unsent:
@@ -687,21 +708,21 @@ class SharedSocket:
             self._fail(queue, written, error)
 
     def _fail(self, queue: list[Exchange], written: int, error: BaseException) -> None:
-        # Before anybody is told: whoever is left when this is interrupted does it all again.
+        # Before any caller is notified: if this is interrupted, a remaining caller repeats it all.
         self.connection.disconnect()
         text = str(error) or type(error).__name__
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
         if written and isinstance(error, ReplyTooLargeError):
-            queue[0].put(error)  # whose reply it is; the others may ask again
+            queue[0].put(error)  # the owner of the reply gets the error; others may send again
         for position, exchange in enumerate(queue):
             exchange.put(ConnectionLostError(text, written=position < written, started=exchange.started, stuck=stuck))
         with self._mutex:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the socket is the parent's, and its threads are not here.
+        """In a forked child: the socket belongs to the parent, whose threads do not run here.
 
         The thread that forked may be inside a call, which goes on in the child.
         """

@@ -1,7 +1,8 @@
-"""Keeps one shared connection per event loop alive: connects once for all who ask, admits no more than it can carry.
+"""Keeps one shared connection per event loop.
 
-A caller that has not been written yet waits for the connection within its own deadline. Beyond ``max_in_flight``
-commands or ``max_in_flight_bytes`` it waits its turn; beyond ``max_waiting`` waiting callers it is refused at once.
+Callers share one attempt to connect, and limits bound what is in flight. A caller whose command is not written yet
+waits for the connection, at most until its own deadline. Above ``max_in_flight`` commands or ``max_in_flight_bytes`` it
+waits for room. Above ``max_waiting`` waiting callers it is refused at once.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
 
 
 class Sharing(SharingRules):
-    """The shared connection of one pool on one event loop, present or to be made."""
+    """The shared connection of one pool on one event loop, open or not yet made."""
 
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         super().__init__(pool, monitor, limits)
         self.loop = fork.use_running_loop()
         self._patience = math.inf if self.timeout is None else self.timeout
         self.connection: SharedConnection | None = None
-        """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
+        """The connection that every caller may use. None if several are open (see ``stalls``), or none."""
         self.lanes = Lanes(limits.max_connections)
         self._widening: asyncio.Task[None] | None = None
         self._surplus_at = math.inf
-        """When a batch of replies is to look for connections that are not needed: their timer may have been lost."""
+        """When a batch of replies checks for connections that are not needed. Their timer may have been lost."""
         self._surplus_timers: list[asyncio.TimerHandle] = []
         self._leaving: list[SharedConnection] = []
-        """Take no new commands and close once what is due has come."""
+        """Connections that take no new commands and close after their last pending reply."""
         self._connecting: Attempt | None = None
         self._usual_connect: float | None = None
-        """How many seconds the last connection took to make."""
+        """Seconds that the last connect took."""
         self._spare: asyncio.Task[None] | None = None
         """Makes the next connection in advance."""
         self._attempt_ended: BaseException | None = None
@@ -66,7 +67,7 @@ class Sharing(SharingRules):
 
     @property
     def in_flight(self) -> int:
-        """Commands whose replies are still to come."""
+        """Number of commands without a reply."""
         return sum([each.in_flight for each in (*self._leaving, *self.lanes.open)])
 
     @property
@@ -79,7 +80,7 @@ class Sharing(SharingRules):
         """Callers that wait for room."""
         return len(self._waiting)
 
-    # Sending. The fast path of a single command is in the client, which calls ``open_connection`` and ``send`` itself.
+    # Sending. The client contains the fast path of a single command, and calls ``open_connection`` and ``send`` itself.
 
     def open_connection(self) -> SharedConnection | None:
         """Return the connection if it can take one more command now."""
@@ -105,17 +106,20 @@ class Sharing(SharingRules):
         reads: bool,
         lost: FailedCommandError | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        """Send one packed command, again where that is safe, and return its reply; ``lost``: what a first try met."""
+        """Send one packed command and return its reply.
+
+        Retry where that is safe. ``lost`` is the loss of a first attempt.
+        """
         started: float = getattr(lost, "started", None) or monotonic()
         return self._carry_out(Request(packed, 0, reads, started, started + self._patience, decode), lost)
 
     def replies(self, packed: bytes, decode: Sequence[bool], *, reads: bool) -> Coroutine[Any, Any, list[Any]]:
-        """Send a unit of packed commands and return all their replies."""
+        """Send several packed commands together and return all their replies."""
         started = monotonic()
         return self._carry_out(Request(packed, len(decode), reads, started, started + self._patience, decode))
 
     async def _carry_out(self, request: Request, lost: FailedCommandError | None = None) -> Any:
-        """Make attempts until one brings the reply; each chooses its connection."""
+        """Make attempts until one brings the reply. Each attempt chooses its connection."""
         if lost is not None:
             self.judge(request, lost)
         try:
@@ -144,7 +148,7 @@ class Sharing(SharingRules):
             self.note_slow(request)
 
     async def look_up(self, deadline: float) -> None:
-        """Look up the name for a command that was refused, before it is sent again."""
+        """Look up the host name for a refused command before it is sent again."""
 
         async def replace() -> None:
             self.replace()
@@ -152,9 +156,9 @@ class Sharing(SharingRules):
         await self.read_only.look_up_async(deadline, replace)
 
     async def _admit(self, request: Request) -> SharedConnection:
-        """Wait until the request may be sent; return the connection for it.
+        """Wait until the request may be sent. Return its connection.
 
-        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout`` and what connecting raises.
+        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout``, and connection errors.
         """
         while True:
             connection = await self._place(request)
@@ -165,7 +169,10 @@ class Sharing(SharingRules):
     def _send(
         self, request: Request, connection: SharedConnection
     ) -> tuple[asyncio.Future[Any], asyncio.TimerHandle | None]:
-        """Send the request; return its reply to come, and what ends the wait for it at the request's deadline."""
+        """Send the request.
+
+        Return the future of its reply, and the timer that ends the wait at the request's deadline.
+        """
         decode = request.decode
         future: asyncio.Future[Any]
         if isinstance(decode, bool):
@@ -173,14 +180,14 @@ class Sharing(SharingRules):
         else:
             future = connection.send_unit(request.packed, decode)
         request.sent_at = monotonic()
-        # What waiting and a first try have used up is not given again.
+        # Subtract the time that waiting and a first attempt have used.
         deadline = request.deadline
         return future, None if deadline == math.inf else connection.limit(future, deadline, request.sent)
 
     async def probe(self, packed: bytes, wanted: int) -> list[Any]:
-        """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
+        """Send ``wanted`` read-only commands without any health check or limit.
 
-        Return their replies, not decoded, with errors among them as values.
+        They are sent again if the connection is cut. Return their replies, not decoded. Errors are values in the list.
         """
         began, cuts = monotonic(), 0
         while True:
@@ -199,16 +206,16 @@ class Sharing(SharingRules):
                 if not self.may_probe_again(error, cuts, began):
                     raise
 
-    # Waiting: for the connection, for room on it, and while new commands are held back.
+    # Waiting: for the connection, for room on it, and for the end of a pause.
 
     async def _until_resumed(self) -> float:
-        """Wait as long as the pool is paused; return how many seconds that took."""
+        """Wait while the pool is paused. Return the seconds waited."""
         held_back = await self.monitor.pause.wait(self, self.gate) if self.monitor is not None else 0.0
         self.attempt_at_once()
         return held_back
 
     async def _place(self, request: Request) -> SharedConnection | None:
-        """Wait for a place on the connection; None if the caller must wait for the end of a pause instead."""
+        """Wait for a place on the connection. Return None if the caller must wait for the end of a pause instead."""
         deadline = request.deadline
         while True:
             self.gate()
@@ -225,7 +232,7 @@ class Sharing(SharingRules):
                 return self._choose(request)
             await self._wait_for_room(deadline)
             if self.is_paused:
-                self._let_next_in()  # the next goes the same way
+                self._let_next_in()  # an exception here takes the same path as in the other steps
                 return None
             if (connection := self._choose(request)) is not None and not connection.closed:
                 return connection
@@ -235,7 +242,7 @@ class Sharing(SharingRules):
         return connection
 
     def _has_room(self) -> bool:
-        """Whether one more command may be under way; the limits are for all shared connections together."""
+        """Whether one more command may be in flight. The limits cover all shared connections together."""
         lanes = self.lanes.open
         commands, size = sum([each.in_flight for each in lanes]), sum([each.bytes_in_flight for each in lanes])
         return bool(commands < self.limits.max_in_flight and size < self.limits.max_in_flight_bytes)
@@ -249,12 +256,14 @@ class Sharing(SharingRules):
                 waiting.append(turn)
                 left = deadline - monotonic()
                 while not woken and left > 0:
-                    # There may be room: behind those that have not taken their turns, or that an interrupt left.
+                    # There may be room behind callers that have not used their turn, or that an interrupt has left in
+                    # the queue.
                     self._let_next_in()
                     woken = await turn.wait(min(LOOK_AGAIN, left))
                     left = deadline - monotonic()
             finally:
-                # Not before: a caller with a turn still waits, so that no newcomer takes its place.
+                # Not before this point: a caller with a turn still counts as waiting, so that no newcomer takes its
+                # place.
                 try:  # noqa: SIM105 (see wait_queue: the first call must be this one)
                     waiting.remove(turn)
                 except ValueError:
@@ -263,24 +272,24 @@ class Sharing(SharingRules):
                 raise self.no_room()
         except BaseException:
             if turn in waiting:
-                waiting.remove(turn)  # again: a stack too deep, or no memory, kept that call from beginning
-            self._let_next_in()  # the turn may have been given at the same moment; let the next have it
+                waiting.remove(turn)  # again: after ``RecursionError`` or ``MemoryError`` the first call did not begin
+            self._let_next_in()  # the turn may have been given at the same moment; pass it on
             raise
 
     def _let_next_in(self) -> None:
-        """Give turns to the first in the queue, as many as there is room for; some may not have taken theirs yet."""
+        """Wake as many callers as there is room for, in order. Callers woken before may still be among them."""
         lanes = self.lanes.open
         room = self.limits.max_in_flight - sum([each.in_flight for each in lanes]) if lanes else 1
         if lanes and not self._has_room():
             return
         self._give_turns(max(0, room))
 
-    # Connecting: one attempt for all who wait.
+    # Connecting: all callers share one attempt.
 
     async def _connect(self, deadline: float) -> None:
-        """Wait for an attempt to connect; raise why it failed.
+        """Wait for an attempt to connect. Raise its error.
 
-        Not if that was an accident, such as an interrupt: it was meant for the code that it met. A second is raised.
+        The first foreign exception, such as an interrupt, is not raised: it was meant for other code. A second one is.
         """
         refuse_unsupported_runtime()
         fork.use_running_loop()
@@ -294,8 +303,8 @@ class Sharing(SharingRules):
             except BaseException:
                 attempt.give_up()
                 raise
-        # The attempt outlives any one caller. No ``SingleFlight``: there a caller leads, and its end ends the flight.
-        # Here none leads, and a health check or a close cancels the attempt.
+        # The attempt outlives any single caller. ``SingleFlight`` does not fit: there a caller leads, and the flight
+        # ends with that caller. Here no caller leads, and a health check or a close cancels the attempt.
         left = deadline - monotonic()
         if not await attempt.wait(left):
             raise self.too_late(left)
@@ -312,9 +321,9 @@ class Sharing(SharingRules):
         raise copy_of(error) from error
 
     async def give_up_connecting(self) -> BaseException | None:
-        """End an attempt that takes too long for a health check; return what it was waiting for, as its exception.
+        """End an attempt that takes too long for a health check. Return an exception that names the cause.
 
-        It may have ended by itself at the same moment, or be waiting for the next to begin: then it is the last one's.
+        If the attempt has just ended, or waits for its next start, return the error of the last attempt.
         """
         attempt = self._connecting
         if attempt is not None:
@@ -322,7 +331,7 @@ class Sharing(SharingRules):
         return self._attempt_ended
 
     async def _end_attempt(self, attempt: Attempt, seconds: float) -> None:
-        """Cancel an attempt, and go on without it if it has not ended after so many seconds."""
+        """Cancel an attempt. Go on without it if it has not ended after this many seconds."""
         try:
             attempt.cancel()
             await attempt.wait(seconds)
@@ -330,7 +339,7 @@ class Sharing(SharingRules):
             attempt.give_up()
 
     async def _make_connection(self, attempt: Attempt | None = None, number: int = 0) -> None:
-        """Make a connection that callers share; ``number``: see ``Attempt``."""
+        """Make a connection that callers share. For ``number`` see ``Attempt``."""
         if (delay := self.attempt_delay()) > 0:
             if attempt is not None:
                 attempt.not_before = monotonic() + delay
@@ -349,7 +358,7 @@ class Sharing(SharingRules):
             self._attempt_ended = self._accident = None
             self.attempt_succeeded()
             self.renewal.connected(stamp)
-            # Others, if there are any, have been closed, or were made for a stall at the same moment.
+            # Other connections have been closed, or were made for a stall at the same moment.
             self.lanes.forget_closed()
             if self.lanes.open:
                 self._close_surplus_later()
@@ -357,7 +366,7 @@ class Sharing(SharingRules):
             self._settle()
         except GeneratorExit:
             if connection is not None:
-                cut(connection)  # the task is garbage, so nothing can be awaited
+                cut(connection)  # the task was garbage collected, so nothing can be awaited
             raise
         except BaseException as error:
             if attempt is None or attempt.is_current(number):
@@ -389,11 +398,11 @@ class Sharing(SharingRules):
     # While a connection is stalled.
 
     def _settle(self) -> None:
-        """Let callers take the fast way where there is no choice of connections."""
+        """Enable the fast path if there is exactly one connection to choose."""
         self.connection = self.lanes.usual()
 
     def _stalled(self, connection: SharedConnection) -> None:
-        """No reply completes there: make another connection, and send reads again once there is one."""
+        """No reply completes on a connection. Make another one, and send reads again on it."""
         lanes = self.lanes
         if connection not in lanes.open:
             return
@@ -410,13 +419,13 @@ class Sharing(SharingRules):
             if not lanes.may_lead_widening(own):
                 return
             connection, began = self.pool.make_connection(), monotonic()
-            connection.is_spare = True  # no caller waits for it, so what it meets is no verdict
+            connection.is_spare = True  # no caller waits for this connection, so its errors do not change the health
             await connection.connect()
             connection.is_spare = False
             if self.closed or not lanes.usable or len(lanes.usable) >= lanes.most:
                 raise PoolClosed()
             shared = self._share(connection, monotonic() - began)
-            self._close_surplus_later()  # first: then an interrupt leaves no connection open for ever
+            self._close_surplus_later()  # first: an interrupt then leaves no connection open for ever
             lanes.add(shared)
         except BaseException as error:
             lanes.widen_not_before = monotonic() + AGAIN_AFTER
@@ -439,7 +448,7 @@ class Sharing(SharingRules):
 
     def _close_surplus_later(self) -> None:
         self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
-        # Two, so that one is left if an interrupt costs the other; the former ones end last.
+        # Two timers, in case an interrupt loses one. The earlier timers end last.
         former, delays = self._surplus_timers, (SURPLUS_IDLE, 1.5 * SURPLUS_IDLE)
         try:
             self._surplus_timers = [self.loop.call_later(delay, self._close_surplus) for delay in delays]
@@ -451,12 +460,12 @@ class Sharing(SharingRules):
             timer.cancel()
 
     def _close_surplus(self) -> None:
-        """Close what is beyond the first connection, while none is stalled and nothing is due there."""
+        """Close the connections beyond the first if none is stalled and no reply is pending on them."""
         lanes, now = self.lanes, monotonic()
         if len(lanes.open) < 2 or self.closed:
             self._surplus_at = math.inf
             return
-        self._close_surplus_later()  # first: whatever is interrupted here, the next look goes on with it
+        self._close_surplus_later()  # first: after an interrupt the next check goes on with it
         if not lanes.are_stalled:
             for connection in lanes.usable[1:]:
                 if not connection.in_flight and now - connection.last_received >= SURPLUS_IDLE / 2:
@@ -496,7 +505,7 @@ class Sharing(SharingRules):
         if connection in self._leaving:
             self._leaving.remove(connection)
         if isinstance(error, MemoryError):
-            self.attempt_failed()  # the next connection meets the same: not at once
+            self.attempt_failed()  # the next connection would fail in the same way, so delay it
         try:
             held_back = self.lanes.is_held_back(connection, self.timeout)
             self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection), held_back=held_back)
@@ -513,7 +522,7 @@ class Sharing(SharingRules):
             self.loop.call_soon(tell_all, untold)
 
     def _dismiss(self) -> None:
-        """Let all who wait go on: each finds for itself that there is nothing to wait for."""
+        """Wake all waiting callers. Each finds that there is nothing to wait for."""
         self._give_turns(len(self._waiting))
 
     def _give_turns(self, count: int) -> None:
@@ -524,7 +533,7 @@ class Sharing(SharingRules):
             raise
 
     def leave_silent(self, since: float) -> None:
-        """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
+        """Close a connection that is idle and has received nothing since ``since`` (monotonic seconds)."""
         for connection in list(self.lanes.open):
             if is_silent(connection, since):
                 connection.close()
@@ -543,7 +552,7 @@ class Sharing(SharingRules):
 
     def _logged_in(self, connection: SharedConnection, sent: asyncio.Future[list[Any]]) -> None:
         if sent.cancelled() or sent.exception() is not None:
-            return  # the connection is lost, and the next has credentials of its own
+            return  # the connection is lost, and the next one asks for its own credentials
         (reply,) = sent.result()
         if isinstance(reply, Exception):
             if connection in self.lanes.open:
@@ -559,7 +568,7 @@ class Sharing(SharingRules):
             self._close_empty()
 
     async def _renew(self) -> None:
-        """Make a new connection, then let it take the place of the one that is in use."""
+        """Make a new connection, then use it in place of the current one."""
         former, stamp = self.connection, self.renewal.before_connecting()
         if self.renewal.has_new_files() and self.monitor is not None:
             self.monitor.retire_connections()
@@ -568,7 +577,7 @@ class Sharing(SharingRules):
         try:
             await connection.connect()
         except redis_exceptions.RedisError:
-            await connection.disconnect(nowait=True)  # the one in use goes on
+            await connection.disconnect(nowait=True)  # the current connection stays
             return
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -589,7 +598,7 @@ class Sharing(SharingRules):
         self._close_empty()
 
     def _close_empty(self) -> None:
-        """Close what has given its last reply."""
+        """Close connections after their last reply."""
         for connection in list(self._leaving):
             if not connection.in_flight:
                 connection.close()
@@ -598,13 +607,13 @@ class Sharing(SharingRules):
     # The end.
 
     async def drain(self, timeout: float) -> None:
-        """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        """Take no more commands, wait up to ``timeout`` seconds for pending replies, then close."""
         if not mark[0]:
             fork.renew()
         try:
             await self._drain(timeout)
         except BaseException:
-            self.abandon()  # nothing else would close what is left
+            self.abandon()  # nothing else would close the rest
             raise
 
     async def _drain(self, timeout: float) -> None:
@@ -630,7 +639,7 @@ class Sharing(SharingRules):
             await asyncio.wait(gone, timeout=1.0)
 
     def leave_loop(self) -> None:
-        """Let go of a connection whose event loop is not the running one, and is probably closed."""
+        """Drop a connection whose event loop is not the running one, and is probably closed."""
         if not mark[0]:
             fork.renew()
         self.closed = True
@@ -652,9 +661,9 @@ class Sharing(SharingRules):
             connection.close()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the connection is the parent's, and the event loop shares an epoll with the parent's.
+        """In a forked child: the connection belongs to the parent, and so does the event loop's epoll.
 
-        Calls that wait are told, for the case that their loop goes on here.
+        Waiting calls are notified, in case their loop goes on in the child.
         """
         connections = [*self._leaving, *self.lanes.open]
         _graveyard.append((connections, self._connecting, self._spare, self._widening, self._emptied))
@@ -671,14 +680,14 @@ class Sharing(SharingRules):
 
 
 def sharing_of(pool: Any) -> Sharing | None:
-    """Return what the running event loop shares of ``pool``, made on first use. None where nothing may be shared."""
+    """Return what the running event loop shares of ``pool``; made on first use. None if nothing may be shared."""
     sharing: Sharing | None = getattr(pool, "_sharing", None)
     if (
         sharing is not None
         and sharing.loop is asyncio._get_running_loop()
         and not (sharing.closed and sharing.monitor is None)
     ):
-        # A managed pool that was drained stays closed; redis-py's own may be used again.
+        # A managed pool that was drained stays closed. A pool of redis-py may be used again.
         return sharing
     fork.use_running_loop()
     limits = limits_of(pool)
@@ -692,7 +701,7 @@ def sharing_of(pool: Any) -> Sharing | None:
 
 
 async def close_sharing(pool: Any) -> None:
-    """Close the shared connection of ``pool``; the next command makes another."""
+    """Close the shared connection of ``pool``. The next command makes another one."""
     sharing: Sharing | None = getattr(pool, "_sharing", None)
     if sharing is not None:
         try:

@@ -1,6 +1,7 @@
-"""Keeps the shared connection of all threads alive: connects once for all who ask, admits no more than it can carry.
+"""Keeps one shared connection for all threads.
 
-The twin of ``sharing``, with the same rules; a caller here waits by blocking its thread, never beyond its deadline.
+Callers share one attempt to connect, and limits bound what is in flight. The blocking version of ``multiplexer_async``,
+with the same rules. A caller waits by blocking its thread, at most until its deadline.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ from .retry import FAILED, StalledError
 from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, reads_only, stall_after
 
 _LOGIN_PATIENCE = 5.0
-"""Seconds for AUTH on a connection without a time-out."""
+"""Seconds for AUTH on a connection without a timeout."""
 
 _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 
 _FIRST_LOOK = 0.03
-"""A caller that follows looks around first after so many seconds: the connection may be stalled."""
+"""Seconds after which a following caller first checks whether the connection is stalled."""
 
 _FAILED = (*LOST, NoRoomError)
-"""How an attempt ends that brings no reply."""
+"""Errors of an attempt that brings no reply."""
 
 
 class _Unbarred:
-    """Stands in for the health of a pool that nobody watches."""
+    """Health of a pool that has no monitor."""
 
     now = Snapshot(since=0.0)
 
 
 class ThreadSharing(SharingRules):
-    """The shared connection of one pool and all threads of the process, present or to be made."""
+    """The shared connection of one pool and all threads of the process, open or not yet made."""
 
     def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
         super().__init__(pool, monitor, limits)
@@ -66,20 +67,20 @@ class ThreadSharing(SharingRules):
         self._first_wait = min(first_wait(self._patience), _FIRST_LOOK)
         self._health: Any = monitor.health if monitor is not None else _Unbarred
         self.successor: dict[int, ThreadSharing] = {}
-        """What took the place of this one after it was closed, as the only value."""
+        """The object that replaced this one after it was closed, as the only value."""
         self._start_anew()
         fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
         self.connection: SharedSocket | None = None
-        """The connection that every caller may use; None while there is a choice (see ``stalls``), or none is open."""
+        """The connection that every caller may use. None if several are open (see ``stalls``), or none."""
         self.lanes = Lanes(self.limits.max_connections)
         self._surplus_at = math.inf
-        """When a batch of replies is to look for connections that are not needed: their thread may have ended."""
+        """When a batch of replies checks for connections that are not needed. Their thread may have ended."""
         self._leaving: list[SharedSocket] = []
-        """Take no new commands and close once what is due has come."""
+        """Connections that take no new commands and close after their last pending reply."""
         self._attempts: SingleFlight[None] = SingleFlight()
-        """The attempt to connect that one thread makes for all that wait."""
+        """The attempt to connect that one thread makes for all waiting callers."""
         self._waiting = WaitQueue()
         self._emptied: threading.Event | None = None
         self.statistics = Statistics()
@@ -87,7 +88,7 @@ class ThreadSharing(SharingRules):
 
     @property
     def in_flight(self) -> int:
-        """Commands whose replies are still to come."""
+        """Number of commands without a reply."""
         return sum([each.in_flight for each in [*self._leaving, *self.lanes.open]])
 
     @property
@@ -108,9 +109,9 @@ class ThreadSharing(SharingRules):
     # Sending.
 
     def reply(self, packed: bytes, wanted: int, *, reads: bool) -> Any:
-        """Send one packed command, again where that is safe, and return its reply or raise its error.
+        """Send one packed command and return its reply or raise its error. Retry where that is safe.
 
-        With ``wanted`` it is a unit of so many commands: all their replies, with errors among them as values.
+        With ``wanted`` it is a pipeline of that many commands. Return all their replies; errors are values in the list.
         """
         if not mark[0]:
             fork.renew()
@@ -125,7 +126,7 @@ class ThreadSharing(SharingRules):
                 if connection is None or connection.closed or self._waiting or self._health.now.barred:
                     reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
                 else:
-                    # What a first attempt comes to for nearly every request, without the calls of its three steps.
+                    # The first attempt of nearly every request, without the calls of its three steps.
                     try:
                         reply = connection.exchange(
                             packed, wanted, started, deadline, self._first_wait, self.limits.surely_room
@@ -145,7 +146,7 @@ class ThreadSharing(SharingRules):
         return reply
 
     def _carry_out_refused(self, request: Request, refusal: redis_exceptions.ReadOnlyError) -> Any:
-        """Send a command once more that a replica refused, and return its reply, an error as a value."""
+        """Send a command again that a replica refused. Return its reply; an error is a value."""
         reply = self._carry_out(request, refusal)
         if isinstance(reply, redis_exceptions.ReadOnlyError):
             self.judge(request, reply)
@@ -154,9 +155,9 @@ class ThreadSharing(SharingRules):
         return reply
 
     def _carry_out(self, request: Request, failure: Exception | None = None) -> Any:
-        """Make attempts until one brings the reply, and return that; each attempt chooses its connection.
+        """Make attempts until one brings the reply, and return it. Each attempt chooses its connection.
 
-        ``failure`` says how an attempt ended that was made before.
+        ``failure`` is the error of an earlier attempt.
         """
         while True:
             if isinstance(failure, FAILED):
@@ -169,15 +170,15 @@ class ThreadSharing(SharingRules):
                 failure = error
 
     def look_up(self, request: Request) -> None:
-        """Look up the name for a request that was refused, if that is to be done, before it is sent again."""
+        """Look up the host name for a refused request, if needed, before it is sent again."""
         if request.looks_up:
             request.looks_up = False
             self.read_only.look_up(request.deadline, self.replace)
 
     def _admit(self, request: Request) -> SharedSocket:
-        """Wait until the request may be sent; return the connection for it.
+        """Wait until the request may be sent. Return its connection.
 
-        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout`` and what connecting raises.
+        Raises ``PoolClosed``, ``RedisUnavailable``, ``PoolQueueFull``, ``PoolTimeout``, and connection errors.
         """
         try:
             while True:
@@ -190,9 +191,9 @@ class ThreadSharing(SharingRules):
             raise
 
     def _send(self, request: Request, connection: SharedSocket) -> Any:
-        """Send the request and wait for its reply; return that, an error as a value.
+        """Send the request and wait for its reply. Return it; an error is a value.
 
-        Raises what is in ``LOST``, and ``NoRoomError`` where others were quicker.
+        Raises what is in ``LOST``, and ``NoRoomError`` if other callers took the room first.
         """
         deadline = request.deadline
         wait = min(first_wait(deadline - monotonic()), _FIRST_LOOK)
@@ -200,15 +201,15 @@ class ThreadSharing(SharingRules):
         return connection.exchange(request.packed, request.commands, request.started, deadline, wait, most)
 
     def _is_full(self) -> bool:
-        """Whether no more may be under way; the limits are for all shared connections together."""
+        """Whether the in-flight limit is reached. The limits cover all shared connections together."""
         limits, lanes = self.limits, list(self.lanes.open)
         callers, size = sum([len(each.queue) for each in lanes]), sum([each.bytes_in_flight for each in lanes])
         return bool(callers >= limits.max_in_flight or size >= limits.max_in_flight_bytes)
 
     def probe(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
-        """Send ``wanted`` commands that only read past every gate and limit; again if the connection is cut.
+        """Send ``wanted`` read-only commands without any health check or limit.
 
-        Return their replies, not decoded, with errors among them as values.
+        They are sent again if the connection is cut. Return their replies, not decoded. Errors are values in the list.
         """
         if not mark[0]:
             fork.renew()
@@ -223,9 +224,9 @@ class ThreadSharing(SharingRules):
                     raise
 
     def exchange(self, packed: bytes, wanted: int, deadline: float) -> list[Any]:
-        """Send a unit once, past every gate and limit, and return its replies; errors are values and are not reported.
+        """Send a pipeline once, without any health check or limit. Return its replies; errors are values, not reported.
 
-        Connects where no connection is open.
+        Connects if no connection is open.
         """
         started, thread = monotonic(), get_ident()
         replies: list[Any]
@@ -264,16 +265,16 @@ class ThreadSharing(SharingRules):
         shared: SharedSocket = connection
         return shared
 
-    # Waiting: for the connection, for room on it, and while new commands are held back.
+    # Waiting: for the connection, for room on it, and for the end of a pause.
 
     def _until_resumed(self) -> float:
-        """Wait as long as the pool is paused; return how many seconds that took."""
+        """Wait while the pool is paused. Return the seconds waited."""
         held_back = self.monitor.pause.wait_in_thread(self, self.gate) if self.monitor is not None else 0.0
         self.attempt_at_once()
         return held_back
 
     def _place(self, request: Request) -> SharedSocket | None:
-        """Wait for a place on a connection; None if the caller must wait for the end of a pause instead."""
+        """Wait for a place on a connection. Return None if the caller must wait for the end of a pause instead."""
         deadline = request.deadline
         connection: SharedSocket | None
         while True:
@@ -289,12 +290,12 @@ class ThreadSharing(SharingRules):
                         raise
                 continue
             if self.connection is None:
-                self._settle()  # two threads may have settled at once
+                self._settle()  # two threads may have called ``_settle`` at once
             if not self._waiting and not self._is_full():
                 return connection
             self._wait_for_room(deadline)
             if self.is_paused:
-                self._let_next_in()  # the next goes the same way
+                self._let_next_in()  # an exception here takes the same path as in the other steps
                 return None
             connection = self.lanes.choose(reads=request.reads)
             if connection is not None and not connection.closed:
@@ -314,7 +315,8 @@ class ThreadSharing(SharingRules):
                     # Room may have come before this caller was in the queue.
                     if not self._is_full():
                         self._let_next_in()
-                # Out of the queue is let in: the thread that did it may have been interrupted before it woke this one.
+                # A caller that left the queue may send. The thread that removed it may have been interrupted before
+                # waking it.
                 admitted = turn.wait(min(LOOK_AGAIN, left)) or turn not in waiting
                 left = deadline - monotonic()
                 if admitted or left <= 0:
@@ -324,16 +326,16 @@ class ThreadSharing(SharingRules):
                 waiting.remove(turn)
             except ValueError:
                 if not admitted:
-                    self._let_next_in()  # the turn was given at the same moment; let the next have it
+                    self._let_next_in()  # the turn was given at the same moment; pass it on
         if not admitted:
             raise self.no_room()
 
     def _let_next_in(self) -> None:
-        """Let the first in the queue go on. Each that has gone on and come back lets the next."""
-        with suppress(IndexError):  # no caller waits any more
+        """Wake the first caller in the queue. Each caller that has sent wakes the next one."""
+        with suppress(IndexError):  # no caller waits
             self._waiting.popleft().wake()
 
-    # Connecting: one attempt for all who wait, made by one of them.
+    # Connecting: one thread makes the attempt for all waiting callers.
 
     def _connect(self, deadline: float) -> None:
         refuse_unsupported_runtime()
@@ -344,8 +346,8 @@ class ThreadSharing(SharingRules):
                 self._make_connection(deadline)
                 own.land(None)
         except Exception as error:
-            # As from a signal handler: meant for the code that it met, and not for those that wait. A second one, such
-            # as of a credential provider, is.
+            # As from a signal handler: meant for the code that it interrupted, not for the waiting callers. A second
+            # exception, such as one of a credential provider, is raised for them.
             if isinstance(error, FAILURES) or self._accident is not None:
                 own.fail(error)
             else:
@@ -356,12 +358,12 @@ class ThreadSharing(SharingRules):
             own.leave()
         if attempt is own:
             return
-        # A nested call, which has connections of its own, must not wait for its own thread.
+        # A nested call has its own connections. It must not wait for its own thread.
         left = 0.0 if own.is_nested_in(attempt) else deadline - monotonic()
         if not attempt.wait(left):
             raise self.too_late(left)
         if attempt.has_landed:
-            attempt.result()  # raises what the attempt met
+            attempt.result()  # raises the error of the attempt
 
     def _make_connection(self, deadline: float) -> None:
         if (delay := self.attempt_delay()) > 0:
@@ -372,7 +374,7 @@ class ThreadSharing(SharingRules):
         try:
             stamp, token = self.renewal.before_connecting(), self.latest_token()
             shared = self._open(deadline)
-            # Others, if there are any, have been closed, or were made for a stall at the same moment.
+            # Other connections have been closed, or were made for a stall at the same moment.
             self.lanes.forget_closed()
             if self.lanes.open:
                 self._surplus_at = monotonic() + 2 * SURPLUS_IDLE
@@ -389,7 +391,7 @@ class ThreadSharing(SharingRules):
 
     def _open(self, deadline: float) -> SharedSocket:
         """Make a connection."""
-        # Not by the pool, which would count it among those it lends out.
+        # Not through the pool, which would count it as lent.
         usual = self.pool.connection_class
         connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
         try:
@@ -422,11 +424,11 @@ class ThreadSharing(SharingRules):
     # While a connection is stalled.
 
     def _settle(self) -> None:
-        """Let callers take the fast way where there is no choice of connections."""
+        """Enable the fast path if there is exactly one connection to choose."""
         self.connection = self.lanes.usual()
 
     def _stalled(self, connection: SharedSocket) -> None:
-        """No reply completes there: make another connection, and send reads again once there is one."""
+        """No reply completes on a connection. Make another one, and send reads again on it."""
         lanes = self.lanes
         if connection not in lanes.open:
             return
@@ -437,7 +439,7 @@ class ThreadSharing(SharingRules):
             own: Flight[None] = Flight()
             try:
                 if lanes.may_lead_widening(own):
-                    # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
+                    # In a thread, so that no caller waits for it. At interpreter shutdown no thread can start.
                     threads.start(self._widen_in_thread, connection.stalled, own, name="redispool-widening")
             except BaseException as error:
                 own.ended = True
@@ -453,12 +455,12 @@ class ThreadSharing(SharingRules):
             del inside[thread]
 
     def _widen(self, reason: str | None, own: Flight[None]) -> None:
-        """Make another connection, and close it when it has not been needed for a while."""
+        """Make another connection. Close it when it has not been needed for a while."""
         lanes, connection = self.lanes, None
         try:
             usual = self.pool.connection_class
             connection = BOUNDED.get(usual, usual)(**self.pool.connection_kwargs)
-            connection.is_spare, began = True, monotonic()  # no caller waits for it, so what it meets is no verdict
+            connection.is_spare, began = True, monotonic()  # no caller waits for it, so its errors are no verdict
             connection.connect()
             connection.is_spare = False
             if not lanes.usable or len(lanes.usable) >= lanes.most:
@@ -482,12 +484,12 @@ class ThreadSharing(SharingRules):
         for each in list(lanes.open):
             if each.stalled is not None:
                 lanes.lead_past(each)
-        # Again after the end: a connection may have been added a moment before it.
+        # Again at the end: a connection may have been added a moment before.
         while self._keep_surplus():
             pass
 
     def _keep_surplus(self) -> bool:
-        """Close what is not needed, until one connection is left; return False if there is nothing to do here."""
+        """Close what is not needed until one connection remains. Return False if there is nothing to do."""
         lanes = self.lanes
         own: Flight[None] = Flight()
         try:
@@ -504,11 +506,11 @@ class ThreadSharing(SharingRules):
         self._settle()
 
     def _close_surplus(self) -> None:
-        """Close what is beyond the first connection, while none is stalled and nothing is due there."""
+        """Close the connections beyond the first if none is stalled and no reply is pending on them."""
         lanes = self.lanes
-        self._surplus_at = monotonic() + 2 * SURPLUS_IDLE  # first: whatever is interrupted here, a later call goes on
+        self._surplus_at = monotonic() + 2 * SURPLUS_IDLE  # first: after an interrupt a later call goes on
         for connection in lanes.usable:
-            # A stalled connection is read by its own callers only. Once all have left, none comes any more.
+            # Only its own callers read a stalled connection. After all of them have given up, no thread reads it.
             if connection.stalled is not None:
                 connection.close_if_left()
         if not lanes.are_stalled:
@@ -525,13 +527,13 @@ class ThreadSharing(SharingRules):
     def _received(self, count: int, at: float) -> None:
         lanes = self.lanes.open
         for connection in lanes:
-            connection.eager = False  # before a look at who wants it to be
+            connection.eager = False  # before the check for callers that need it
         if self.monitor is not None:
             self.monitor.reply(at)
         if at >= self._surplus_at:
             self._close_surplus()
         if at >= self.renewal.look_at and self.renewal.is_due():
-            # A thread, so that no caller waits for it. An interpreter that shuts down starts none.
+            # In a thread, so that no caller waits for it. At interpreter shutdown no thread can start.
             with suppress(RuntimeError):
                 threads.start(self._renew_in_thread, name="redispool-renewal")
         if self.budget.tokens < self.budget.size:
@@ -557,12 +559,12 @@ class ThreadSharing(SharingRules):
         self.report_loss(error, oldest, was_passed=self.lanes.have_passed(connection), held_back=held_back)
         if self._emptied is not None and not self._leaving:
             self._emptied.set()
-        # In an outage each that waits finds for itself that there is nothing to wait for.
+        # In an outage each waiting caller finds that there is nothing to wait for.
         for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.now.barred else 1):
             self._let_next_in()
 
     def leave_silent(self, since: float) -> None:
-        """Close a connection that is idle and has received nothing after ``since`` (monotonic seconds)."""
+        """Close a connection that is idle and has received nothing since ``since`` (monotonic seconds)."""
         if not mark[0]:
             fork.renew()
         for connection in list(self.lanes.open):
@@ -573,7 +575,7 @@ class ThreadSharing(SharingRules):
         self._nested.leave_silent(since)
 
     def use_token(self, token: Any) -> None:
-        with suppress(RuntimeError):  # an interpreter that shuts down starts no threads
+        with suppress(RuntimeError):  # at interpreter shutdown no thread can start
             threads.start(self._log_in, token, name="redispool-login")
 
     def _log_in(self, token: Any) -> None:
@@ -590,7 +592,7 @@ class ThreadSharing(SharingRules):
                 packed, 1, started, started + patience, first_wait(patience), math.inf, quiet=True
             )
         except LOST:
-            return  # the next connection has credentials of its own
+            return  # the next connection asks for its own credentials
         if isinstance(reply, Exception):
             if connection in self.lanes.open:
                 self.replace()
@@ -608,7 +610,7 @@ class ThreadSharing(SharingRules):
     def _retire(self, connection: SharedSocket) -> None:
         self._leaving.append(connection)  # first: an interrupt leaves it in both lists, and not in none
         if not self.lanes.remove(connection):
-            self._drop(connection)  # another thread was quicker
+            self._drop(connection)  # another thread was faster
 
     def _renew_in_thread(self) -> None:
         inside[thread := get_ident()] = self
@@ -618,7 +620,7 @@ class ThreadSharing(SharingRules):
             del inside[thread]
 
     def _renew(self) -> None:
-        """Make a new connection, then let it take the place of the one that is in use."""
+        """Make a new connection, then use it in place of the current one."""
         former, stamp = self.connection, self.renewal.before_connecting()
         if self.renewal.has_new_files() and self.monitor is not None:
             self.monitor.retire_connections()
@@ -631,7 +633,7 @@ class ThreadSharing(SharingRules):
             connection.is_spare = False
             spare = self._share(connection, monotonic() - began)
         except redis_exceptions.RedisError:
-            connection.disconnect()  # the one in use goes on
+            connection.disconnect()  # the current connection stays
             return
         except BaseException:
             connection.disconnect()
@@ -653,20 +655,20 @@ class ThreadSharing(SharingRules):
         self._nested.retire_free()
 
     def _close_empty(self) -> None:
-        """Close what has given its last reply."""
+        """Close connections after their last reply."""
         for connection in list(self._leaving):
             connection.eager = True  # its leader reports the next batch, too
             if connection.close_if_left():
                 self._drop(connection)
 
     def _drop(self, connection: SharedSocket) -> None:
-        with suppress(ValueError):  # another thread was quicker
+        with suppress(ValueError):  # another thread was faster
             self._leaving.remove(connection)
 
     # The end.
 
     def drain(self, timeout: float) -> None:
-        """Take no more commands, wait up to ``timeout`` seconds for the replies that are due, then close."""
+        """Take no more commands, wait up to ``timeout`` seconds for pending replies, then close."""
         if not mark[0]:
             fork.renew()
         self.closed = True
@@ -695,7 +697,7 @@ class ThreadSharing(SharingRules):
                 each.close()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: what is there belongs to the parent and to threads that are not here."""
+        """In a forked child: the connections belong to the parent, whose threads do not run here."""
         connections = [*self._leaving, *self.lanes.open, *self._nested.all]
         attempt, waiting = self._attempts.latest, self._waiting
         _graveyard.extend(connections)
@@ -714,9 +716,9 @@ _graveyard: list[SharedSocket] = []
 
 
 def thread_sharing_of(pool: Any) -> ThreadSharing | None:
-    """Return what all threads share of ``pool``, made on first use. None where nothing may be shared."""
+    """Return what all threads share of ``pool``; made on first use. None if nothing may be shared."""
     sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
-    # A managed pool that was drained stays closed; redis-py's own may be used again.
+    # A managed pool that was drained stays closed. A pool of redis-py may be used again.
     if sharing is not None and not (sharing.closed and sharing.monitor is None):
         return sharing
     limits = limits_of(pool)
@@ -725,7 +727,7 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
     if not mark[0]:
         fork.renew()
     made = ThreadSharing(pool, getattr(pool, "monitor", None), limits)
-    # The first to be stored serves all. No lock: a signal handler that comes here could wait for its own thread.
+    # The first one stored serves all. No lock: a signal handler that runs here could wait for its own thread.
     sharing = pool.__dict__.setdefault("_sharing", made)
     while sharing.closed and sharing.monitor is None:
         sharing = pool._sharing = sharing.successor.setdefault(0, made)
@@ -733,7 +735,7 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
 
 
 def close_thread_sharing(pool: Any) -> None:
-    """Close the shared connection of ``pool``; the next command makes another."""
+    """Close the shared connection of ``pool``. The next command makes another one."""
     sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
     if sharing is not None:
         sharing.drain(0)

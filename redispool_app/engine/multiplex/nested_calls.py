@@ -1,10 +1,10 @@
-"""Connections for calls that are nested in another call of their own thread.
+"""Connections for calls that are nested in another call of the same thread.
 
-Such a call must not use the shared connection: its thread may be the one that reads there. It has a connection to
-itself, which is made on first need, beyond the pool's limit, and kept for the next nested call.
+A nested call must not use the shared connection: its own thread may be the reader there. It gets a connection of its
+own. That connection is made on first need, beyond the pool's limit, and kept for the next nested call.
 
-The reserve of ``SyncPool`` does the same for calls that need a dedicated connection. It cannot serve here: a connection
-of redis-py sends again and reports by other rules than a ``SharedSocket``, and redis-py's own pools have no reserve.
+The reserve of ``SyncPool`` does the same for nested calls that need a dedicated connection. It cannot be used here:
+redis-py connections have other retry and reporting rules than a ``SharedSocket``, and redis-py pools have no reserve.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .request_sync import first_wait
 from .retry import FailedCommandError
 
 KEPT = 1
-"""So many connections are kept; more exist only while nested calls run at the same time."""
+"""Number of connections that are kept. More exist only while nested calls run at the same time."""
 
 _FIRST, _LAST = (0,), (-1,)
 
 
 class _Rules(Protocol):
-    """What a nested call needs of the sharing that it belongs to."""
+    """What a nested call needs of its multiplexer."""
 
     closed: bool
 
@@ -48,10 +48,10 @@ class _Rules(Protocol):
 
 
 class NestedCalls:
-    """The connections of one pool that serve nested calls, each one call at a time.
+    """The connections of one pool that serve nested calls. Each serves one call at a time.
 
-    ``connect(deadline)`` makes one. User code can interrupt this code, too, so each step that moves a connection is a
-    single call from C.
+    ``connect(deadline)`` makes one. User code can interrupt this code, too. So each step that moves a connection is a
+    single C call.
     """
 
     def __init__(self, rules: _Rules, connect: Callable[[float], SharedSocket], resumed: Callable[[], float]) -> None:
@@ -61,15 +61,15 @@ class NestedCalls:
         self._free: list[SharedSocket] = []
         self._all: set[SharedSocket] = set()
         self._surplus: list[SharedSocket] = []
-        """On their way to be closed, where an interrupt leaves them for the next call."""
+        """Connections to be closed. After an interrupt the next call closes them."""
 
     @property
     def all(self) -> list[SharedSocket]:
-        """The connections that exist, in use or not."""
+        """All existing connections, in use or not."""
         return list({*self._free, *self._surplus, *self._all})
 
     def carry_out(self, request: Request) -> Any:
-        """Make attempts until one brings the reply, and return that, an error as a value."""
+        """Make attempts until one brings the reply, and return it; an error is a value."""
         while True:
             self._admit(request)
             failure: FailedCommandError | None = None
@@ -89,9 +89,9 @@ class NestedCalls:
                 self._rules.look_up(request)
 
     def attempt(self, request: Request, quiet: bool = False) -> Any:
-        """Send the request once and return its reply; errors in the reply to a ``quiet`` unit are not reported.
+        """Send the request once and return its reply. Errors in the reply to a ``quiet`` request are not reported.
 
-        Raises what is in ``LOST``, and what connecting raises.
+        Raises what is in ``LOST``, and connection errors.
         """
         taken: list[SharedSocket] = []
         try:
@@ -109,7 +109,7 @@ class NestedCalls:
             request.was_held_back(self._resumed())
 
     def _take(self, taken: list[SharedSocket], deadline: float) -> None:
-        """Put a connection that is free into ``taken``."""
+        """Put a free connection into ``taken``."""
         while self._free:
             try:
                 taken.extend(map(self._free.pop, _LAST))
@@ -128,7 +128,7 @@ class NestedCalls:
         return connection.exchange(request.packed, request.commands, request.started, deadline, wait, math.inf, quiet)
 
     def _tidy(self) -> None:
-        """Close what is not kept."""
+        """Close connections above the number that is kept."""
         surplus = self._surplus
         while len(self._free) > (0 if self._rules.closed else KEPT) or surplus:
             with suppress(IndexError):  # a nested call has taken it, or another thread closes it
@@ -138,7 +138,7 @@ class NestedCalls:
                 surplus.pop(0)
 
     def retire_free(self) -> None:
-        """Close what is free: a name may mean another server now, or there are other credentials."""
+        """Close free connections: the name may lead to another server now, or the credentials have changed."""
         while self._free:
             with suppress(IndexError):
                 self._surplus.extend(map(self._free.pop, _FIRST))
@@ -149,7 +149,7 @@ class NestedCalls:
         self._all.discard(connection)
 
     def leave_silent(self, since: float) -> None:
-        """Close the free connections that have received nothing after ``since`` (monotonic seconds)."""
+        """Close the free connections that have received nothing since ``since`` (monotonic seconds)."""
         for connection in list(self._free):
             if connection.last_received <= since:
                 try:
@@ -159,7 +159,7 @@ class NestedCalls:
                 self._close(connection)
 
     def close(self) -> None:
-        """Close all connections at once; callers that still wait get ``ConnectionLostError``."""
+        """Close all connections at once. Callers that still wait get ``ConnectionLostError``."""
         for connection in self.all:
             self._close(connection)
         self._free.clear()

@@ -1,4 +1,4 @@
-"""What has come from a shared socket, on its way from the kernel to replies; only the leader touches it."""
+"""Reads a shared socket and parses replies. Only the leader uses it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FIRST = (0,)
 
 
 class Incoming:
-    """Replies of one connection, never decoded: each caller decodes its own, in its own thread.
+    """Replies of one connection, never decoded. Each caller decodes its own reply in its own thread.
 
-    A leader may be interrupted between any two calls here; the next finds every byte where it was.
+    A leader may be interrupted between any two calls here. The next leader finds every byte in its place.
     """
 
     __slots__ = ("_calls", "_feed", "_reader", "gets", "pushes", "received", "replies", "unfinished")
@@ -34,26 +34,26 @@ class Incoming:
         )
         self._feed = self._reader.feed
         self.gets = self._reader.gets
-        """Parses the next reply; ``INCOMPLETE`` where there is none yet. Raises what is in ``NOT_A_REPLY``."""
+        """Parses the next reply. Returns ``INCOMPLETE`` if there is none yet. Raises what is in ``NOT_A_REPLY``."""
         self.pushes = int(connection.get_protocol()) == 3
-        """Whether the server may send what nobody asked for."""
+        """Whether the server may send messages that are not replies."""
         self.received: list[bytes] = []
         self.replies: list[Any] = []
-        """Parsed and not yet handed out."""
+        """Replies that are parsed and not yet handed out."""
         self.unfinished = False
-        """Whether something may have come that is not handed out yet."""
+        """Whether there may be data that is not handed out yet."""
 
     def receive(self, how: tuple[tuple[int], ...]) -> int:
-        """Take what is there, or wait for it, to the parser; ``how`` is what the call to receive takes.
+        """Read what is there into the parser, or wait for it. ``how`` holds the arguments of the receive call.
 
-        Return how many bytes that were, 0 at the end. Raises what the call raises, ``InvalidResponse`` and
+        Return the number of bytes, 0 at the end of file. Raises what the call raises, ``InvalidResponse`` and
         ``MemoryError``.
         """
         received = self.received
         if not received:
             if self._calls.lock is None:
                 receive = map(self._calls.receive, *how)
-                # Nothing can run between this look and the call that reads.
+                # No code can run between this check and the call that reads.
                 if not mark[0]:
                     _end_in_child()
                 received.extend(receive)
@@ -62,12 +62,12 @@ class Incoming:
         size = len(received[0])
         self.unfinished = True
         if size:
-            # From the socket to the parser in one C call.
+            # One C call from the socket to the parser.
             exhaust(map(self._feed, map(received.pop, _FIRST)))
         return size
 
     def _receive_in_tls(self, received: list[bytes]) -> None:
-        """A TLS session holds back decrypted bytes that no poll sees, so read to its end; the leader comes back."""
+        """Read a TLS session until it is empty: a poll does not see its decrypted bytes. The leader calls again."""
         calls = self._calls
         if not mark[0]:
             _end_in_child()
@@ -86,6 +86,6 @@ class Incoming:
 
 
 def _end_in_child() -> None:
-    """The process was forked during a call, which goes on in the child: it must not read what is the parent's."""
+    """The process was forked during a call that goes on in the child. The child must not read the parent's replies."""
     fork.renew()
     raise ConnectionResetError("The process was forked during this call.")

@@ -1,10 +1,10 @@
-"""What leaves on an event loop's shared connection in one piece, and how its replies find their owners. No I/O.
+"""Requests on an event loop's shared connection, and the match of replies to callers. No I/O.
 
-A ``Batch`` holds single commands of one loop tick, a ``Unit`` a pipeline or MULTI to EXEC. A caller that leaves
-(cancelled, timed out) leaves its place behind, and the reply is thrown away when it comes.
+A ``Batch`` holds single commands of one loop tick. A ``Unit`` holds a pipeline, or the commands from MULTI to EXEC. If
+a caller is cancelled or times out, its place in the order stays, and the reply is discarded when it arrives.
 
-Commands are gathered in one flat list, three entries for each: its future, its packed bytes, and whether its caller
-wants text or, for a unit, the ``Unit``. One C call appends all three, so no exception can separate them.
+Commands are gathered in one flat list with three entries for each: its future, its packed bytes, and the ``decode``
+flag of its caller or, for a pipeline, the ``Unit``. One C call appends all three, so no exception can separate them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OnError = Callable[[Exception], None]
 
 
 class Batch:
-    """Single commands, each with a future for its reply; ``started``: the tick's time, in monotonic seconds."""
+    """Single commands, each with a future for its reply. ``started`` is the time of the tick, in monotonic seconds."""
 
     __slots__ = ("answered", "decode", "due", "futures", "packed", "started")
 
@@ -30,16 +30,16 @@ class Batch:
         self.started = started
         self.futures: list[Future[Any]] = gathered[::3]
         self.packed: list[bytes] = gathered[1::3]
-        """Kept until the replies are in, as each caller's own frame keeps its: it tells who waits for what."""
+        """The commands, kept until the replies have arrived, to show which caller waits for what."""
         self.decode: list[bool] = gathered[2::3]
         """For each command whether its caller wants text."""
         self.answered = 0
         self.due = len(self.futures)
-        """Replies that are still to come."""
+        """Replies that have not arrived yet."""
 
     @property
     def next_due(self) -> Future[Any]:
-        """Whose reply comes next."""
+        """The future of the next reply."""
         return self.futures[self.answered]
 
     @property
@@ -47,7 +47,7 @@ class Batch:
         return self.decode[self.answered :]
 
     def take(self, replies: list[Any], at: int, on_error: OnError) -> int:
-        """Give ``replies`` from position ``at`` on to their owners; return the position of the first left over.
+        """Give ``replies`` from position ``at`` on to their owners. Return the position of the first one left over.
 
         After an exception the connection must be closed: a reply may have been counted and not given.
         """
@@ -63,7 +63,7 @@ class Batch:
                 exhaust(map(_set_result, futures, part))
                 return at + count
             except InvalidStateError:
-                pass  # a caller has left; those that have their replies are done
+                pass  # a caller has given up; the others have their replies
         for future, reply in zip(futures, part, strict=False):
             if isinstance(reply, Exception):
                 on_error(reply)
@@ -78,19 +78,20 @@ class Batch:
         return [future for future in self.futures if not future.done()]
 
     def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
-        """Return what the callers of the next so many replies sent, None for all: bytes, and commands in them."""
+        """Return what the callers of the next replies sent (None: of all replies): bytes, and the number of commands in
+        them."""
         until = None if replies is None else self.answered + replies
         due = slice(self.answered, until)
         pairs = zip(self.futures[due], self.packed[due], strict=False)
         return [(packed, 1) for future, packed in pairs if not future.done()]
 
     def asking(self) -> list[tuple[Future[Any], bytes]]:
-        """Return the future and the packed bytes of each command whose reply is still to come."""
+        """Return the future and the packed bytes of each command without a reply."""
         return list(zip(self.futures[self.answered :], self.packed[self.answered :], strict=False))
 
 
 class Unit:
-    """Commands that left as one, with one future for the list of their replies; errors are among them as values."""
+    """Commands that were sent together, with one future for the list of replies. Errors are values in the list."""
 
     __slots__ = ("decode", "due", "future", "packed", "quiet", "replies", "started")
 
@@ -99,7 +100,7 @@ class Unit:
     ) -> None:
         self.started = started
         self.quiet = quiet
-        """Whether errors among its replies are its caller's affair alone."""
+        """Whether errors among its replies concern only its caller."""
         self.future = future
         self.packed = [packed]
         self.decode = decode
@@ -138,7 +139,7 @@ class Unit:
 
 
 def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
-    """Return gathered commands in their order, as batches and units, without those whose callers have left."""
+    """Return gathered commands in order, as batches and pipelines, without those whose callers have given up."""
     found: list[Batch | Unit] = []
     plain: list[Any] = []
     for future, packed, way in zip(gathered[::3], gathered[1::3], gathered[2::3], strict=True):
@@ -158,12 +159,12 @@ def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
 
 
 def units_in(gathered: list[Any]) -> int:
-    """Return how many of the gathered entries are units."""
+    """Return how many of the gathered entries are pipelines."""
     return sum(way.__class__ is Unit for way in gathered[2::3])
 
 
 def without_leavers(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
-    """Return batches of which nothing is written yet, without the commands whose callers have left since."""
+    """Return unwritten batches without the commands whose callers have given up since."""
     found: list[Batch | Unit] = []
     for batch in batches:
         if batch.__class__ is Batch:

@@ -1,4 +1,4 @@
-"""One caller's part in a connection that threads share, and how the leader's role finds who takes it."""
+"""One caller's request on a connection that threads share, and how the leader's role passes to the next caller."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from queue import SimpleQueue
 from typing import Any
 
 _LOOK_AGAIN = 0.5
-"""A follower looks every so many seconds whether its leader still leads."""
+"""Seconds between two checks of a follower whether its leader still leads."""
 
 LEAD: Any = object()
-"""Tells who follows to look around: the role may be there to be taken."""
+"""Wakes a follower without a reply: the leader's role may be free."""
 
 
 class NoRoomError(Exception):
-    """As many callers as may have their commands under way."""
+    """The maximum number of callers is in flight."""
 
 
 class Exchange(SimpleQueue[Any]):
-    """One caller's command, or unit of ``wanted`` commands, and the queue in which its reply arrives, or the role.
+    """One caller's command, or pipeline of ``wanted`` commands. Its queue receives the reply, the role, or both.
 
-    Putting something there wakes its thread, and is one C call. What comes first counts; what comes later is dropped.
+    Putting a value there wakes its thread, and is one C call. The first reply counts; later ones are dropped.
     """
 
     packed: bytes
     started: float
     deadline: float
-    # Defaults of the class: most exchanges never change these.
+    # Defaults on the class: most exchanges never change these.
     wanted = 0
     """0 for a single command, whose reply is not a list."""
     left = False
     resent = False
-    """Whether its caller was told to send it again elsewhere."""
+    """Whether its caller was asked to send it again on another connection."""
     quiet = False
-    """Whether errors among its replies are its caller's affair alone."""
+    """Whether errors among its replies concern only its caller."""
     sent = 0.0
-    """When it was written, if it is to tell how far the server is."""
+    """When it was written, if it measures the round trip to the server."""
 
 
 put = SimpleQueue.put
@@ -42,9 +42,9 @@ put = SimpleQueue.put
 
 
 def successor(queue: list[Exchange]) -> Exchange | None:
-    """Wake and return the first that waits; it takes the mutex, which the caller holds, before it looks around."""
+    """Wake and return the first waiting exchange. The caller holds the mutex, which the woken thread takes first."""
     for follower in queue:
-        # Who has been sent something looks around without being told.
+        # An exchange with something in its queue checks without being woken.
         if not follower.left and follower.empty():
             follower.put(LEAD)
             return follower
@@ -52,5 +52,5 @@ def successor(queue: list[Exchange]) -> Exchange | None:
 
 
 def first_wait(left: float) -> float:
-    """Return how many seconds a follower with so many ``left`` sleeps before it looks around."""
+    """Return how many seconds a follower with ``left`` seconds sleeps before its first check."""
     return max(0.0, min(left, _LOOK_AGAIN))

@@ -1,7 +1,8 @@
-"""What may be done about a command whose connection was lost: pure decisions, shared by async and sync code.
+"""Decides what to do about a command whose connection was lost. Pure functions, shared by async and sync code.
 
-Not yet written: send again. Written, and it only reads: send again, within the deadline and a budget that all callers
-share. Written, and it changes data: nobody can know, so the caller is told that.
+If the command was not written, send it again. If it was written and only reads, send it again, within the deadline and
+a retry budget that all callers share. If it was written and changes data, its outcome is unknown, and the caller gets
+``OutcomeUnknown``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from redispool_app.engine.errors import LOST, ConnectionLostError, LostCommandEr
 
 
 class StalledError(ConnectionLostError):
-    """A command that only reads waits behind a stall, and another connection is there for it."""
+    """A read-only command waits behind a stall, and another connection can take it."""
 
     def __init__(self, *, written: bool, started: float) -> None:
         super().__init__("The shared connection is stalled.", written=written, started=started, stuck=True)
@@ -23,7 +24,7 @@ class StalledError(ConnectionLostError):
 
 FailedCommandError = LostCommandError | redis_exceptions.ReadOnlyError
 FAILED = (*LOST, redis_exceptions.ReadOnlyError)
-"""What an attempt ends with that may be followed by another."""
+"""Errors of an attempt that another attempt may follow."""
 
 
 class Verdict(Enum):
@@ -35,10 +36,10 @@ class Verdict(Enum):
 
 
 class RetryBudget:
-    """A bucket of tokens: each retry takes one, each success gives ``earn`` back, up to ``size``.
+    """A bucket of tokens. Each retry takes one, each success gives ``earn`` back, up to ``size``.
 
-    One lost connection may send again all it carried; connections that are lost again and again end with the bucket
-    instead of multiplying the load (https://sre.google/sre-book/addressing-cascading-failures/).
+    After one lost connection all its commands may be sent again. If connections are lost again and again, the retries
+    end with the bucket and do not multiply the load (https://sre.google/sre-book/addressing-cascading-failures/).
     """
 
     __slots__ = ("earn", "size", "tokens")
@@ -60,27 +61,28 @@ class RetryBudget:
 
 
 def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, budget: RetryBudget) -> Verdict:
-    """Decide about a command that was lost; ``deadline`` is in monotonic seconds."""
+    """Decide about a lost command. ``deadline`` is in monotonic seconds."""
     if written and not reads and not retry_writes:
         return Verdict.UNKNOWN
     if monotonic() >= deadline or not budget.take():
-        # A write may have been done even if it may be repeated.
+        # Even a repeatable write may have been executed.
         return Verdict.UNKNOWN if written and not reads else Verdict.FAIL
     return Verdict.AGAIN
 
 
 def silent_since(oldest: float, last_received: float, timeout: float | None) -> float:
-    """Return from when on nobody was answered, on a connection that timed out now: the server may have died then.
+    """Return since when the server has answered no caller, for a connection that timed out now. It may have died then.
 
-    Where other replies still came, that is when the caller asked who waits longest.
+    If other replies still arrived, that is when the longest waiting caller asked.
     """
     whole = timeout is not None and monotonic() - last_received >= timeout
     return max(oldest, last_received) if whole else oldest
 
 
 def stuck_from(oldest: float, last_received: float, timeout: float) -> float:
-    """Return from when a connection counts as stuck: nothing came for a whole time-out, or not what the oldest wants.
+    """Return the time at which a connection counts as stuck.
 
-    All three times in monotonic seconds; ``oldest`` is when the caller asked that waits longest.
+    That is a whole timeout without data, or without a reply to the oldest caller. All times are in monotonic seconds.
+    ``oldest`` is when the longest waiting caller asked.
     """
     return max(oldest + timeout, min(last_received + timeout, oldest + 2 * timeout))

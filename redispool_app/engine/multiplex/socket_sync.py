@@ -1,8 +1,7 @@
-"""The calls that move a shared connection's bytes, as bound C functions: an interrupt comes before or after one, never
-within.
+"""The calls that move a shared connection's bytes, as bound C functions.
 
-A plain socket is read by one call that waits in the kernel (``SO_RCVTIMEO``), which spares the ``poll`` before it. TLS,
-and sockets that somebody else has replaced (gevent), are polled.
+An interrupt comes before or after such a call, never within. One call that waits in the kernel (``SO_RCVTIMEO``) reads
+a plain socket, which saves a ``poll``. TLS sockets, and sockets replaced by other code (gevent), are polled.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _SIZE = 64 * 1024
 
 
 class SocketCalls:
-    """``receive(*receive_now)`` and ``transmit(data, *transmit_now)`` never wait.
+    """The calls of one socket. ``receive(*receive_now)`` and ``transmit(data, *transmit_now)`` never wait.
 
-    ``receive(*receive_waiting)`` waits for up to ``timeout`` seconds where ``waits`` is true.
+    ``receive(*receive_waiting)`` waits for up to ``timeout`` seconds if ``waits`` is true.
     """
 
     __slots__ = ("lock", "poll", "receive", "receive_now", "receive_waiting", "transmit", "transmit_now", "waits")
@@ -39,14 +38,14 @@ class SocketCalls:
         self.receive_waiting: tuple[tuple[int], ...] = ((_SIZE,),)
         self.transmit_now: tuple[tuple[int], ...] = ()
         self.lock: Any = None
-        """Held around calls where two at once would do harm; None where they don't."""
+        """Lock for calls that must not run at the same time; None if they may."""
         self.waits = False
         poller = select.poll()
         poller.register(sock.fileno(), select.POLLIN)
         self.poll = poller.poll
         if isinstance(sock, ssl.SSLSocket):
             sock.setblocking(False)
-            # The methods behind the socket's own: no Python frame in which an interrupt could lose bytes.
+            # The C methods behind the socket's own: no Python frame in which an interrupt could lose bytes.
             session: Any = sock._sslobj  # type: ignore[attr-defined]
             self.receive, self.transmit = session.read, session.write
             # One TLS session must not be read and written at the same moment.
@@ -65,5 +64,5 @@ class SocketCalls:
 
 def _timeval(seconds: float) -> bytes:
     whole = int(seconds)
-    # Not zero, which would wait for ever.
+    # Not zero, which would mean no timeout.
     return struct.pack("@ll", whole, max(1, int((seconds - whole) * 1_000_000)))

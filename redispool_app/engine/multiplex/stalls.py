@@ -1,10 +1,11 @@
-"""When a shared connection is stalled, which connection a caller gets meanwhile, and what is sent again there. No I/O.
+"""Detects stalled shared connections, chooses a connection meanwhile, and selects what is sent again. No I/O.
 
-Normally there is one shared connection. It is stalled when replies are due and none completes for a while, although
-this process reads: the server holds a write back (``CLIENT PAUSE``), or a large reply takes its time. A caller that
-waits alone delays no other, so its connection is stalled only after half of the time-out. Then another connection is
-made. Once the server has answered there, new callers use it, and reads that wait behind the stall are sent again there.
-A server that is stopped answers no new connection, so nothing changes for its callers.
+Normally there is one shared connection. It is stalled if replies are pending and none completes for a while, although
+this process reads. The cause may be a held write (``CLIENT PAUSE``) or a large reply. A single waiting caller delays no
+other, so its connection is stalled only after half of the timeout.
+
+In a stall another connection is made. After the server has answered on it, new callers use it, and reads that wait
+behind the stall are sent again there. A stopped server accepts no new connection, so nothing changes for its callers.
 """
 
 from __future__ import annotations
@@ -21,37 +22,42 @@ from redispool_app.engine.runtime.single_flight import Flight, SingleFlight
 from redispool_app.engine.stats.counters import HELD_BACK
 
 SHORTEST = 0.02
-"""No connection is stalled before so many seconds without a reply ..."""
+"""A connection is never stalled before this many seconds without a reply ..."""
 
 LONGEST = 1.0
-"""... and each is after so many, however far the server is."""
+"""... and always after this many, at any distance to the server."""
 
 ALONE = 0.5
-"""The part of a time-out after which a connection with a single caller is stalled. It must be known before the time-out
-whether the server answers elsewhere: if it does, the time-out is no outage, and a read is sent again."""
+"""Share of a timeout after which a connection with a single caller is stalled.
+
+The process must know before the timeout whether the server answers elsewhere. If it does, the timeout is no outage, and
+a read is sent again.
+"""
 
 SURPLUS_IDLE = 2.0
-"""A connection beyond the first is closed so many seconds after it was last needed."""
+"""Seconds after its last need when a connection beyond the first is closed."""
 
 AGAIN_AFTER = 1.0
-"""Seconds until the next attempt to make another connection, if one failed."""
+"""Seconds until the next attempt to make another connection, after one failed."""
 
 LONGEST_WIDENING = 5.0
 """Seconds after which an attempt to make another connection is taken over: its event loop may have lost a step."""
 
 _CHECKS = (PING + HELLO, CLUSTER_NODES)
-"""What a health check sends; by their names alone, these commands could do more than read."""
+"""Commands of a health check. By name alone, these commands could do more than read."""
 
 _OWN_READS = ((b"CLIENT", b"LIST"), (b"SLOWLOG", b"GET"))
-"""What the status page and the roster ask. By their first words alone, these commands could do more than read, so a
-caller's own are routed as writes."""
+"""Commands of the status page and the worker list.
+
+By their first words alone, these commands could do more than read, so a caller's own are treated as writes.
+"""
 
 _MOST_PARSED = 256 * 1024
-"""A unit of more bytes than this is not looked into, and waits where it is."""
+"""A pipeline of more bytes than this is not examined, and waits where it is."""
 
 
 def stall_after(connecting: float) -> float:
-    """Return after how many seconds without a reply a connection is stalled that took ``connecting`` seconds to make.
+    """Return the seconds without a reply after which a connection is stalled that took ``connecting`` seconds to make.
 
     Connecting takes two round trips or more, so this is at least four of them.
     """
@@ -59,7 +65,7 @@ def stall_after(connecting: float) -> float:
 
 
 def patience(stall_after: float, round_trip: float) -> float:
-    """Return ``stall_after``, or less if the shortest round trip on the connection says so; all are in seconds.
+    """Return ``stall_after`` in seconds, or less if the shortest round trip on the connection (seconds) allows it.
 
     Connecting may have taken long because this process was starting. A value above ``LONGEST`` was not measured, and
     stays.
@@ -68,7 +74,7 @@ def patience(stall_after: float, round_trip: float) -> float:
 
 
 def reads_only(packed: bytes, commands: int, own: bool = False) -> bool:
-    """Whether packed commands only read, so that they may be sent twice; ``commands`` is 1 or, for a unit, more.
+    """Whether packed commands only read, so that they may be sent twice. ``commands`` is 1, or more for a pipeline.
 
     ``own``: the app itself sends them, and no caller.
     """
@@ -92,14 +98,14 @@ class Lanes:
         self.most = most
         self.open: list[Any] = []
         self.widening: SingleFlight[None] = SingleFlight()
-        """The attempt to make another connection, one at a time."""
+        """The attempt to make another connection. Only one runs at a time."""
         self.widen_not_before = 0.0
         self.keeping: SingleFlight[None] = SingleFlight()
-        """The thread that leads it closes what is not needed any more; one is enough."""
+        """The thread that leads this closes connections that are not needed. One such thread is enough."""
 
     @property
     def usable(self) -> list[Any]:
-        """The connections that have not been closed meanwhile."""
+        """The connections that are not closed."""
         return [each for each in list(self.open) if not each.closed]
 
     @property
@@ -117,7 +123,7 @@ class Lanes:
         return connection.stalled is not None and any(each.last_received > connection.stalled_at for each in others)
 
     def is_held_back(self, connection: Any, timeout: float | None) -> bool:
-        """Whether the server lives and holds back what waits on a connection: it has answered on another one lately.
+        """Whether the server lives and holds writes on a connection back: it has recently answered on another one.
 
         ``timeout`` is that of a reply, in seconds.
         """
@@ -126,16 +132,16 @@ class Lanes:
         return self.are_answered_since(max(connection.stalled_at, monotonic() - timeout / 2))
 
     def lead_past(self, connection: Any) -> None:
-        """Let reads that wait on a stalled connection be sent again on another one, where the server answers.
+        """Let reads that wait on a stalled connection be sent again on another one that the server answers on.
 
-        A connection that was made for an earlier stall proves nothing: the server may be slow for all, and would
-        carry out every slow read once more. So a single read goes first, and its reply is the proof.
+        A connection made for an earlier stall proves nothing: the server may be slow for all, and would run every slow
+        read twice. So a single read goes first, and its reply is the proof.
         """
         connection.send_reads_elsewhere(only_one=not self.are_answered_since(connection.stalled_at))
 
     @property
     def are_stalled(self) -> bool:
-        """Whether any connection is."""
+        """Whether any connection is stalled."""
         return any(each.stalled is not None for each in self.usable)
 
     def add(self, connection: Any) -> None:
@@ -143,29 +149,29 @@ class Lanes:
         self.open.append(connection)
 
     def forget_closed(self) -> None:
-        """Let go of the connections that have been closed meanwhile."""
+        """Remove connections that have been closed."""
         for each in list(self.open):
             if each.closed:
                 self.remove(each)
 
     def remove(self, connection: Any) -> bool:
-        """Let go of a connection; return whether it was here."""
+        """Remove a connection. Return whether it was here."""
         with suppress(ValueError):
             self.open.remove(connection)
             return True
         return False
 
     def usual(self) -> Any:
-        """Return the connection that all callers may use without a choice; None where there is a choice, or none."""
+        """Return the connection that all callers may use. None if several are open, or none."""
         lanes = self.usable
         if len(lanes) == 1 or not self.are_stalled or not self.free:
             return lanes[0] if lanes else None
         return None
 
     def choose(self, *, reads: bool) -> Any:
-        """Return the connection for a command; None where none is open.
+        """Return the connection for a command. None if none is open.
 
-        A write never takes the last connection that is free, which the server may be about to hold back as well.
+        A write never takes the last free connection: the server may be about to hold that one back as well.
         """
         lanes, free = self.usable, self.free
         if not lanes:
@@ -181,12 +187,12 @@ class Lanes:
         return free[0]
 
     def may_widen(self, now: float) -> bool:
-        """Whether another connection is to be made: all are stalled, there may be one more, and none is being made."""
+        """Whether to make another connection: all are stalled, the limit is not reached, and no attempt is running."""
         if self.free or len(self.usable) >= self.most or now < self.widen_not_before:
             return False
         attempt = self.widening.latest
         return attempt.is_over or now - attempt.began > LONGEST_WIDENING
 
     def may_lead_widening(self, own: Flight[None]) -> bool:
-        """Whether the maker of ``own`` makes the connection, and no other caller."""
+        """Whether the owner of ``own`` makes the connection, and no other caller."""
         return self.widening.join(own, LONGEST_WIDENING) is own

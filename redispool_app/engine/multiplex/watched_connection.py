@@ -1,8 +1,8 @@
-"""What ends on an event loop's shared connection: waits, when their time is over, and the connection itself.
+"""What ends on an event loop's shared connection: expired waits, and the connection itself.
 
-Two rows of timers look at a connection every 50 ms while commands are in flight. They time out callers, and do what an
-interrupt has prevented: an exception that a signal handler raises inside the event loop can lose the end of a tick, the
-word that the transport takes more, the bytes just read, or the news that the connection is closed.
+Two rows of timers check a connection every 50 ms while commands are in flight. They time out callers, and repeat what
+an interrupt has prevented. An exception that a signal handler raises inside the event loop can lose the end of a tick,
+the notice that the transport takes more data, bytes just read, or the notice that the connection is closed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .retry import StalledError, silent_since, stuck_from
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
 
 _LOOK = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 _LATE_LOOK = 1.0
-"""Seconds until the first look after those, and between two of these."""
+"""Seconds until the first check after those, and between two of these."""
 
 Noted = list[tuple[list[tuple[bytes, int]], float]]
 """What slow callers have sent, and how many seconds they waited."""
 
 
 class _Loss(NamedTuple):
-    """Why the connection ended, and what its owner and its callers are told."""
+    """Why the connection ended, and what its owner and its callers are notified of."""
 
     error: BaseException
     report: bool
@@ -64,7 +64,7 @@ _FORKED = _Loss(redis_exceptions.ConnectionError(), False, None, "The process wa
 class WatchedConnection:
     """The state of a shared connection, and how waits and the connection end.
 
-    ``timeout`` is how long a caller waits for its reply, in seconds, None for ever.
+    ``timeout`` is how long a caller waits for its reply, in seconds; None: no limit.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class WatchedConnection:
         """Done when the socket is closed."""
         self.in_flight = 0
         self.bytes_in_flight = 0
-        # Without what is gathered: each flush starts from these, so an interrupted caller leaves no wrong count.
+        # Without gathered commands: each flush starts from these counts, so an interrupted caller leaves no wrong
+        # count.
         self._due_commands = 0
         self._due_bytes = 0
         self._statistics = statistics
@@ -94,57 +95,60 @@ class WatchedConnection:
         self._slow = slow
         self._slow_from = slow.threshold
         self._loop = asyncio.get_running_loop()
-        # Not the loop's method, which is a Python frame around this. The batches count on this very class.
+        # Not the loop's method, which is a Python frame around this clock. The batches rely on this very function.
         self._create_future = partial(asyncio.Future, loop=self._loop)
         self._tick = 0.0
-        """When the first of what is gathered was asked for."""
+        """When the first gathered command was requested."""
         self._gathered: list[Any] = []
-        """Future, packed bytes and way of each command; see ``batches``."""
+        """Future, packed bytes and ``decode`` flag of each command; see ``request_async``."""
         self._unit_marks: deque[None] = deque()
-        """At least one for each unit that is gathered: set before it, taken after it was sealed."""
+        """At least one for each gathered pipeline: increased before it is added, decreased after it was sealed."""
         self._held: list[Batch | Unit] = []
         self._due: deque[Batch | Unit] = deque()
         self._written: deque[tuple[Batch | Unit, int]] = deque()
-        """The last of each write and the write's size: with its answer those bytes are no longer in flight."""
+        """The last request of each write, and the size of the write.
+
+        With its reply those bytes are no longer in flight.
+        """
         self._tick_end: asyncio.Handle | None = None
-        """What will flush at the end of the running tick. An interrupted event loop may have lost it."""
+        """The callback that flushes at the end of the running tick. An interrupted event loop may have lost it."""
         self._flushing = False
         self._postponed = 0
         self._paused = False
         self._looks = 0
         self._looks_until = 0.0
-        """Until when the looks that are scheduled are trusted to come."""
+        """Until when the scheduled checks are trusted to run."""
         self._errors: list[Exception] = []
         self._note_error = self._errors.append
         self.stalled: str | None = None
-        """Why no reply completes; None while they do."""
+        """Why no reply completes; None while replies complete."""
         self.stalled_at = 0.0
-        """When that was noticed (monotonic seconds)."""
+        """When the stall was noticed (monotonic seconds)."""
         self.stall_after = SHORTEST
-        """Seconds without a reply after which this is so."""
+        """Seconds without a reply after which the connection is stalled."""
         self._round_trip = math.inf
-        """The shortest so far, in seconds."""
+        """The shortest round trip so far, in seconds."""
         self.on_stalled: Callable[[Any], None] | None = None
         self.on_recovered: Callable[[Any], None] | None = None
         self._seen: tuple[Batch | Unit, int, float] | None = None
-        """What was due first at a look, how many replies of it, and since when."""
+        """The first pending request at a check, how many replies of it, and since when."""
         self._last_look = 0.0
         self._sent_one_at = -math.inf
-        """When a single read was last sent elsewhere (monotonic seconds)."""
+        """When a single read was last sent on another connection (monotonic seconds)."""
         self._passed: Batch | Unit | None = None
-        """The reads up to this one have been sent elsewhere."""
+        """The reads up to this one have been sent on another connection."""
         self._loss: _Loss | None = None
         self._reports = 0
         self._passes = 0
         self._seen_closing = 0
         self.last_received = monotonic()
-        """When the last reply came, or it was made (monotonic seconds)."""
+        """When the last reply arrived, or the connection was made (monotonic seconds)."""
         self._reader = make_reader(connection)
         self._feed, self._gets = self._reader.feed, self._reader.gets
         self._pushes = int(connection.get_protocol()) == 3
         encoder = connection.encoder
         self._decodes = bool(encoder.decode_responses)
-        # Where pushes may come, a reply must be told from one before anything in it can fail to decode.
+        # If pushes may come, a reply must be told from a push before anything in it can fail to decode.
         self._decoding = (encoder.encoding, encoder.encoding_errors) if self._decodes and self._pushes else None
         self._where = connection._host_error()
         self._transport: asyncio.Transport = connection._writer.transport
@@ -155,15 +159,15 @@ class WatchedConnection:
         raise NotImplementedError
 
     def _has_lost_bytes(self) -> bool:
-        """Whether bytes were read from the socket that an interrupt kept from this protocol."""
+        """Whether an interrupt has lost bytes that were read from the socket."""
         return False
 
     # Time.
 
     def _begin_looking(self, now: float) -> None:
-        """Schedule two rows of looks, so that one is left if the event loop loses a look of the other."""
+        """Schedule two rows of checks, so that one is left if the event loop loses a check of the other."""
         if self._looks_until:
-            put_timers_in_order(self._loop)  # looks that were to come did not: perhaps they are behind later timers
+            put_timers_in_order(self._loop)  # the expected checks did not run: they may be behind later timers
         self._looks += 1
         self._last_look = now
         for delay in (_LOOK, 1.5 * _LOOK):
@@ -172,7 +176,7 @@ class WatchedConnection:
         self._looks_until = now + 4 * _LOOK
 
     def _look_late(self, row: int) -> None:
-        """Begin again if several exceptions at once have cost both rows: there may be no caller that does."""
+        """Begin again if several exceptions at once have ended both rows. No caller may be there to do it."""
         if row != self._looks or not self._looks_until:
             return
         now = monotonic()
@@ -188,7 +192,7 @@ class WatchedConnection:
         if self._passes > 1 or not (self._due or self._held or self._gathered or self.closed):
             self._looks_until = 0.0  # the next caller begins again
             return
-        # Before anything else: whatever is interrupted here, the next look goes on with it.
+        # First: whatever is interrupted here, the next check goes on with it.
         left = _LOOK if self.timeout is None else min(_LOOK, max(0.001, self._next_due(now)))
         try:
             self._loop.call_later(left, self._look, row)
@@ -208,7 +212,7 @@ class WatchedConnection:
             return
         transport = self._transport
         if transport.is_closing():
-            # ``connection_lost`` comes in the next turn of the event loop.
+            # ``connection_lost`` is called in the next iteration of the event loop.
             self._seen_closing += 1
             if self._seen_closing > 2:
                 self._lose(redis_exceptions.ConnectionError("Connection closed by server."))
@@ -229,7 +233,7 @@ class WatchedConnection:
         self._last_look = now
 
     def _look_for_stall(self, now: float) -> None:
-        """Tell the owner if no reply completes although this event loop reads; late if only its own caller waits."""
+        """Notify the owner if no reply completes although this event loop reads; later if only one caller waits."""
         seen, head = self._seen, self._due[0] if self._due else None
         is_late = now - self._last_look > 2 * _LOOK
         if head is None or is_late or seen is None or seen[0] is not head or seen[1] != head.due:
@@ -245,10 +249,10 @@ class WatchedConnection:
         self.on_stalled(self)
 
     def send_reads_elsewhere(self, *, only_one: bool = False) -> None:
-        """Let the callers of commands that only read, and that wait behind the stall, send them again.
+        """Let callers of read-only commands that wait behind the stall send them again on another connection.
 
-        The first command stays if its reply is what takes long. With ``only_one`` a single read goes that is not the
-        first, which the server may be carrying out now; and no other for a while.
+        The first command stays if its reply is what takes long. With ``only_one`` a single read moves, and no other for
+        a while. It is not the first command, which the server may be running now.
         """
         now, due = monotonic(), list(self._due)
         if only_one and now - self._sent_one_at < AGAIN_AFTER:
@@ -268,13 +272,13 @@ class WatchedConnection:
             self._passed = due[-1]
 
     def _next_due(self, now: float) -> float:
-        """Return in how many seconds the wait of the next caller may be over."""
+        """Return in how many seconds the next caller may time out."""
         horizon = now - (self.timeout or 0.0)
         starts = (batch.started for batch in chain(self._due, self._held) if batch.started > horizon)
         return next(starts, now) - horizon
 
     def _expire(self, now: float, timeout: float) -> None:
-        """Time out the callers whose time is over; the deadlines come in the order of the commands."""
+        """Time out the callers whose deadline is over. The deadlines are in the order of the commands."""
         self._time_out_until(now - timeout, self._due, written=True)
         oldest = self._due[0].started if self._due else now
         if oldest <= now - timeout and now >= stuck_from(oldest, self.last_received, timeout):
@@ -283,7 +287,7 @@ class WatchedConnection:
         self._time_out_until(now - timeout, self._held, written=False)
 
     def _time_out_until(self, horizon: float, batches: Iterable[Batch | Unit], *, written: bool) -> None:
-        """Time out who asked at ``horizon`` or earlier."""
+        """Time out callers that asked at ``horizon`` or earlier."""
         slow: Noted = []
         for batch in batches:
             if batch.started > horizon:
@@ -318,12 +322,12 @@ class WatchedConnection:
                     self.gone.set_result(None)
 
     def close(self) -> None:
-        """Close at once; callers that still wait get ``ConnectionLostError``."""
+        """Close at once. Callers that still wait get ``ConnectionLostError``."""
         if not self.closed:
             self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
 
     def _break(self, error: BaseException) -> None:
-        """Close at once after an exception that may have left half a change; the server is not to blame for it."""
+        """Close at once after an exception that may have left half a change. The server is not the cause."""
         schedule_lost_callbacks(self._loop, error)
         text = f"{type(error).__name__} was raised while the connection was used."
         self._lose_for(_Loss(error, True, None, text, False))
@@ -339,7 +343,7 @@ class WatchedConnection:
         self._lose_for(_Loss(error, report, oldest, text, stuck))
 
     def _lose_for(self, loss: _Loss) -> None:
-        """End the connection. What is interrupted here goes on in the next turn of the event loop, or at a look."""
+        """End the connection. If this is interrupted, the next loop iteration or the next check goes on with it."""
         if not mark[0]:
             fork.renew()
         self._loss = self._loss or loss
@@ -355,7 +359,10 @@ class WatchedConnection:
             raise
 
     def _end(self) -> None:
-        """Tell the callers, then the owner. Called twice at least: a caller may have been sending at the first time."""
+        """Notify the callers, then the owner.
+
+        Called at least twice: a caller may have been sending at the first time.
+        """
         loss = self._loss or _Loss(redis_exceptions.ConnectionError(), True, None, "The connection was closed.", False)
         try:
             self._tell(loss)
@@ -372,7 +379,7 @@ class WatchedConnection:
     def _tell(self, loss: _Loss) -> None:
         due = list(self._due)
         if isinstance(loss.error, ReplyTooLargeError) and due and not due[0].next_due.done():
-            due[0].next_due.set_exception(loss.error)  # whose reply it is; the others may ask again
+            due[0].next_due.set_exception(loss.error)  # the owner of the reply gets the error; others may send again
         gathered = self._gathered[:]
         unsent = [*self._held, Batch(self._tick, gathered)]
         for batches, written in ((due, True), (unsent, False)):
@@ -384,17 +391,20 @@ class WatchedConnection:
         self.in_flight = self.bytes_in_flight = self._due_commands = self._due_bytes = 0
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the socket is the parent's. Callers that wait are told, as if it had been lost."""
+        """In a forked child: the socket belongs to the parent.
+
+        Waiting callers are notified as for a lost connection.
+        """
         self._loss, self.closed = _FORKED, True
         gathered = self._gathered[:]
         unsent = [*self._held, Batch(self._tick, gathered)]
         for batches, written in ((list(self._due), True), (unsent, False)):
             for batch in batches:
                 for future in batch.waiting():
-                    # The loop may be closed, or that of a thread that is not here.
+                    # The loop may be closed, or belong to a thread that does not run here.
                     with suppress(RuntimeError, asyncio.InvalidStateError):
                         future.set_exception(
                             ConnectionLostError(_FORKED.text, written=written, started=batch.started, stuck=False)
                         )
-                        future.exception()  # if no caller asks, nothing is logged
+                        future.exception()  # if no caller awaits the future, nothing is logged
         self.in_flight = self.bytes_in_flight = self._due_commands = self._due_bytes = 0
