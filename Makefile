@@ -1,4 +1,5 @@
-# Three commands: make demo, make test, make test-all. Each starts from nothing but Python 3.11+ and make.
+# `make` lists the targets. Each starts from nothing but Python 3.11+ and make.
+.DEFAULT_GOAL = help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,63 +40,67 @@ LOWEST = \
 
 # Tests and benchmarks share the processors with no other target.
 .NOTPARALLEL:
-.PHONY: demo test test-all test-rest test-lab test-random test-comparisons test-lowest faults \
+.PHONY: help demo test test-all test-rest test-lab test-random test-comparisons test-lowest faults \
 	lint format bench screenshots messages clean
 
-demo: $(VENV)/.demo
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## serve the demo site with an embedded server, until Ctrl-C
 	@$(VENV)/bin/python -m project.demo
 
-test: lint
+test: lint ## lint, then run all tests but the slow ones
 	$(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder
 
-test-all: test test-rest
+test-all: test test-rest ## run every test: 40 minutes on 2 cores
 
 # All that `make test` leaves out. What fails does not keep the rest from running.
-test-rest: $(VENV)/.dev
+test-rest: $(VENV)/.dev ## run what `make test` leaves out
 	$(MAKE) --keep-going test-lab test-random test-comparisons test-lowest
 
-test-lab: $(VENV)/.dev
+test-lab: $(VENV)/.dev ## run the slow tests: the failure laboratory and the harnesses
 	$(PYTEST) -n 2 --dist worksteal -m lab --hypothesis-profile thorough $(addprefix --ignore ,$(COMPARISONS))
 
-test-random: $(VENV)/.dev
+test-random: $(VENV)/.dev ## run the tests by random examples with more examples
 	$(PYTEST) -n 2 --dist loadfile --hypothesis-profile thorough $(RANDOM)
 
-test-comparisons: $(VENV)/.dev
+test-comparisons: $(VENV)/.dev ## compare the clients under faults
 	$(PYTEST) -m lab $(COMPARISONS)
 
-test-lowest: $(VENV_LOWEST)/.dev
+test-lowest: $(VENV_LOWEST)/.dev ## run the core tests with the lowest versions that are declared
 	$(VENV_LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST)
 
-faults: $(VENV)/.dev
+faults: $(VENV)/.dev ## inject every fault and write the tables of docs/faults.md
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
 	$(PYTEST) -n 2 --dist worksteal -m "lab or not lab" --hypothesis-profile thorough \
 		tests/faults $(addprefix --ignore ,$(COMPARISONS)) $(HARNESSES) || status=$$?; \
 	$(PYTEST) -m "lab or not lab" $(COMPARISONS) || status=$$?; \
 	$(VENV)/bin/python -m tests.lab.document && exit $$status
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## check style, types, layers and spelling; changes nothing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## fix style and format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench ## measure, and write benchmarks/results.json and the pictures
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.manager
 
-screenshots: $(VENV)/.dev
+screenshots: $(VENV)/.dev ## draw the pictures of the status page again
 	SCREENSHOTS=1 $(VENV)/bin/python -m pytest tests/browser -k picture
 
-messages: $(VENV)/.dev
+messages: $(VENV)/.dev ## collect and compile the translations
 	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django \
 		makemessages -l de -l zh_Hans --no-wrap --no-location --no-obsolete
 	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django compilemessages
 
-clean:
+clean: ## delete the environments and everything else that was made
 	rm -rf $(VENV) $(VENV_LOWEST) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 HARNESSES = sorted(
@@ -17,14 +18,35 @@ HARNESSES = sorted(
 )
 
 
+def make(*arguments):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    ended = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    return ended.stdout
+
+
 def dry(target, directory):
     """Return what ``make -n`` prints for ``target`` where no environment exists yet; it must run nothing."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", "-n", f"VENV={directory}/venv", f"VENV_LOWEST={directory}/lowest", target]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    printed = make("-n", f"VENV={directory}/venv", f"VENV_LOWEST={directory}/lowest", target)
     assert not list(directory.iterdir())
-    return ended.stdout
+    return printed
+
+
+def test_make_without_a_target_lists_every_target_with_a_description():
+    makefile = (ROOT / "Makefile").read_text()
+    declared = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)[1].replace("\\", "").split()
+    listed = [re.fullmatch(r"make ([a-z-]+) +\S.*", line)[1] for line in make().splitlines()]
+    assert sorted(listed) == sorted(declared)
+
+
+def test_the_commit_hooks_are_the_checks_of_make_lint(tmp_path):
+    linted = dry("lint", tmp_path).splitlines()
+    checks = [line.replace(f"{tmp_path}/venv", ".venv") for line in linted if line.startswith(f"{tmp_path}/venv/bin/")]
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    hooks = [hook["entry"] for hook in repo["hooks"]]
+    assert hooks == [check for check in checks if " -m pip " not in check]
+    assert ".venv/bin/codespell" in hooks
 
 
 @pytest.mark.parametrize("target", ["test", "test-all", "faults", "bench", "screenshots"])
