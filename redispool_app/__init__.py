@@ -1,3 +1,3 @@
 """One shared, health-checked Redis manager for a Django project."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
