@@ -6,19 +6,21 @@ Async methods await; none hands work to a thread. Sync methods block; none start
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.engine.multiplex.retry import FAILED
+from redispool_app.plans import Plan, send, send_async
 from redispool_app.redis_pool import RedisConnectionManager
 
 from .context import setup_for
 from .django_redis_api import CacheExtras
 from .get_or_set import CacheStampede
-from .operations import Plan, portions
+from .operations import portions
+
+T = TypeVar("T")
 
 _RedisError = redis_exceptions.RedisError
 
@@ -109,45 +111,39 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
         """The twin of ``set``."""
         return await self._arun(self._plan_set(key, value, timeout, version, nx, xx))
 
-    def _plan_set(self, key: Any, value: Any, timeout: Any, version: Any, nx: bool = False, xx: bool = False) -> Plan:
+    def _plan_set(
+        self, key: Any, value: Any, timeout: Any, version: Any, nx: bool = False, xx: bool = False
+    ) -> Plan[Any]:
         full = self._full_key(key, version)
         return self._setup.plans.set(full, value, self.get_backend_timeout(timeout), nx, xx)
 
     def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        done: bool = self._run(self._plan_set(key, value, timeout, version, nx=True))
-        return done
+        return bool(self._run(self._plan_set(key, value, timeout, version, nx=True)))
 
     async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        done: bool = await self._arun(self._plan_set(key, value, timeout, version, nx=True))
-        return done
+        return bool(await self._arun(self._plan_set(key, value, timeout, version, nx=True)))
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        done: bool = self._run(self._plan_touch(key, timeout, version))
-        return done
+        return self._run(self._plan_touch(key, timeout, version))
 
     async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        done: bool = await self._arun(self._plan_touch(key, timeout, version))
-        return done
+        return await self._arun(self._plan_touch(key, timeout, version))
 
-    def _plan_touch(self, key: Any, timeout: Any, version: Any) -> Plan:
+    def _plan_touch(self, key: Any, timeout: Any, version: Any) -> Plan[bool]:
         full = self._full_key(key, version)
         return self._setup.plans.touch(full, self.get_backend_timeout(timeout))
 
     def delete(self, key: Any, version: Any = None) -> bool:
-        done: bool = self._run(self._setup.plans.delete(self._full_key(key, version)))
-        return done
+        return self._run(self._setup.plans.delete(self._full_key(key, version)))
 
     async def adelete(self, key: Any, version: Any = None) -> bool:
-        done: bool = await self._arun(self._setup.plans.delete(self._full_key(key, version)))
-        return done
+        return await self._arun(self._setup.plans.delete(self._full_key(key, version)))
 
     def has_key(self, key: Any, version: Any = None) -> bool:
-        found: bool = self._run(self._setup.plans.has_key(self._full_key(key, version)))
-        return found
+        return self._run(self._setup.plans.has_key(self._full_key(key, version)))
 
     async def ahas_key(self, key: Any, version: Any = None) -> bool:
-        found: bool = await self._arun(self._setup.plans.has_key(self._full_key(key, version)))
-        return found
+        return await self._arun(self._setup.plans.has_key(self._full_key(key, version)))
 
     # Counters: one command at the server, which keeps the key's lifetime.
 
@@ -157,13 +153,11 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
         Raises ``ValueError`` for a missing key and for what is no 64-bit integer, ``TypeError`` for a ``delta`` that is
         no integer.
         """
-        total: int = self._run(self._setup.plans.incr(self._full_key(key, version), delta))
-        return total
+        return self._run(self._setup.plans.incr(self._full_key(key, version), delta))
 
     async def aincr(self, key: Any, delta: int = 1, version: Any = None) -> int:
         """The twin of ``incr``."""
-        total: int = await self._arun(self._setup.plans.incr(self._full_key(key, version), delta))
-        return total
+        return await self._arun(self._setup.plans.incr(self._full_key(key, version), delta))
 
     def decr(self, key: Any, delta: int = 1, version: Any = None) -> int:
         """Subtract from an integer; raises what ``incr`` raises."""
@@ -178,28 +172,28 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
     def get_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for names in portions(self._full_keys(keys, version)):
-            found.update(self._run(self._setup.plans.get_many(names)))
+            part = self._run(self._setup.plans.get_many(names))
+            found.update(part)
         return found
 
     async def aget_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for names in portions(self._full_keys(keys, version)):
-            found.update(await self._arun(self._setup.plans.get_many(names)))
+            part = await self._arun(self._setup.plans.get_many(names))
+            found.update(part)
         return found
 
     def set_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> list[Any]:
         """Store all values in one transaction; return the keys that were not: all, when an outage is ignored."""
-        failed: list[Any] = self._run(self._plan_set_many(data, timeout, version)) if data else []
-        return failed
+        return self._run(self._plan_set_many(data, timeout, version)) if data else []
 
     async def aset_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None
     ) -> list[Any]:
         """The twin of ``set_many``."""
-        failed: list[Any] = await self._arun(self._plan_set_many(data, timeout, version)) if data else []
-        return failed
+        return await self._arun(self._plan_set_many(data, timeout, version)) if data else []
 
-    def _plan_set_many(self, data: Mapping[Any, Any], timeout: Any, version: Any) -> Plan:
+    def _plan_set_many(self, data: Mapping[Any, Any], timeout: Any, version: Any) -> Plan[list[Any]]:
         values = {self._full_key(key, version): value for key, value in data.items()}
         return self._setup.plans.set_many(values, self.get_backend_timeout(timeout), list(data))
 
@@ -236,7 +230,7 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
         """The twin of ``decr_version``."""
         return await self.aincr_version(key, -delta, version)
 
-    def _plan_rename(self, key: Any, delta: int, version: Any) -> tuple[Any, Plan]:
+    def _plan_rename(self, key: Any, delta: int, version: Any) -> tuple[Any, Plan[None]]:
         version = self.version if version is None else version
         new = version + delta
         return new, self._setup.plans.rename(key, self._full_key(key, version), self._full_key(key, new))
@@ -275,23 +269,23 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
 
     # Carrying out a plan.
 
-    def _run(self, plan: Plan) -> Any:
+    def _run(self, plan: Plan[T]) -> T:
         try:
-            reply = _send(self._setup.manager.get_sync_client(), plan)
+            reply = send(self._setup.manager.get_sync_client(), plan)
         except _RedisError as error:
             reply = self._instead(plan, error)
         return plan.read(reply)
 
-    async def _arun(self, plan: Plan) -> Any:
+    async def _arun(self, plan: Plan[T]) -> T:
         try:
             manager = self._setup.manager
             client = manager.ready_client() or await manager.get_client()
-            reply = await _asend(client, plan)
+            reply = await send_async(client, plan)
         except _RedisError as error:
             reply = self._instead(plan, error)
         return plan.read(reply)
 
-    def _instead(self, plan: Plan, error: redis_exceptions.RedisError) -> Any:
+    def _instead(self, plan: Plan[Any], error: redis_exceptions.RedisError) -> Any:
         """Return the reply to go on with after ``error``, or raise what the caller should know."""
         if plan.explain is not None and isinstance(error, redis_exceptions.ResponseError):
             explained = plan.explain(error)
@@ -303,27 +297,3 @@ class RedisPoolCache(CacheStampede, CacheExtras, BaseCache):  # type: ignore[mis
 
 
 _KEY_METHODS = ("make_key", "validate_key", "make_and_validate_key")
-
-
-def _send(client: SyncRedis, plan: Plan) -> Any:
-    commands = plan.commands
-    if plan.script is not None:
-        return plan.script.run(client, commands[0], plan.arguments)
-    if len(commands) == 1:
-        return client.execute_raw(*commands[0])
-    with client.pipeline() as pipe:
-        for command in commands:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-        return pipe.execute()
-
-
-async def _asend(client: AsyncRedis, plan: Plan) -> Any:
-    commands = plan.commands
-    if plan.script is not None:
-        return await plan.script.arun(client, commands[0], plan.arguments)
-    if len(commands) == 1:
-        return await client.execute_raw(*commands[0])
-    async with client.pipeline() as pipe:
-        for command in commands:
-            pipe.execute_command(*command)
-        return await pipe.execute()

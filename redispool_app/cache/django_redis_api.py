@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.locks import AsyncCacheLock, SyncLock
+from redispool_app.plans import Plan
 
 from .keys import STALE, KeyTemplate, escaped, is_side_key
-from .operations import Plan
 
 if TYPE_CHECKING:
     from .context import Setup
+
+T = TypeVar("T")
 
 _PAGE = 1_000
 """How many keys the server looks at for each page of a search."""
@@ -30,78 +32,75 @@ class CacheExtras:
     if TYPE_CHECKING:
         _setup: Setup
         version: Any
-        _run: Callable[[Plan], Any]
-        _arun: Callable[[Plan], Any]
         _full_key: Callable[..., str]
         make_key: Callable[..., str]
         get_backend_timeout: Callable[..., int | None]
+
+        def _run(self, plan: Plan[T]) -> T: ...
+        async def _arun(self, plan: Plan[T]) -> T: ...
 
     # Lifetimes.
 
     def ttl(self, key: Any, version: Any = None) -> int | None:
         """Return the seconds left, None for no expiry, 0 for a missing key."""
-        left: int | None = self._run(self._setup.plans.ttl(self._full_key(key, version), "TTL"))
-        return left
+        return self._run(self._setup.plans.ttl(self._full_key(key, version), "TTL"))
 
     async def attl(self, key: Any, version: Any = None) -> int | None:
         """The twin of ``ttl``."""
-        left: int | None = await self._arun(self._setup.plans.ttl(self._full_key(key, version), "TTL"))
-        return left
+        return await self._arun(self._setup.plans.ttl(self._full_key(key, version), "TTL"))
 
     def pttl(self, key: Any, version: Any = None) -> int | None:
         """Return the milliseconds left, None for no expiry, 0 for a missing key."""
-        left: int | None = self._run(self._setup.plans.ttl(self._full_key(key, version), "PTTL"))
-        return left
+        return self._run(self._setup.plans.ttl(self._full_key(key, version), "PTTL"))
 
     async def apttl(self, key: Any, version: Any = None) -> int | None:
         """The twin of ``pttl``."""
-        left: int | None = await self._arun(self._setup.plans.ttl(self._full_key(key, version), "PTTL"))
-        return left
+        return await self._arun(self._setup.plans.ttl(self._full_key(key, version), "PTTL"))
 
     def persist(self, key: Any, version: Any = None) -> bool:
         """Let the key live for ever; return whether it had an expiry."""
-        return bool(self._run(self._setup.plans.persist(self._full_key(key, version))))
+        return self._run(self._setup.plans.persist(self._full_key(key, version)))
 
     async def apersist(self, key: Any, version: Any = None) -> bool:
         """The twin of ``persist``."""
-        return bool(await self._arun(self._setup.plans.persist(self._full_key(key, version))))
+        return await self._arun(self._setup.plans.persist(self._full_key(key, version)))
 
     def expire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """Set the seconds left, or those of a timedelta; return whether the key exists."""
-        return bool(self._run(self._plan_expire(key, timeout, version)))
+        return self._run(self._plan_expire(key, timeout, version))
 
     async def aexpire(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """The twin of ``expire``."""
-        return bool(await self._arun(self._plan_expire(key, timeout, version)))
+        return await self._arun(self._plan_expire(key, timeout, version))
 
-    def _plan_expire(self, key: Any, timeout: Any, version: Any) -> Plan:
+    def _plan_expire(self, key: Any, timeout: Any, version: Any) -> Plan[bool]:
         if isinstance(timeout, timedelta):
             timeout = timeout.total_seconds()
         return self._setup.plans.touch(self._full_key(key, version), self.get_backend_timeout(timeout))
 
     def pexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
         """Set the milliseconds left, or those of a timedelta; return whether the key exists."""
-        return bool(self._run(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
+        return self._run(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE"))
 
     async def apexpire(self, key: Any, timeout: int | timedelta, version: Any = None) -> bool:
         """The twin of ``pexpire``."""
-        return bool(await self._arun(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE")))
+        return await self._arun(self._setup.plans.expire(self._full_key(key, version), timeout, "PEXPIRE"))
 
     def expire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """Let the key expire at a time, a datetime or Unix time in seconds; return whether the key exists."""
-        return bool(self._run(self._setup.plans.expire_at(self._full_key(key, version), when, "EXPIREAT")))
+        return self._run(self._setup.plans.expire_at(self._full_key(key, version), when, "EXPIREAT"))
 
     async def aexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """The twin of ``expire_at``."""
-        return bool(await self._arun(self._setup.plans.expire_at(self._full_key(key, version), when, "EXPIREAT")))
+        return await self._arun(self._setup.plans.expire_at(self._full_key(key, version), when, "EXPIREAT"))
 
     def pexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """Let the key expire at a time, a datetime or Unix time in milliseconds; return whether the key exists."""
-        return bool(self._run(self._setup.plans.expire_at(self._full_key(key, version), when, "PEXPIREAT")))
+        return self._run(self._setup.plans.expire_at(self._full_key(key, version), when, "PEXPIREAT"))
 
     async def apexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """The twin of ``pexpire_at``."""
-        return bool(await self._arun(self._setup.plans.expire_at(self._full_key(key, version), when, "PEXPIREAT")))
+        return await self._arun(self._setup.plans.expire_at(self._full_key(key, version), when, "PEXPIREAT"))
 
     # Searching: SCAN, page by page, so that the server answers others meanwhile.
 
@@ -158,7 +157,7 @@ class CacheExtras:
         ``ImproperlyConfigured`` where a KEY_FUNCTION hides that.
         """
         if self._setup.options.clear_flushes_db:
-            return bool(self._run(self._setup.plans.flush()))
+            return self._run(self._setup.plans.flush())
         globs, owns = self._all()
         for page in self._pages(globs, None):
             if page is None:
@@ -171,7 +170,7 @@ class CacheExtras:
     async def aclear(self) -> bool:
         """The twin of ``clear``."""
         if self._setup.options.clear_flushes_db:
-            return bool(await self._arun(self._setup.plans.flush()))
+            return await self._arun(self._setup.plans.flush())
         globs, owns = self._all()
         async for page in self._apages(globs, None):
             if page is None:

@@ -22,9 +22,10 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.runtime.single_flight import Flight, Flights
+from redispool_app.plans import Plan, Script, script_plan, send, send_async
 
 from .keys import LOCK, STALE
-from .scripts import CLAIM, FULFIL, RELEASE, Script
+from .scripts import CLAIM, FULFIL, RELEASE
 
 if TYPE_CHECKING:
     from .context import Setup
@@ -36,15 +37,7 @@ under_way: Flights[tuple[str, str], bytes] = Flights()
 """What callers of this process compute now, by pool and key; a flight lands with the serialized value."""
 
 
-# What the driver of ``steps`` is asked to do.
-
-
-class Run(NamedTuple):
-    """Run a script and send back the reply."""
-
-    script: Script
-    keys: tuple[str, ...]
-    arguments: tuple[Any, ...]
+# What the driver of ``steps`` is asked to do. A plan: to send it and send back the reply as it came.
 
 
 class Pause(NamedTuple):
@@ -62,7 +55,7 @@ class Compute(NamedTuple):
     """Call the caller's function and send back what it returns."""
 
 
-Step = Run | Pause | Await | Compute
+Step = Plan[Any] | Pause | Await | Compute
 Steps = Generator[Step, Any, Any]
 
 
@@ -101,7 +94,7 @@ class Wanted:
         milliseconds = max(1, round(self.setup.options.stampede_lock_timeout * 1000))
         for pause in _pauses(deadline):
             try:
-                value, *rest = yield Run(CLAIM, self._keys, (token, milliseconds))
+                value, *rest = yield _run(CLAIM, self._keys, token, milliseconds)
             except GeneratorExit:
                 raise  # nobody carries out another step
             except BaseException as error:
@@ -145,7 +138,7 @@ class Wanted:
     def _fulfil(self, token: str, data: bytes) -> Steps:
         """Store the value and give the lock back; return what somebody else has stored meanwhile, which counts."""
         try:
-            return (yield Run(FULFIL, self._keys, (token, data, *self._expiries())))
+            return (yield _run(FULFIL, self._keys, token, data, *self._expiries()))
         except redis_exceptions.RedisError as error:
             if not self.setup.ignores(error):
                 raise
@@ -155,7 +148,7 @@ class Wanted:
 
     def _release(self, token: str) -> Steps:
         with suppress(redis_exceptions.RedisError):
-            yield Run(RELEASE, (self.key + LOCK,), (token,))
+            yield _run(RELEASE, (self.key + LOCK,), token)
 
     @property
     def _keys(self) -> tuple[str, str, str]:
@@ -167,6 +160,14 @@ class Wanted:
             return "", ""
         beyond = self.setup.options.stale_timeout
         return self.timeout, self.timeout + beyond if beyond else ""
+
+
+def _run(script: Script, keys: tuple[str, ...], *arguments: Any) -> Plan[Any]:
+    return script_plan(script, keys, arguments, _as_it_came)
+
+
+def _as_it_came(reply: Any) -> Any:
+    return reply
 
 
 def _pauses(deadline: float) -> Iterator[float]:
@@ -181,8 +182,8 @@ def drive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> Any:
     """Carry out the steps with blocking calls; return what they return."""
 
     def perform(step: Step) -> Any:
-        if isinstance(step, Run):
-            return step.script.run(wanted.setup.manager.get_sync_client(), step.keys, step.arguments)
+        if isinstance(step, Plan):
+            return send(wanted.setup.manager.get_sync_client(), step)
         if isinstance(step, Compute):
             return function()
         if isinstance(step, Await):
@@ -209,10 +210,10 @@ async def adrive(steps: Steps, wanted: Wanted, function: Callable[[], Any]) -> A
     """The twin of ``drive``; ``function`` may return an awaitable."""
 
     async def perform(step: Step) -> Any:
-        if isinstance(step, Run):
+        if isinstance(step, Plan):
             manager = wanted.setup.manager
             client = manager.ready_client() or await manager.get_client()
-            return await step.script.arun(client, step.keys, step.arguments)
+            return await send_async(client, step)
         if isinstance(step, Compute):
             value = function()
             return await value if isawaitable(value) else value

@@ -9,33 +9,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from redis import exceptions as redis_exceptions
 
+from redispool_app.plans import Command, Plan, script_plan
 from redispool_app.serialization.codec import Codec
 
 from .keys import STALE
-from .scripts import CHANGE_IF, INCREMENT, Script
+from .scripts import CHANGE_IF, INCREMENT
 
-Command = tuple[Any, ...]
+T = TypeVar("T")
 
 MOST_KEYS = 5_000
 """Keys in one command: the server answers nobody else meanwhile."""
-
-
-class Plan(NamedTuple):
-    """Commands to send, several as one MULTI, and how to read the reply (of several: the list of replies)."""
-
-    commands: tuple[Command, ...]
-    read: Callable[[Any], Any]
-    empty: Any = None
-    """The reply of a server that holds nothing, which stands in for an outage that is ignored."""
-    script: Script | None = None
-    """What to run instead of a command: the one command is then its keys, followed by ``arguments``."""
-    arguments: Command = ()
-    explain: Callable[[redis_exceptions.ResponseError], Exception | None] | None = None
-    """Returns the exception that the caller of the cache expects for what the server refused, if there is one."""
 
 
 Page = tuple[int, list[bytes] | None]
@@ -51,7 +38,7 @@ class CachePlans:
         self._codec = codec
         self._keeps_stale = keeps_stale
 
-    def set(self, key: str, value: Any, timeout: int | None, nx: bool = False, xx: bool = False) -> Plan:
+    def set(self, key: str, value: Any, timeout: int | None, nx: bool = False, xx: bool = False) -> Plan[Any]:
         if nx and xx:
             raise ValueError("nx (only if missing) and xx (only if present) exclude each other.")
         data = self._codec.dumps(value)  # what cannot be stored is an error even where nothing will be
@@ -63,7 +50,7 @@ class CachePlans:
             return self._changing_if("SET", [key], (*rest, "NX" if nx else "XX"), _was_done)
         return self._changing(("SET", key, *rest), [key], _nothing)
 
-    def set_many(self, values: dict[str, Any], timeout: int | None, names: Sequence[Any]) -> Plan:
+    def set_many(self, values: dict[str, Any], timeout: int | None, names: Sequence[Any]) -> Plan[list[Any]]:
         """``names`` are the caller's keys, all of which an ignored outage leaves unstored."""
         dumped = [(key, self._codec.dumps(value)) for key, value in values.items()]
 
@@ -80,7 +67,7 @@ class CachePlans:
             commands.append(("UNLINK", *(key + STALE for key in values)))
         return Plan(tuple(commands), read)
 
-    def get_many(self, names: dict[str, Any]) -> Plan:
+    def get_many(self, names: dict[str, Any]) -> Plan[dict[Any, Any]]:
         """``names`` are the caller's keys by full key."""
 
         def read(replies: list[bytes | None]) -> dict[Any, Any]:
@@ -90,38 +77,38 @@ class CachePlans:
 
         return Plan((("MGET", *names),), read, [None] * len(names))
 
-    def delete(self, key: str) -> Plan:
+    def delete(self, key: str) -> Plan[bool]:
         return self._forget(key, bool)
 
-    def delete_many(self, keys: Sequence[str]) -> Plan:
+    def delete_many(self, keys: Sequence[str]) -> Plan[None]:
         stale = (key + STALE for key in keys) if self._keeps_stale else ()
         return Plan((("UNLINK", *keys, *stale),), _nothing)
 
-    def _forget(self, key: str, read: Callable[[Any], Any]) -> Plan:
+    def _forget(self, key: str, read: Callable[[Any], T]) -> Plan[T]:
         return self._changing(("UNLINK", key), [key], read)
 
-    def _changing(self, command: Command, keys: list[str], read: Callable[[Any], Any]) -> Plan:
+    def _changing(self, command: Command, keys: list[str], read: Callable[[Any], T]) -> Plan[T]:
         """The command and, where there may be stale copies of what it changes, their end."""
         if not self._keeps_stale:
             return Plan((command,), read)
         unlink = ("UNLINK", *(key + STALE for key in keys))
         return Plan((command, unlink), lambda replies: read(replies[0]), [None, 0])
 
-    def _changing_if(self, name: str, keys: list[str], rest: Command, read: Callable[[Any], Any]) -> Plan:
+    def _changing_if(self, name: str, keys: list[str], rest: Command, read: Callable[[Any], T]) -> Plan[T]:
         """The same for a command that may change nothing: then the copies stay. ``rest``: what follows its keys."""
         if not self._keeps_stale:
             return Plan(((name, *keys, *rest),), read)
         copies = (key + STALE for key in keys)
-        return Plan(((*keys, *copies),), read, script=CHANGE_IF, arguments=(name, *rest))
+        return script_plan(CHANGE_IF, (*keys, *copies), (name, *rest), read)
 
-    def has_key(self, key: str) -> Plan:
+    def has_key(self, key: str) -> Plan[bool]:
         return Plan((("EXISTS", key),), bool)
 
-    def touch(self, key: str, timeout: int | None) -> Plan:
+    def touch(self, key: str, timeout: int | None) -> Plan[bool]:
         # As in Django's RedisCache, PERSIST answers False for a key that has no expiry already.
         return self.persist(key) if timeout is None else Plan((("EXPIRE", key, timeout),), bool)
 
-    def incr(self, key: str, delta: Any) -> Plan:
+    def incr(self, key: str, delta: Any) -> Plan[int]:
         if isinstance(delta, bool):
             raise TypeError("A counter is incremented by an integer, not by a bool.")
         delta = operator.index(delta)
@@ -138,9 +125,9 @@ class CachePlans:
                 )
             return None
 
-        return Plan(((key,),), read, script=INCREMENT, arguments=(delta,), explain=explain)
+        return script_plan(INCREMENT, (key,), (delta,), read)._replace(explain=explain)
 
-    def rename(self, name: Any, key: str, new: str) -> Plan:
+    def rename(self, name: Any, key: str, new: str) -> Plan[None]:
         """Move a value, its lifetime with it, to another version."""
 
         def read(done: Any) -> None:
@@ -150,12 +137,11 @@ class CachePlans:
         def explain(error: redis_exceptions.ResponseError) -> Exception | None:
             return _not_found(name) if "no such key" in str(error) else None
 
-        plan = self._changing_if("RENAME", [key, new], (), read)
-        return plan._replace(explain=explain)
+        return self._changing_if("RENAME", [key, new], (), read)._replace(explain=explain)
 
     # Lifetimes.
 
-    def ttl(self, key: str, unit: str) -> Plan:
+    def ttl(self, key: str, unit: str) -> Plan[int | None]:
         """``unit``: the command, ``TTL`` for seconds or ``PTTL`` for milliseconds."""
 
         def read(left: int) -> int | None:
@@ -163,16 +149,16 @@ class CachePlans:
 
         return Plan(((unit, key),), read, -2)
 
-    def persist(self, key: str) -> Plan:
+    def persist(self, key: str) -> Plan[bool]:
         return Plan((("PERSIST", key),), bool)
 
-    def expire(self, key: str, timeout: Any, unit: str) -> Plan:
+    def expire(self, key: str, timeout: Any, unit: str) -> Plan[bool]:
         """``unit``: the command, ``EXPIRE`` for seconds or ``PEXPIRE`` for milliseconds; both take whole numbers."""
         if isinstance(timeout, timedelta):
             timeout //= timedelta(milliseconds=1) if unit == "PEXPIRE" else timedelta(seconds=1)
         return Plan(((unit, key, int(timeout)),), bool)
 
-    def expire_at(self, key: str, when: datetime | float, unit: str) -> Plan:
+    def expire_at(self, key: str, when: datetime | float, unit: str) -> Plan[bool]:
         """``unit``: the command, ``EXPIREAT`` for Unix times in seconds or ``PEXPIREAT`` for milliseconds."""
         if isinstance(when, datetime):
             when = when.timestamp() * (1000 if unit == "PEXPIREAT" else 1)
@@ -180,17 +166,17 @@ class CachePlans:
 
     # Searching.
 
-    def scan(self, cursor: int, glob: str, count: int) -> Plan:
+    def scan(self, cursor: int, glob: str, count: int) -> Plan[Page]:
         def read(page: Any) -> Page:
             return int(page[0]), page[1]
 
         return Plan((("SCAN", cursor, "MATCH", glob, "COUNT", count),), read, (0, None))
 
-    def unlink(self, keys: Sequence[bytes]) -> Plan:
+    def unlink(self, keys: Sequence[bytes]) -> Plan[int | None]:
         """Read as how many there were; None for an outage that is ignored."""
         return Plan((("UNLINK", *keys),), lambda count: count)
 
-    def flush(self) -> Plan:
+    def flush(self) -> Plan[bool]:
         return Plan((("FLUSHDB", "ASYNC"),), _was_done)
 
 

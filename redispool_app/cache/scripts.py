@@ -2,41 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-from typing import Any
-
-from redis import exceptions as redis_exceptions
-
-from redispool_app.engine import AsyncRedis, SyncRedis
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script; a server that does not know it yet, or not any more, is given its text once."""
-
-    text: str
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        # Names the script at the server, as EVALSHA has it; nothing depends on its strength.
-        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "digest", digest)
-
-    def run(self, client: SyncRedis, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
-        """Run it and return the reply as it came."""
-        try:
-            return client.execute_raw("EVALSHA", self.digest, len(keys), *keys, *arguments)
-        except redis_exceptions.NoScriptError:
-            return client.execute_raw("EVAL", self.text, len(keys), *keys, *arguments)
-
-    async def arun(self, client: AsyncRedis, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
-        """The twin of ``run``."""
-        try:
-            return await client.execute_raw("EVALSHA", self.digest, len(keys), *keys, *arguments)
-        except redis_exceptions.NoScriptError:
-            return await client.execute_raw("EVAL", self.text, len(keys), *keys, *arguments)
-
+from redispool_app.plans import Script
 
 # An error is returned rather than raised, so that it comes without the script's name and line. The total is read as
 # text because a Lua number is a double.

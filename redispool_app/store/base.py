@@ -14,12 +14,12 @@ from django.core.exceptions import ImproperlyConfigured
 from redis import exceptions as redis_exceptions
 
 from redispool_app.conf.config import DEFAULT_ALIAS
-from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.locks import AsyncLock, SyncLock
+from redispool_app.plans import Plan, send, send_async
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.serialization.serializers import Serializer, find_serializer
 
-from .operations import DEFAULT_TTL, VALUE, LockPlan, Plan, StorePlans, Ttl, milliseconds
+from .operations import DEFAULT_TTL, VALUE, LockPlan, StorePlans, Ttl, milliseconds
 
 __all__ = ["DEFAULT_TTL", "RedisBase"]
 
@@ -331,44 +331,31 @@ class RedisBase:
     # Carrying out a plan.
 
     async def _run(self, plan: Plan[T]) -> T:
-        reply = None
+        reply: Any = None
         if plan.commands:
             async with self.manager.get_connection() as client:
-                reply = await _send(client, plan)
-        # Outside the block: a reply that cannot be read says nothing about the server's health.
-        return plan.result(reply)
+                try:
+                    reply = await send_async(client, plan)
+                except redis_exceptions.ResponseError as error:
+                    reply = error
+        return _read(plan, reply)
 
     def _run_sync(self, plan: Plan[T]) -> T:
-        reply = None
+        reply: Any = None
         if plan.commands:
             with self.manager.get_sync_connection() as client:
-                reply = _send_sync(client, plan)
-        return plan.result(reply)
+                try:
+                    reply = send(client, plan)
+                except redis_exceptions.ResponseError as error:
+                    reply = error
+        return _read(plan, reply)
 
 
-async def _send(client: AsyncRedis, plan: Plan[Any]) -> Any:
-    """Return the reply or, as a value, the error that the server answered with."""
-    try:
-        if len(plan.commands) == 1:
-            return await client.execute_command(*plan.commands[0], **plan.options)
-        async with client.pipeline() as pipe:
-            for command in plan.commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
-    except redis_exceptions.ResponseError as error:
-        return error
-
-
-def _send_sync(client: SyncRedis, plan: Plan[Any]) -> Any:
-    try:
-        if len(plan.commands) == 1:
-            return client.execute_command(*plan.commands[0], **plan.options)
-        with client.pipeline() as pipe:
-            for command in plan.commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            return pipe.execute(raise_on_error=False)
-    except redis_exceptions.ResponseError as error:
-        return error
+def _read(plan: Plan[T], reply: Any) -> T:
+    """Read the reply. Done outside of ``get_connection()``: what it raises must not mark the pool unhealthy."""
+    if isinstance(reply, redis_exceptions.ResponseError):
+        raise reply
+    return plan.read(reply)
 
 
 def _check(cls: type[RedisBase]) -> None:

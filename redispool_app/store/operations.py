@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from redis import exceptions as redis_exceptions
-from redis.client import NEVER_DECODE
 
+from redispool_app.plans import Command, Plan
 from redispool_app.serialization.serializers import Serializer
-
-T = TypeVar("T")
 
 VALUE, HASH, LOCK = "v", "h", "lock"
 """The kinds of key that a store uses itself."""
@@ -49,31 +47,6 @@ redis.call('HINCRBY', KEYS[1], ARGV[1], ARGV[2])
 if created then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return redis.call('HGET', KEYS[1], ARGV[1])
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Plan(Generic[T]):
-    """Commands to send, several as one MULTI, and how to read the reply (of several: the list of replies).
-
-    Without commands nothing is sent and ``read`` gets None. A ``raw`` plan's one reply stays bytes
-    whatever DECODE_RESPONSES says; redis-py cannot do that for replies within a MULTI.
-    """
-
-    commands: tuple[tuple[Any, ...], ...]
-    read: Callable[[Any], T]
-    raw: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """redis-py's options for ``execute_command``."""
-        return {NEVER_DECODE: []} if self.raw else {}
-
-    def result(self, reply: Any) -> T:
-        """Read the reply. Raises the error that the server answered with, or ``ValueError``."""
-        for item in reply if len(self.commands) > 1 and isinstance(reply, list) else (reply,):
-            if isinstance(item, Exception):
-                raise item
-        return self.read(reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +171,7 @@ class StorePlans:
         return self._one_value(name, default, "GET", self._wire(name))
 
     def _one_value(self, name: str, default: Any, *command: Any) -> Plan[Any]:
-        return Plan((command,), lambda data: default if data is None else self._loads(name, data), raw=True)
+        return Plan((command,), lambda data: default if data is None else self._loads(name, data))
 
     def set(self, name: str, value: Any, ttl: Ttl, nx: bool, xx: bool) -> Plan[bool]:
         if nx and xx:
@@ -206,7 +179,7 @@ class StorePlans:
         condition = ("NX",) if nx else ("XX",) if xx else ()
         return Plan(((*self._set(name, value, self._milliseconds(ttl)), *condition),), bool)
 
-    def _set(self, name: str, value: Any, ttl: int | None) -> tuple[Any, ...]:
+    def _set(self, name: str, value: Any, ttl: int | None) -> Command:
         command = ("SET", self._wire(name), self._dumps(name, value))
         return command if ttl is None else (*command, "PX", ttl)
 
@@ -217,7 +190,7 @@ class StorePlans:
             found = zip(wires, replies, strict=True)
             return {name: self._loads(name, data) for name, data in found if data is not None}
 
-        return Plan((("MGET", *wires.values()),), read, raw=True) if wires else Plan((), lambda _: {})
+        return Plan((("MGET", *wires.values()),), read) if wires else Plan((), lambda _: {})
 
     def set_many(self, mapping: Mapping[str, Any], ttl: Ttl) -> Plan[None]:
         expiry = self._milliseconds(ttl)
@@ -267,10 +240,10 @@ class StorePlans:
         pattern = self._wire(match, kind)
         start = len(self.prefix) + len(kind) + 2
 
-        def read(page: tuple[int, list[bytes]]) -> tuple[int, list[str]]:
-            return page[0], [self._text(wire[start:]) for wire in page[1]]
+        def read(page: tuple[bytes, list[bytes]]) -> tuple[int, list[str]]:
+            return int(page[0]), [self._text(wire[start:]) for wire in page[1]]
 
-        return Plan((("SCAN", cursor, "MATCH", pattern, "COUNT", count),), read, raw=True)
+        return Plan((("SCAN", cursor, "MATCH", pattern, "COUNT", count),), read)
 
     # Hashes.
 
@@ -288,11 +261,13 @@ class StorePlans:
         return self._one_value(f"{name}[{key}]", default, "HGET", self._wire(name, HASH), self._field(key))
 
     def hgetall(self, name: str) -> Plan[dict[str, Any]]:
-        def read(reply: dict[bytes, bytes]) -> dict[str, Any]:
-            named = ((self._text(key), data) for key, data in reply.items())
+        def read(reply: dict[bytes, bytes] | list[bytes]) -> dict[str, Any]:
+            # A dict in RESP3, a flat list in RESP2.
+            pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+            named = ((self._text(key), data) for key, data in pairs)
             return {key: self._loads(f"{name}[{key}]", data) for key, data in named}
 
-        return Plan((("HGETALL", self._wire(name, HASH)),), read, raw=True)
+        return Plan((("HGETALL", self._wire(name, HASH)),), read)
 
     def hdel(self, name: str, keys: tuple[str, ...]) -> Plan[int]:
         wire, wires = self._wire(name, HASH), [self._field(key) for key in keys]
@@ -303,7 +278,7 @@ class StorePlans:
         change = (self._field(key), self._amount(amount))
         if expiry is None:
             return Plan((("HINCRBY", wire, *change),), int)
-        return Plan((("EVAL", _HINCR, 1, wire, *change, expiry),), int, raw=True)
+        return Plan((("EVAL", _HINCR, 1, wire, *change, expiry),), int)
 
     # Locks.
 

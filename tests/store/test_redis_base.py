@@ -376,7 +376,7 @@ def test_every_blocking_method_speaks_through_the_managers_blocking_client(manag
 
         return call
 
-    for name in ("execute_command", "pipeline"):
+    for name in ("execute_command", "execute_raw", "pipeline"):
         monkeypatch.setattr(SyncRedis, name, noted(getattr(SyncRedis, name)))
     for name, args in BLOCKING.items():
         used.clear()

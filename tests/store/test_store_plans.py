@@ -265,6 +265,17 @@ async def test_fields_of_a_hash_are_written_read_and_deleted(manager, twin):
     assert await store.delete_many(["ada", "bob"], kind="h") == 1
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_hash_is_read_in_either_protocol(server, pool_settings, twin, protocol):
+    pool_settings(server.url, PROTOCOL=protocol)
+    store = twin(Carts)
+    await store.hset("ada", {"tea": 1, "milk": [2]})
+    assert await store.hgetall("ada") == {"tea": 1, "milk": [2]}
+    assert await store.hgetall("missing") == {}
+    assert await store.set("a", 1) is True
+    assert await store.scan() == ["a"]
+
+
 async def test_writing_fields_sets_the_time_to_live_of_the_whole_hash(manager, twin):
     store = twin(Visits)
     await store.hset("a", {"f": 1})
