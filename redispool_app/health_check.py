@@ -46,7 +46,7 @@ class RedisPool(HealthCheck):  # type: ignore[misc]
             if self.alias not in get_aliases():
                 raise ServiceUnavailable(f"REDIS_POOL has no alias {self.alias!r}.")
             manager = RedisConnectionManager(self.alias)
-            manager._built()
+            manager.build()
         except ImproperlyConfigured as error:
             raise ServiceUnavailable(f"REDIS_POOL is wrong for {self.alias!r}: see manage.py check.") from error
         if not await answers(manager):

@@ -111,7 +111,7 @@ class RedisPoolMiddleware:
     def _retry_after(self, exception: Exception) -> int:
         seconds = getattr(exception, "retry_after", None)
         if seconds is None:
-            health = self._manager._health
+            health = self._manager.health
             seconds = health.retry_after() if health is not None else 0.0
         return max(1, math.ceil(seconds))
 

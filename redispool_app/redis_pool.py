@@ -97,7 +97,55 @@ class RedisConnectionManager:
         self._by_loop: dict[int, ref[LoopClient]] = {}
         self._health: Health | None = None
 
-    # Configuration and state, under the names that code around the manager relies on.
+    # Configuration and state, for the modules of this app.
+
+    @property
+    def config(self) -> RedisPoolConfig:
+        """The configuration in use. Raises ``ImproperlyConfigured``."""
+        return self._config
+
+    @property
+    def known_config(self) -> RedisPoolConfig | None:
+        """The configuration that the pool was built with; None before its first use."""
+        return self._known_config
+
+    @property
+    def pool_set(self) -> PoolSet | None:
+        """All connections of this alias; None before its first use."""
+        return self._pool_set
+
+    @property
+    def health(self) -> Health | None:
+        """The health of the pool; None before its first use."""
+        return self._health
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last check passed and nothing has failed since."""
+        return self._is_healthy
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called last, and not ``initialize``."""
+        return self._closed
+
+    def build(self) -> PoolSet:
+        """Return the pool set, made on first use. No I/O. Raises ``ImproperlyConfigured``."""
+        return self._built()
+
+    def require_open(self) -> PoolSet:
+        """Return the pool set, made on first use. Raises ``PoolClosed`` and ``ImproperlyConfigured``."""
+        return self._open()
+
+    async def check(self) -> bool:
+        """Send one real PING, or share the one under way; return whether the server is healthy. Does not raise."""
+        return await self._health_check()
+
+    def check_sync(self, timeout: float | None = None) -> bool:
+        """The twin of ``check``; ``timeout`` (seconds) stands in for HEALTH_CHECK_TIMEOUT."""
+        return self._health_check_sync(timeout)
+
+    # The same under the names that code around the manager relies on.
 
     @property
     def _config(self) -> RedisPoolConfig:

@@ -58,7 +58,7 @@ class FakePool:
     def _set_connected(self, connected: bool) -> None:
         self.server.connected = connected
         # The next caller checks, rather than trusting the last reply or waiting for the next probe.
-        pool_set = self.manager._pool_set
+        pool_set = self.manager.pool_set
         if pool_set is not None:
             pool_set.health.forget()
             pool_set.monitor.tell_changes()

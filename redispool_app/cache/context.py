@@ -110,7 +110,7 @@ class Setup:
         return True
 
     def _is_news(self) -> bool:
-        health = self.manager._health
+        health = self.manager.health
         now = monotonic()
         known = None if health is None else health.newest()
         if known is None or known.state is HealthState.HEALTHY:

@@ -81,7 +81,7 @@ def fetch(manager: RedisConnectionManager) -> ServerFacts:
     except (AttributeError, TypeError, ValueError) as error:
         # redis-py reads INFO without asking whether it is text.
         raise redis_exceptions.ResponseError("INFO was not answered as a Redis server does") from error
-    return parse(info, manager._config.database)
+    return parse(info, manager.config.database)
 
 
 def _whole(info: Mapping[str, Any], field: str) -> int | None:

@@ -118,7 +118,7 @@ def read(manager: RedisConnectionManager) -> PoolReading:
     numbers["paused"] = int(bool(info.get("paused")))
     if info["latency_ms"] is not None:
         numbers["health_check_latency"] = info["latency_ms"] / 1000
-    times = manager._built().monitor.times
+    times = manager.build().monitor.times
     distributions = times.distributions()
     distributions["operation"] = coarsened(manager.latency_histogram())
     return PoolReading(
@@ -127,7 +127,7 @@ def read(manager: RedisConnectionManager) -> PoolReading:
         numbers=numbers,
         times=distributions,
         since=times.since,
-        namespace=str(manager._config.database),
+        namespace=str(manager.config.database),
     )
 
 

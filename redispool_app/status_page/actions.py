@@ -79,13 +79,13 @@ def perform(action: Action, manager: RedisConnectionManager, seconds: float) -> 
 
 
 def _fault(manager: RedisConnectionManager, error: Exception) -> dict[str, str]:
-    return {"fault": classify(error, manager._config.where).message}
+    return {"fault": classify(error, manager.config.where).message}
 
 
 def _check(manager: RedisConnectionManager, seconds: float) -> Outcome:
     if manager.get_pool_info()["state"] == "closed":
         raise PoolClosed(_("The manager was closed: call initialize() to open it again."))
-    healthy = manager._health_check_sync()
+    healthy = manager.check_sync()
     info = manager.get_pool_info()
     names = {"alias": manager.alias, "fault": info.get("fault") or "", "ms": info.get("latency_ms")}
     if healthy:
@@ -106,7 +106,7 @@ def _reset(manager: RedisConnectionManager, seconds: float) -> Outcome:
 
 def _interval(manager: RedisConnectionManager) -> float:
     """Return the seconds within which every worker hears of an order. Raises ``RefusedError`` if none does."""
-    interval = manager._config.publish_interval
+    interval = manager.config.publish_interval
     if interval is None:
         raise RefusedError(_("Publishing is switched off (PUBLISH_INTERVAL), so no worker would hear of this."))
     return interval

@@ -122,7 +122,7 @@ class Watch:
 
     def __init__(self, manager: RedisConnectionManager) -> None:
         self.manager = manager
-        self.config = manager._known_config
+        self.config = manager.known_config
         self._asked: Shared[_Asked] = Shared(self._ask, f"redispool-live-{manager.alias}")
         self._details: Shared[Details] = Shared(self._ask_details, f"redispool-details-{manager.alias}")
         self._lock = threading.Lock()
@@ -271,7 +271,7 @@ def watch(manager: RedisConnectionManager) -> Watch:
     """Return the one watch of this process over a pool; a new one after a fork, or when its settings changed."""
     manager.get_pool_info()  # builds the pool set, so that its configuration is known
     found = _watches.get(manager.alias)
-    if found is None or found.config is not manager._known_config:
+    if found is None or found.config is not manager.known_config:
         found = _watches[manager.alias] = Watch(manager)
     return found
 

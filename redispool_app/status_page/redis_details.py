@@ -61,7 +61,7 @@ def facts(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | No
         if isinstance(reply, Exception):
             raise reply
         info = manager.get_sync_client().response_callbacks["INFO"](reply)
-        return server_facts.parse(info, manager._config.database), None
+        return server_facts.parse(info, manager.config.database), None
     except (AttributeError, TypeError, ValueError):
         return None, Sentence(gettext_noop("INFO was not answered as a Redis server does."))
     except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
@@ -91,13 +91,13 @@ def details(manager: RedisConnectionManager) -> Details:
 
 def _carried(manager: RedisConnectionManager, commands: list[tuple[str | int, ...]]) -> list[Any]:
     manager.get_sync_client()  # checks the server if that is due, and raises what is wrong
-    return carry(manager._open(), commands, min(TIMEOUT, manager._config.socket_timeout))
+    return carry(manager.require_open(), commands, min(TIMEOUT, manager.config.socket_timeout))
 
 
 def _verify(manager: RedisConnectionManager, error: Exception) -> None:
     """What the app's own commands meet says nothing about the pool; a PING does, and people are watching."""
     if not isinstance(error, (*_OWN_ERRORS, ImproperlyConfigured, redis_exceptions.ResponseError)):
-        manager._health_check_sync()
+        manager.check_sync()
 
 
 def _read(manager: RedisConnectionManager, command: str, reply: Any, read: Callable[[Any], Rows]) -> Rows:
@@ -108,7 +108,7 @@ def _why(manager: RedisConnectionManager, error: Exception, command: str) -> str
     if isinstance(error, (*_OWN_ERRORS, ImproperlyConfigured)):
         return str(error)
     if isinstance(error, redis_exceptions.NoPermissionError):
-        fault = classify(error, manager._config.where).message
+        fault = classify(error, manager.config.where).message
         permission = f"+{command.lower().replace(' ', '|').removesuffix('|get')}"
         return Sentence(gettext_noop("%(fault)s Lacking: %(permission)s"), fault=fault, permission=permission)
-    return classify(error, manager._config.where).message
+    return classify(error, manager.config.where).message

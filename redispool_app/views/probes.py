@@ -84,20 +84,20 @@ async def health_json(request: HttpRequest) -> HttpResponse:
 async def answers(manager: RedisConnectionManager) -> bool:
     """Whether the pool's server answers a PING now, within ``HEALTH_CHECK_TIMEOUT``. Does not raise for an outage."""
     if manager.is_down:
-        if (pool_set := manager._pool_set) is not None:
+        if (pool_set := manager.pool_set) is not None:
             pool_set.monitor.probe_if_no_thread_can()
         if manager.is_down:
             return False
     try:
-        async with asyncio.timeout(manager._config.health_check_timeout + _SETTLING):
-            return await manager._health_check() and not manager.is_down
+        async with asyncio.timeout(manager.config.health_check_timeout + _SETTLING):
+            return await manager.check() and not manager.is_down
     except TimeoutError:
         return False
 
 
 async def is_ready(manager: RedisConnectionManager) -> bool:
     """Whether the server has answered anybody within ``HEALTH_CHECK_INTERVAL``, or answers a PING now."""
-    if manager._is_healthy and not manager.is_down and not manager._built().health.check_due():
+    if manager.is_healthy and not manager.is_down and not manager.build().health.check_due():
         return True
     return await answers(manager)
 
@@ -111,7 +111,7 @@ async def _judged(request: HttpRequest, alias: str | None, check: Check, media_t
             return _answer(request, 404, "not found", {"status": "fail"}, media_type)
         managers = [manager for manager in get_managers() if alias in (None, manager.alias)]
         # Reads and checks the settings, so that what comes now can fail only because of Redis.
-        retry_after = [manager._built().health.retry_after for manager in managers]
+        retry_after = [manager.build().health.retry_after for manager in managers]
     except ImproperlyConfigured as error:
         document = await _document(request, False, [], str(error), media_type)
         return _unavailable(request, 1.0, document, "error", str(error), media_type)

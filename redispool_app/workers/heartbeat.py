@@ -102,7 +102,7 @@ class Publication:
 
     def round(self) -> dict[str, Any] | None:
         """Take a snapshot, keep it, and publish it if that is possible now; return it. None: there is no pool now."""
-        if self.manager._pool_set is None:
+        if self.manager.pool_set is None:
             return None  # to ask for its numbers would be to build it
         interval = snapshot.interval_of(self.manager)
         said = snapshot.tick(self.manager, (interval or 0.0) / 2)
@@ -122,7 +122,7 @@ class Publication:
 
     def _usable(self) -> PoolSet | None:
         """Return what to publish on; None while the pool is closed, or in trouble, which it ends by its own means."""
-        pool_set = self.manager._pool_set
+        pool_set = self.manager.pool_set
         if pool_set is None or self.manager.is_down or monotonic() < min(self.saying.again_at, self.hearing.again_at):
             return None
         return None if pool_set.health.state is HealthState.UNHEALTHY else pool_set
@@ -130,7 +130,7 @@ class Publication:
     # Publishing.
 
     def _publish(self, pool_set: PoolSet, said: dict[str, Any], interval: float) -> None:
-        config, alias = self.manager._config, self.manager.alias
+        config, alias = self.manager.config, self.manager.alias
         prefix, worker_id = config.publish_prefix, said["id"]
         index, now = keys.index(prefix, alias), monotonic()
         write: list[Command] = [

@@ -69,9 +69,9 @@ def send(manager: RedisConnectionManager, action: Action, seconds: float | None 
             raise ValueError(f"A pause of {seconds} s is not possible: give from 0 to {LONGEST_PAUSE:g} s.")
     else:
         seconds = None
-    config = manager._config
+    config = manager.config
     manager.get_sync_client()  # checks the server if a check is due, and raises what it raises
-    pool_set, timeout = manager._open(), config.socket_timeout
+    pool_set, timeout = manager.require_open(), config.socket_timeout
     (now,) = _answered(carry(pool_set, [("TIME",)], timeout))
     moment = read_time(now)
     order = Order(f"{_stamp(moment)}-{secrets.token_hex(4)}", action, moment, seconds)

@@ -158,7 +158,7 @@ def recent(alias: str) -> list[dict[str, Any]]:
         from redispool_app.redis_pool import RedisConnectionManager
 
         manager = RedisConnectionManager(alias)
-        if manager._pool_set is None:
+        if manager.pool_set is None:
             return []
         publication = _publisher.watch(manager)
     return publication.recent()
@@ -180,7 +180,7 @@ def on_tick(callback: Callback) -> Callable[[], None]:
 
 def _is_fake(manager: RedisConnectionManager) -> bool:
     """A server in memory, of a project's unit tests, has no other workers."""
-    pool_set = manager._pool_set
+    pool_set = manager.pool_set
     return pool_set is not None and pool_set.settings.sync_class is not None
 
 

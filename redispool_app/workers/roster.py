@@ -82,14 +82,14 @@ def read(manager: RedisConnectionManager) -> Roster:
         return local(manager, _alone(Sentence(gettext_noop("Publishing is switched off (PUBLISH_INTERVAL)."))))
     try:
         manager.get_sync_client()  # checks the server if a check is due, and says what is wrong
-        return _read(manager, manager._open(), manager._config, interval)
+        return _read(manager, manager.require_open(), manager.config, interval)
     except ImproperlyConfigured as error:
         return local(manager, _alone(str(error)))
     except (redis_exceptions.RedisError, OSError) as error:
         if not isinstance(error, redis_exceptions.ResponseError) and not manager.is_down:
             # Carried quietly, so nobody knows yet: a real check decides, and the next reader is answered at once.
-            manager._health_check_sync()
-        return local(manager, _alone(classify(error, manager._config.where).message))
+            manager.check_sync()
+        return local(manager, _alone(classify(error, manager.config.where).message))
 
 
 def _alone(reason: str) -> str:

@@ -147,7 +147,7 @@ def _take(manager: RedisConnectionManager, info: dict[str, Any]) -> dict[str, An
 def interval_of(manager: RedisConnectionManager) -> float | None:
     """Return the seconds between two publications; None when publishing is off, or the settings are wrong."""
     try:
-        interval: float | None = manager._config.publish_interval
+        interval: float | None = manager.config.publish_interval
     except Exception:
         return None  # a system check names the fault
     return interval

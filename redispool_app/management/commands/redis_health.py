@@ -207,12 +207,12 @@ def _check(alias: str, timeout: float | None) -> Report:
     try:
         config = get_config(alias)
         manager = RedisConnectionManager(alias)
-        monitor = manager._built().monitor
+        monitor = manager.build().monitor
     except (ImproperlyConfigured, UnsupportedRuntimeError) as error:
         return Report(alias=alias, state="misconfigured", fault=str(error))
     server = None
     try:
-        if not manager._health_check_sync(timeout):
+        if not manager.check_sync(timeout):
             monitor.gate()
             raise monitor.unavailable()
         # The PING was answered; a user, or a proxy, may do without INFO.

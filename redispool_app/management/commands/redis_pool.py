@@ -145,8 +145,8 @@ def _here(alias: str, action: str, seconds: float) -> Outcome:
 
 def _info(manager: RedisConnectionManager) -> Outcome:
     """Return what is known after one health check."""
-    if not manager._closed:
-        manager._health_check_sync()
+    if not manager.is_closed:
+        manager.check_sync()
     info = manager.get_pool_info()
     if info["is_healthy"]:
         return Outcome(alias=manager.alias, info=info)
@@ -157,7 +157,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
     """Ask every worker of one pool, and wait until each has answered."""
     manager = RedisConnectionManager(alias)
     try:
-        interval = manager._config.publish_interval
+        interval = manager.config.publish_interval
         if interval is None:
             switched_off = "PUBLISH_INTERVAL is None, so nobody hears of the workers: set it to a number of seconds."
             return Outcome(alias=alias, problem=switched_off, code=MISCONFIGURED)
@@ -177,7 +177,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
         return Outcome(alias=alias, problem=str(error), code=MISCONFIGURED)
     except redis_exceptions.RedisError as error:
         return Outcome(alias=alias, problem=_told(manager, error), code=UNHEALTHY)
-    patience = 2 * interval + _GRACE + (manager._config.close_timeout if action == "reset" else 0.0)
+    patience = 2 * interval + _GRACE + (manager.config.close_timeout if action == "reset" else 0.0)
     obeyed: set[str] = set()
     waiting, gone = set(workers), set[str]()
     with suppress(KeyboardInterrupt):  # tells who has not obeyed so far
@@ -208,7 +208,7 @@ def _watch(manager: RedisConnectionManager, patience: float, pause: float) -> It
 
 
 def _told(manager: RedisConnectionManager, error: redis_exceptions.RedisError) -> str:
-    return classify(error, manager._config.where).message
+    return classify(error, manager.config.where).message
 
 
 def _aliases(given: list[str] | None) -> list[str]:
