@@ -17,7 +17,7 @@ from redispool_app.engine.health.faults import ANSWERED, classify
 from redispool_app.engine.health.state import HealthState
 from redispool_app.engine.runtime.hooks import tell
 from redispool_app.redis_pool import RedisConnectionManager
-from redispool_app.serialization import cache_serializers, compression
+from redispool_app.serialization import compression, serializers
 from redispool_app.serialization.codec import Codec
 from redispool_app.serialization.import_path import imported_function
 
@@ -64,11 +64,11 @@ class Setup:
     @cached_property
     def codec(self) -> Codec:
         options = self.options
-        serializer = cache_serializers.find(options.serializer, options.pickle_protocol)
+        serializer = serializers.find_for_cache(options.serializer, options.pickle_protocol)
         name, level = options.compressor, options.compress_level
         compress = None if name is None else compression.compressor(name, level)
         return Codec(
-            serializer, compress, options.compress_min_size, own=not cache_serializers.is_built_in(options.serializer)
+            serializer, compress, options.compress_min_size, own=not serializers.is_built_in(options.serializer)
         )
 
     @cached_property

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from redispool_app.serialization.cache_serializers import (
-    CHOICES,
-    JSONSerializer,
+from redispool_app.serialization.serializers import (
+    FOR_CACHES,
     PickleSerializer,
     Serializer,
     StrictMsgpackSerializer,
-    find,
     is_built_in,
 )
+from redispool_app.serialization.serializers import DjangoJSONSerializer as JSONSerializer
+from redispool_app.serialization.serializers import find_for_cache as find
+
+CHOICES = tuple(FOR_CACHES)
 
 __all__ = [
     "CHOICES",

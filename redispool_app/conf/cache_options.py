@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
-from redispool_app.serialization import cache_serializers, compression
+from redispool_app.serialization import compression, serializers
 from redispool_app.serialization.import_path import imported_function
 
 from . import validators as must_be
@@ -28,7 +28,7 @@ def _checked(check: Check) -> dict[str, Any]:
 
 def _serializer(value: Any) -> str | None:
     try:
-        cache_serializers.find(value)
+        serializers.find_for_cache(value)
     except ValueError as error:
         return str(error)
     return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cache_serializers import PickleSerializer, Serializer
 from .compression import FIRST_BYTES, Transform, decompress, is_compressed
+from .serializers import PickleSerializer, Serializer
 
 # What int() takes first, besides digits.
 _NUMBER = frozenset(bytes([byte]) for byte in b"0123456789-+ \t\n\r\v\f")

@@ -17,7 +17,7 @@ from redispool_app.conf.config import DEFAULT_ALIAS
 from redispool_app.locks import AsyncLock, SyncLock
 from redispool_app.plans import Plan, send, send_async
 from redispool_app.redis_pool import RedisConnectionManager
-from redispool_app.serialization.serializers import Serializer, find_serializer
+from redispool_app.serialization.serializers import Serializer, find_for_store
 
 from .operations import DEFAULT_TTL, VALUE, LockPlan, StorePlans, Ttl, milliseconds
 
@@ -74,7 +74,7 @@ class RedisBase:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         owner = cls.__qualname__
-        serializer = find_serializer(cls.serializer, owner)
+        serializer = find_for_store(cls.serializer, owner)
         _check(cls)
         if cls.prefix is not None:
             _claim(cls, cls.alias, cls.prefix)
