@@ -4,9 +4,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_LOWEST ?= .venv-lowest
+VENV_NEWEST ?= .venv-newest
+# The newest Python of the tested ones that starts; pyenv's own programs start only what it is set to.
+NEWEST_PYTHON ?= $(shell for version in 3.13 3.12; do \
+	for python in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+	"$$python" -c "import ensurepip" 2>/dev/null && command -v "$$python" && exit; done; done)
 PIP_OPTIONS = install --quiet --disable-pip-version-check
 PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
+SUITE = -n 6 --dist loadfile --no-loadscope-reorder
 
 # Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
 HARNESSES = \
@@ -40,8 +46,8 @@ LOWEST = \
 
 # Tests and benchmarks share the processors with no other target.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-rest test-lab test-random test-comparisons test-lowest faults \
-	lint format bench screenshots messages clean
+.PHONY: help demo test test-all test-rest test-lab test-random test-comparisons test-lowest test-newest \
+	test-matrix suite-on-newest faults lint format bench screenshots messages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,7 +56,7 @@ demo: $(VENV)/.demo ## serve the demo site with an embedded server, until Ctrl-C
 	@$(VENV)/bin/python -m project.demo
 
 test: lint ## lint, then run all tests but the slow ones
-	$(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(SUITE)
 
 test-all: test test-rest ## run every test: 40 minutes on 2 cores
 
@@ -69,6 +75,16 @@ test-comparisons: $(VENV)/.dev ## compare the clients under faults
 
 test-lowest: $(VENV_LOWEST)/.dev ## run the core tests with the lowest versions that are declared
 	$(VENV_LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST)
+
+test-newest: ## run the tests of `make test` on the newest Django, with Python 3.12 or 3.13
+	$(if $(NEWEST_PYTHON),$(MAKE) suite-on-newest,@echo "Skipped: no Python 3.12 or 3.13 is found; \
+		name one: make test-newest NEWEST_PYTHON=/path/to/python3.13")
+
+suite-on-newest: $(VENV_NEWEST)/.dev
+	$(VENV_NEWEST)/bin/python -m pytest $(SUITE)
+
+test-matrix: $(VENV)/.dev ## run the tests of `make test` on each Python, Django and redis-py
+	$(VENV)/bin/nox
 
 faults: $(VENV)/.dev ## inject every fault and write the tables of docs/faults.md
 	export FAULTS_JSON=tests/faults/results.json; status=0; \
@@ -101,7 +117,7 @@ messages: $(VENV)/.dev ## collect and compile the translations
 	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django compilemessages
 
 clean: ## delete the environments and everything else that was made
-	rm -rf $(VENV) $(VENV_LOWEST) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_NEWEST) .nox .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -112,6 +128,12 @@ $(VENV_LOWEST)/.dev: requirements.txt requirements-lowest.txt | $(VENV)/bin/pyth
 	@echo "Installing the lowest versions that are declared ..."
 	$(VENV)/bin/python -m venv $(VENV_LOWEST)
 	@$(VENV_LOWEST)/bin/python -m pip $(PIP_OPTIONS) -r requirements-lowest.txt
+	@touch $@
+
+$(VENV_NEWEST)/.dev: requirements.txt requirements-dev.txt
+	@echo "Installing what the tests need on the newest Django ..."
+	$(NEWEST_PYTHON) -m venv $(VENV_NEWEST)
+	@$(VENV_NEWEST)/bin/python -m pip $(PIP_OPTIONS) --upgrade -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python requirements.txt

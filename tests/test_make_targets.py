@@ -36,7 +36,7 @@ def test_make_without_a_target_lists_every_target_with_a_description():
     makefile = (ROOT / "Makefile").read_text()
     declared = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)[1].replace("\\", "").split()
     listed = [re.fullmatch(r"make ([a-z-]+) +\S.*", line)[1] for line in make().splitlines()]
-    assert sorted(listed) == sorted(declared)
+    assert sorted(listed) == sorted({*declared} - {"suite-on-newest"})
 
 
 def test_the_commit_hooks_are_the_checks_of_make_lint(tmp_path):
@@ -64,6 +64,17 @@ def test_all_includes_what_test_leaves_out(tmp_path):
     assert [line for line in lines if line.startswith(f"{tmp_path}/lowest/bin/python -m pytest")]
 
 
+def test_the_suite_on_the_newest_django_is_that_of_make_test(tmp_path):
+    environment = [f"VENV_NEWEST={tmp_path}/newest", "NEWEST_PYTHON=python3"]
+    newest = make("-n", *environment, "test-newest").splitlines()
+    (suite,) = [line for line in newest if line.startswith(f"{tmp_path}/newest/bin/python -m pytest")]
+    assert suite.replace("/newest/", "/venv/") in dry("test", tmp_path).splitlines()
+
+
+def test_without_a_newer_python_the_newest_django_is_skipped_visibly():
+    assert make("NEWEST_PYTHON=", "test-newest").startswith("Skipped: no Python 3.12 or 3.13")
+
+
 @pytest.mark.parametrize("name", HARNESSES)
 def test_the_failure_laboratory_includes_each_harness(tmp_path, name):
     named = re.findall(r"tests/[\w/*]+\.py", dry("faults", tmp_path))
@@ -71,6 +82,12 @@ def test_the_failure_laboratory_includes_each_harness(tmp_path, name):
 
 
 def test_no_list_names_a_package_index():
-    files = [ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run", *ROOT.glob("requirements*.txt")]
+    files = [
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+        ROOT / "noxfile.py",
+        ROOT / ".ci" / "run",
+        *ROOT.glob("requirements*.txt"),
+    ]
     for path in files:
         assert not re.search(r"https?://|-index|--find-links|--trusted-host", path.read_text()), path.name
