@@ -1,19 +1,47 @@
-"""The README says what the code does."""
+"""The README is short, and it and the pages that it leads to say what the code does."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
+from redispool_app import exceptions
 from redispool_app.conf import RedisPoolConfig
 from redispool_app.engine.health.faults import FaultKind
+from tests.support.prose import PAGES
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
+
+
+def links(page: str) -> list[tuple[Path, str]]:
+    """Return each file of this project that a page links to, with the anchor."""
+    found = re.findall(r"\]\(([^)#]*)(#[^)]+)?\)", (ROOT / page).read_text())
+    here = (ROOT / page).parent
+    return [
+        ((here / path if path else ROOT / page).resolve(), anchor[1:]) for path, anchor in found if "://" not in path
+    ]
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_settings_table_lists_every_key_with_its_default():
-    section = README.split("## Settings")[1].split("### Several servers")[0]
+    section = SETTINGS.split("# Settings")[1].split("## Credential providers")[0]
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", section, re.MULTILINE))
     wanted = {
         item.name.upper(): f'"{item.default}"' if isinstance(item.default, str) else repr(item.default)
@@ -24,21 +52,71 @@ def test_the_settings_table_lists_every_key_with_its_default():
 
 
 def test_every_kind_of_fault_is_named():
-    section = README.split("What a fault is called")[1].split("## Settings")[0]
-    assert set(re.findall(r"`([a-z_]+)`", section)) >= set(FaultKind)
+    section = GUARANTEES.split("## Fault names")[1]
+    assert re.findall(r"^\| `([a-z_]+)` \|", section, re.MULTILINE) == list(FaultKind)
 
 
-def test_every_picture_and_file_that_is_linked_exists():
-    root = Path(__file__).resolve().parents[2]
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert [link for link in links if "://" not in link and not (root / link).exists()] == []
+def test_every_exception_is_named_with_the_exceptions_of_redis_that_it_is():
+    section = GUARANTEES.split("## Exceptions")[1].split("## Fault names")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE)
+    assert {name for name, _ in rows} == {
+        name
+        for name, each in vars(exceptions).items()
+        if isinstance(each, type) and each.__module__ == exceptions.__name__
+    }
+    for name, parents in rows:
+        known = {
+            parent.__name__ for parent in getattr(exceptions, name).__mro__ if parent.__module__.startswith("redis.")
+        }
+        assert set(re.findall(r"`(\w+)`", parents)) <= known
+
+
+def test_every_extra_is_named():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    section = pyproject.split("[project.optional-dependencies]")[1].split("[tool")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \|", INSTALLATION, re.MULTILINE)
+    assert rows == re.findall(r"^([\w-]+) = ", section, re.MULTILINE)
+
+
+def test_the_figures_are_those_that_were_measured():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+
+    def measured(kind: str, callers: int) -> dict[str, str]:
+        (run,) = (each for each in results[kind] if (each["bytes"], each["callers"]) == (100, callers))
+        return {each["contender"]: f"{each['per_second']:,}" for each in run["results"]}
+
+    rows = re.findall(r"^\| .*?, (\d+) (?:coroutines|threads) \| ([\d,]+) \| (.+) \|$", README, re.MULTILINE)
+    kinds = ("get", "sync_get", "cache_aget", "cache_get")
+    ours = ("AsyncRedis", "SyncRedis", "RedisPoolCache", "RedisPoolCache")
+    for kind, our, (callers, here, others) in zip(kinds, ours, rows, strict=True):
+        figures = measured(kind, int(callers))
+        assert here == figures[our], "copy it from benchmarks/results.json"
+        for name, figure in re.findall(r"([\w' `-]+?)`? ([\d,]+)(?:;|$)", others):
+            name = name.strip().replace("`", "").replace("Django's", "Django")
+            assert figure == figures.get(name, figures.get(f"{name} asyncio")), "copy it from benchmarks/results.json"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_every_picture_file_and_heading_that_is_linked_exists(page: str) -> None:
+    for path, anchor in links(page):
+        assert path.exists(), path
+        assert not anchor or anchor in anchors(path), f"{path.name}#{anchor}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, todo = set(), ["README.md"]
+    while todo:
+        page = todo.pop()
+        reached.add(page)
+        found = {path.relative_to(ROOT).as_posix() for path, _ in links(page) if path.suffix == ".md"}
+        todo += found - reached
+    assert set(PAGES) - reached == set()
 
 
 def test_the_tests_that_hold_what_security_promises_exist():
-    root = Path(__file__).resolve().parents[2]
-    text = (root / "SECURITY.md").read_text()
+    text = (ROOT / "SECURITY.md").read_text()
     assert re.findall(r"`(tests/[\w/]+\.py)`", text)
-    assert [path for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (root / path).exists()] == []
+    assert [path for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (ROOT / path).exists()] == []
     assert [
-        name for name in re.findall(r"`(test_[\w*]+\.py)`", text) if not list(root.glob(f"tests/faults/{name}"))
+        name for name in re.findall(r"`(test_[\w*]+\.py)`", text) if not list(ROOT.glob(f"tests/faults/{name}"))
     ] == []
