@@ -1,6 +1,6 @@
 """The asyncio client: redis-py's own, on a connection that the callers of an event loop share.
 
-A program written for ``redis.asyncio.Redis`` runs unchanged on it.
+A program written for ``redis.asyncio.Redis`` runs on it without changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
     if len(args) == 2 and route.head and sharing.plain_encoding:
         argument = args[1]
         if argument.__class__ is str and argument.isascii():
-            # At a third of what hiredis takes for it.
+            # Takes a third of the time that hiredis takes.
             return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
         if argument.__class__ in PLAIN:
             return cast(bytes, pack_command(args))
@@ -51,10 +51,10 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: Sharing) -> bytes:
 
 
 class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
-    """``redis.asyncio.Redis`` whose callers share one connection and write together, not one by one.
+    """``redis.asyncio.Redis`` whose callers share one connection. Their commands are written together, not one by one.
 
-    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
-    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
+    WATCH, publish/subscribe, very large payloads. Raises redis-py's exceptions, and ``OutcomeUnknown``.
     """
 
     _shared: Sharing | None = None
@@ -68,7 +68,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
 
     @property
     def connection(self) -> Any:
-        """The one connection that carries all commands of this client, where it has one; else None."""
+        """The dedicated connection that carries all commands of this client; None if it has none."""
         try:
             return self.__dict__["connection"]
         except KeyError:
@@ -85,19 +85,19 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
 
     @property
     def sharing(self) -> Sharing | None:
-        """The shared connection of the running event loop; None where every command has one of its own."""
+        """The shared connection of the running event loop; None if every command uses a dedicated connection."""
         return sharing_of(self.connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        # No coroutine around the other: each would be resumed once more per reply.
+        # Returns the coroutine itself: a coroutine around it would be resumed once more per reply.
         tally = current_tally.get()
         return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
 
     async def execute_raw(self, *args: Any, lost: FailedCommandError | None = None) -> Any:
-        """Send one plain command and return its reply as it came: not decoded, through no callback.
+        """Send one plain command and return its reply as received: not decoded, without a response callback.
 
-        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
-        ``lost`` is what a first try with ``send_raw`` met.
+        For code that stores its own bytes, whatever ``decode_responses`` says. Raises what every command raises.
+        ``lost`` is the error of a first attempt with ``send_raw``.
         """
         if lost is None and (reply := self.send_raw(*args)) is not None:
             try:
@@ -108,15 +108,15 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         if lost is not None and sharing is not None:
             route = route_of(name)
             return await sharing.reply(_packed(route, args, sharing), False, reads=route.reads, lost=lost)
-        # Response callbacks go by names that are text.
+        # The keys of response callbacks are of type ``str``.
         name = name.encode() if isinstance(name, str) else name
         return await AsyncRedis.execute_command(self, name, *args[1:], **_RAW)
 
     def send_raw(self, *args: Any) -> Future[Any] | None:
-        """Send one plain command, if that needs no waiting; its reply, as it came, is the future's result.
+        """Send one plain command if that needs no waiting. The result of the returned future is the reply as received.
 
-        For callers for whom the coroutine of ``execute_raw`` counts. None: use ``execute_raw``. The future raises what
-        is in ``FAILED`` for a command that ``execute_raw(*args, lost=error)`` may send again::
+        For callers that cannot afford the coroutine of ``execute_raw``. If the result is None, use ``execute_raw``. If
+        the future raises one of ``FAILED``, ``execute_raw(*args, lost=error)`` may send the command again::
 
             try:
                 reply = await (client.send_raw(*args) or client.execute_raw(*args))
@@ -139,7 +139,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         return None
 
     def send_get(self, key: str) -> Future[Any] | None:
-        """Do what ``send_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        """Do the same as ``send_raw("GET", key)`` in fewer steps: most commands of a cache are GET."""
         sharing = self._shared
         if (
             sharing is not None
@@ -190,7 +190,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             raise
         if reply.__class__ is list and reply and isinstance(reply[0], redis_exceptions.ConnectionError):
             raise reply[0]  # as redis-py's parser does
-        # The dict folds case in Python; redis-py's own names need no folding.
+        # The dict ignores case in Python. redis-py's own names need no conversion.
         callback = _dict_get(self.response_callbacks, name)
         if callback is None:
             if route.upper:
@@ -206,7 +206,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         return await result if isawaitable(result) else result
 
     async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Let redis-py carry it out, on a connection of its own."""
+        """Let redis-py run the command on a dedicated connection."""
         refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:

@@ -1,6 +1,6 @@
 """The blocking client: redis-py's own, on a connection that all threads of the process share.
 
-A program written for ``redis.Redis`` runs unchanged on it.
+A program written for ``redis.Redis`` runs on it without changes.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def _packed(route: Route, args: tuple[Any, ...], sharing: ThreadSharing) -> byte
     if not sharing.plain_encoding:
         return pack(args, sharing.encoder)
     if len(args) == 2 and route.head and (argument := args[1]).__class__ is str and argument.isascii():
-        # At a third of what hiredis takes for it.
+        # Takes a third of the time that hiredis takes.
         return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
     return pack_utf8(args)
 
 
 class SyncRedis(AloneSync, redis.Redis):
-    """``redis.Redis`` whose threads share one connection: one of them sends and reads for all who wait.
+    """``redis.Redis`` whose threads share one connection. One thread sends and reads for all waiting threads.
 
-    What cannot share (blocking and stateful commands, WATCH, publish/subscribe, very large payloads) borrows
-    a connection of its own from ``connection_pool``. Raises what redis-py raises, and ``OutcomeUnknown``.
+    Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
+    WATCH, publish/subscribe, very large payloads. Raises redis-py's exceptions, and ``OutcomeUnknown``.
     """
 
     _shared: ThreadSharing | None = None
@@ -55,7 +55,7 @@ class SyncRedis(AloneSync, redis.Redis):
         compatibility.require()
         super().__init__(*args, **kwargs)
         encoder = self.get_encoder()
-        # Connections of redis-py that use hiredis send text in UTF-8 whatever their encoding is.
+        # redis-py connections that use hiredis send text in UTF-8, whatever their encoding is.
         packer = Utf8Packer() if is_utf8(encoder) else EncodingPacker(encoder)
         self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
         if self.connection is not None:
@@ -63,7 +63,7 @@ class SyncRedis(AloneSync, redis.Redis):
 
     @property
     def connection(self) -> Any:
-        """The one connection that carries all commands of this client, where it has one; else None."""
+        """The dedicated connection that carries all commands of this client; None if it has none."""
         try:
             return self.__dict__["connection"]
         except KeyError:
@@ -80,7 +80,7 @@ class SyncRedis(AloneSync, redis.Redis):
 
     @property
     def sharing(self) -> ThreadSharing | None:
-        """The shared connection; None where every command has one of its own."""
+        """The shared connection; None if every command uses a dedicated connection."""
         return thread_sharing_of(self.connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -94,9 +94,9 @@ class SyncRedis(AloneSync, redis.Redis):
             tally.add(1, perf_counter() - started)
 
     def execute_raw(self, *args: Any) -> Any:
-        """Send one plain command and return its reply as it came: not decoded, through no callback.
+        """Send one plain command and return its reply as received: not decoded, without a response callback.
 
-        For code that stores bytes of its own, whatever ``decode_responses`` says. Raises what every command raises.
+        For code that stores its own bytes, whatever ``decode_responses`` says. Raises what every command raises.
         """
         name, sharing = args[0], self._shared
         route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
@@ -110,12 +110,12 @@ class SyncRedis(AloneSync, redis.Redis):
             packed = _packed(route, args, sharing)
             if len(packed) <= sharing.limits.max_shared_bytes:
                 return sharing.reply(packed, 0, reads=route.reads)
-        # Response callbacks go by names that are text.
+        # The keys of response callbacks are of type ``str``.
         name = name.encode() if isinstance(name, str) else name
         return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
 
     def get_raw(self, key: str) -> Any:
-        """Do what ``execute_raw("GET", key)`` does, in fewer steps: it is most of what a cache asks."""
+        """Do the same as ``execute_raw("GET", key)`` in fewer steps: most commands of a cache are GET."""
         sharing = self._shared
         if (
             sharing is not None
@@ -152,7 +152,7 @@ class SyncRedis(AloneSync, redis.Redis):
             raise reply[0]  # as redis-py's parser does
         if sharing.decoding and reply.__class__ not in UNDECODED and NEVER_DECODE not in options:
             reply = decoded(reply, *sharing.decoding)
-        # The dict folds case in Python; redis-py's own names need no folding.
+        # The dict ignores case in Python. redis-py's own names need no conversion.
         callback = _dict_get(self.response_callbacks, name)
         if callback is None:
             if route.upper:
@@ -168,7 +168,7 @@ class SyncRedis(AloneSync, redis.Redis):
 
     @entry
     def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Let redis-py carry it out, on a connection of its own."""
+        """Let redis-py run the command on a dedicated connection."""
         refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:

@@ -1,7 +1,7 @@
-"""What redis-py carries out on a connection of its own: who loses the reply to a write is told so there, too.
+"""Commands that redis-py runs on a dedicated connection. Raises ``OutcomeUnknown`` when a write's reply is lost there.
 
-redis-py would send it again, or say only that the connection was lost; either may be wrong. What only reads, or changes
-nothing but its connection (WATCH), is left to redis-py's own policy.
+redis-py would send the write again, or report only a lost connection. Both may be wrong. Commands that only read, or
+that change nothing but their connection (WATCH), follow redis-py's own policy.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .pipeline_base import PipelineUnit
 
 _LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
 _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
-"""Answers of a server that has not carried it out; to redis-py they are connection errors."""
+"""Errors of a server that has not run the command. redis-py treats them as connection errors."""
 
 
 @contextmanager
 def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
-    """Raise ``OutcomeUnknown`` for what is lost in the block, which is entered once the connection is there."""
+    """Raise ``OutcomeUnknown`` for a loss in the block. Enter the block after the connection is made."""
     try:
         yield
     except (OutcomeUnknown, *_REFUSED):
@@ -52,19 +52,19 @@ def _unknown(pool: Any, error: Exception, what: str) -> OutcomeUnknown:
 
 
 class OwnConnection:
-    """What a client or pipeline knows of the one connection that it keeps for itself in ``connection``."""
+    """State of a client or pipeline that keeps one dedicated connection in ``connection``."""
 
     connection: Any
     parse_response: Any
     _is_spoilt = False
-    """Whether a command left state there that no other caller may meet."""
+    """Whether a command left state that no other caller may see."""
     _ends_watch = False
-    """Whether it ends by itself what WATCH begins, as pipelines do."""
+    """Whether it ends WATCH by itself, as pipelines do."""
     _wrote_on: Any = None
     """The socket on which it has changed data."""
 
     def _keeps_state(self) -> bool:
-        """Whether the own connection has state that another one would lack."""
+        """Whether the dedicated connection has state that a new one would lack."""
         return self.connection is not None and (self._is_spoilt or getattr(self.connection, "is_outdated", False))
 
     def _note_written(self, conn: Any) -> None:
@@ -72,13 +72,13 @@ class OwnConnection:
             self._wrote_on = socket_of(conn)
 
     def _check_written(self, conn: Any, args: Any) -> None:
-        """Raise ``CommandRefused`` for a WAIT that would answer for no writes, or for those of a lost connection."""
+        """Raise ``CommandRefused`` for a WAIT that would count no writes, or only those of a lost connection."""
         if self._wrote_on is None or self._wrote_on is not socket_of(conn):
             raise no_writes(sent_words(args, 1)[0])
 
 
 def socket_of(connection: Any) -> Any:
-    """Return what stands for the socket of a connection of redis-py, None while it has none."""
+    """Return an object that identifies the socket of a redis-py connection; None without a socket."""
     connection = getattr(connection, "_conn", connection)
     return getattr(connection, "_sock", None) or getattr(connection, "_writer", None)
 
@@ -88,12 +88,15 @@ def _waits_for_writes(args: Any) -> bool:
 
 
 def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
-    """Whether losing these pipelined commands needs no verdict here: a unit that shares has had its own."""
+    """Whether losing these pipelined commands needs no decision here.
+
+    A pipeline on a shared connection is decided there.
+    """
     return isinstance(connection, PipelineUnit) or all(leaves_nothing(args[0]) for args, _ in commands)
 
 
 class AloneSync(OwnConnection):
-    """Mix into redis-py's client and its pipeline, before them."""
+    """Mixin for redis-py's client and its pipeline. Put it before them."""
 
     connection_pool: Any
 
@@ -108,7 +111,7 @@ class AloneSync(OwnConnection):
         try:
             return self._send_once(conn, command_name, *args, **options)
         finally:
-            # It is not as other callers expect it.
+            # The connection is not in the state that other callers expect.
             conn.disconnect()
 
     def _send_once(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
@@ -120,7 +123,7 @@ class AloneSync(OwnConnection):
                 self._check_written(conn, args)
             return send(conn, command_name, *args, **options)
         conn.connect()
-        # As ``may_be_written`` does, in a fifth of the time.
+        # The same as ``may_be_written``, in a fifth of the time.
         try:
             reply = send(conn, command_name, *args, **options)
         except (OutcomeUnknown, *_REFUSED):
@@ -131,20 +134,20 @@ class AloneSync(OwnConnection):
         return reply
 
     def _close_spoilt(self) -> None:
-        """Close the own connection, before it is given back, if it is not as other callers expect it."""
+        """Close the dedicated connection before it is returned, if it is not in the state that other callers expect."""
         spoilt, self._is_spoilt, self._wrote_on = self._is_spoilt, False, None
         if spoilt and (conn := self.connection) is not None:
             conn.disconnect()
 
     def _send_and_wait(self, wait: float, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
-        """Do what redis-py does, with more patience for the reply: ``wait`` is in seconds."""
+        """Do what redis-py does, but wait up to ``wait`` seconds longer for the reply."""
         conn.send_command(*args, **options)
         with patient(conn, wait):
             return self.parse_response(conn, command_name, **options)
 
     @contextmanager
     def _waiting_in_turn(self, commands: Iterable[Any]) -> Iterator[None]:
-        """Read the replies to pipelined commands each with its own patience."""
+        """Read the replies to pipelined commands, each with its own additional wait."""
         waits = waits_of(commands)
         if waits is None:
             yield
@@ -155,7 +158,7 @@ class AloneSync(OwnConnection):
             with patient_for_next(connection, waits, command_name):
                 return parse(connection, command_name, **options)
 
-        # On this object and for this time only: other pipelines make no additional call for a reply.
+        # Only on this object and only meanwhile: other pipelines make no additional call per reply.
         self.parse_response = parse_response
         try:
             yield
@@ -165,7 +168,7 @@ class AloneSync(OwnConnection):
     def monitor(self) -> SyncMonitor:
         return SyncMonitor(self.connection_pool)  # type: ignore[no-untyped-call]
 
-    # What redis-py does before it tries again. Not after that.
+    # redis-py calls this before it tries again. After this error it does not.
 
     def _close_connection(self, conn: Any, error: Any = None, *args: Any, **kwargs: Any) -> None:
         if isinstance(error, OutcomeUnknown):
@@ -174,7 +177,7 @@ class AloneSync(OwnConnection):
         super()._close_connection(conn, error, *args, **kwargs)  # type: ignore[misc]
 
     def _disconnect_raise_on_watching(self, conn: Any, error: Any, *args: Any, **kwargs: Any) -> None:
-        # WatchError would say that nothing has been done, and ``transaction()`` would do it again.
+        # WatchError would say that nothing was done, and ``transaction()`` would do it again.
         if isinstance(error, OutcomeUnknown):
             conn.disconnect()
             raise error
@@ -189,7 +192,7 @@ class AloneSync(OwnConnection):
 
 
 class AloneAsync(OwnConnection):
-    """The twin for ``redis.asyncio``."""
+    """The same for ``redis.asyncio``."""
 
     connection_pool: Any
 
@@ -204,7 +207,7 @@ class AloneAsync(OwnConnection):
         try:
             return await self._send_once(conn, command_name, *args, **options)
         finally:
-            # It is not as other callers expect it.
+            # The connection is not in the state that other callers expect.
             await conn.disconnect(nowait=True)
 
     async def _send_once(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
@@ -215,7 +218,7 @@ class AloneAsync(OwnConnection):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)
-        # What was borrowed from a pool of ours has been looked at just now.
+        # A connection borrowed from this package's pool has just been checked.
         looked_at = self.connection is not conn and hasattr(self.connection_pool, "monitor")
         await (conn.connect() if looked_at else connect(conn))
         try:
@@ -228,7 +231,7 @@ class AloneAsync(OwnConnection):
         return reply
 
     async def _close_spoilt(self) -> None:
-        """Close the own connection, before it is given back, if it is not as other callers expect it."""
+        """Close the dedicated connection before it is returned, if it is not in the state that other callers expect."""
         spoilt, self._is_spoilt, self._wrote_on = self._is_spoilt, False, None
         if spoilt and (conn := self.connection) is not None:
             await conn.disconnect(nowait=True)

@@ -1,7 +1,7 @@
-"""AUTH on a client that many callers share: a new password of the same user, for all connections of the pool.
+"""AUTH on a client that many callers share: it changes the password of the same user for all connections of the pool.
 
-The server is asked first, on the shared connection. Only a password that it accepts is kept for connections made later.
-At no time does a command run as another user: AUTH for another user is refused here.
+The command is first sent on the shared connection. A password is kept for later connections only if the server accepts
+it. No command ever runs as another user: AUTH for another user is refused here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from redispool_app.engine.runtime import threads
 from redispool_app.exceptions import CommandRefused
 
 _PATIENCE = 5.0
-"""Seconds for AUTH on a shared connection that has no time-out of its own."""
+"""Seconds for AUTH on a shared connection that has no timeout of its own."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """What one AUTH says; ``user`` is ``"default"`` where it names none."""
+    """Arguments of one AUTH. ``user`` is ``"default"`` if it names none."""
 
     user: str
     password: Any = field(repr=False)
@@ -44,11 +44,17 @@ class Login:
 
     @property
     def names_user(self) -> bool:
-        """Whether it names the user. A server without a password takes any for ``default``, but none without a name."""
+        """Whether to name the user.
+
+        A server without a password accepts any password for ``default``, but only with the name.
+        """
         return len(self.args) == 2
 
     def keep(self, kwargs: dict[str, Any]) -> None:
-        """Let connections that are made of ``kwargs`` use the password. A project's own provider knows its own."""
+        """Make connections created from ``kwargs`` use the password.
+
+        A project's own provider knows its own password.
+        """
         provider = kwargs.get("credential_provider")
         if provider is None:
             kwargs["password"] = self.password
@@ -58,14 +64,14 @@ class Login:
             provider.password = self.password
 
     def give(self, connection: Any) -> None:
-        """Let ``connection`` use the password when it connects next."""
+        """Make ``connection`` use the password when it connects next."""
         if connection.credential_provider is None:
             connection.password = self.password
             if self.names_user:
                 connection.username = self.user
 
     def adopt(self, pool: Any) -> None:
-        """Use the password for each connection that ``pool`` makes, and close those that it has after their use."""
+        """Use the password for each new connection of ``pool``, and close existing ones after their use."""
         self.keep(pool.connection_kwargs)
         idle, in_use = getattr(pool, "_available_connections", ()), getattr(pool, "_in_use_connections", ())
         for connection in [*list(idle), *list(in_use)]:
@@ -77,7 +83,7 @@ class Login:
 
 
 def login_of(args: Sequence[Any]) -> Login | None:
-    """Return what an AUTH, name first, says; None for another command, or one that the server will refuse."""
+    """Return the arguments of an AUTH, name first; None for another command, or one that the server will refuse."""
     words = words_of(args[0])
     if not words or words[0].upper() != b"AUTH":
         return None
@@ -123,7 +129,7 @@ def _kwargs_with(login: Login, pool: Any) -> dict[str, Any]:
 
 
 def _keep_password(connection: Any) -> None:
-    """Let a connection try the password that it was made with, and not the one that was accepted last."""
+    """Let a connection try the password it was created with, and not the last accepted one."""
     monitor = getattr(connection, "monitor", None)
     if monitor is not None:
         connection._login = monitor.login
@@ -133,10 +139,10 @@ def _keep_password(connection: Any) -> None:
 
 
 def log_in(pool: Any, sharing: Any, login: Login) -> Any:
-    """Carry out AUTH for every connection of ``pool``; return the server's reply.
+    """Run AUTH for every connection of ``pool``. Return the server's reply.
 
-    Raises ``CommandRefused`` for another user, redis-py's ``AuthenticationError`` for a wrong password, and what
-    connecting raises where no shared connection is open.
+    Raises ``CommandRefused`` for another user, redis-py's ``AuthenticationError`` for a wrong password, and connection
+    errors if no shared connection is open.
     """
     kwargs = pool.connection_kwargs
     provider = kwargs.get("credential_provider")
@@ -159,7 +165,10 @@ def log_in(pool: Any, sharing: Any, login: Login) -> Any:
 
 
 def ask_shared(sharing: Any, login: Login) -> Any:
-    """Send AUTH on the threads' shared connection; return its reply, an error as a value, None if there is none."""
+    """Send AUTH on the threads' shared connection.
+
+    Return its reply, an error as a value; None if no connection is open.
+    """
     socket = sharing.connection if sharing is not None else None
     if socket is None or socket.closed:
         return None
@@ -172,9 +181,9 @@ def ask_shared(sharing: Any, login: Login) -> Any:
 
 
 def ask_shared_soon(sharing: Any, login: Login) -> None:
-    """Do that in a thread of its own, for a caller that must not wait."""
+    """Do the same in a new thread, for a caller that must not wait."""
     if sharing is not None and sharing.connection is not None:
-        with suppress(RuntimeError):  # without it the connection stays logged in as it is
+        with suppress(RuntimeError):  # without a thread the connection stays logged in as it is
             threads.start(ask_shared, sharing, login, name="redispool-login")
 
 
@@ -182,7 +191,7 @@ def ask_shared_soon(sharing: Any, login: Login) -> None:
 
 
 async def log_in_async(pool: Any, sharing: Any, login: Login) -> Any:
-    """The twin of ``log_in``."""
+    """Async version of ``log_in``."""
     kwargs = pool.connection_kwargs
     provider = kwargs.get("credential_provider")
     asked = None
@@ -218,11 +227,11 @@ def send_shared(sharing: Any, login: Login) -> asyncio.Future[list[Any]] | None:
 
 
 def send_shared_soon(sharing: Any, login: Login) -> None:
-    """Do that for a caller that does not wait for the reply."""
+    """Do the same for a caller that does not wait for the reply."""
     if (sent := send_shared(sharing, login)) is not None:
         sent.add_done_callback(_forget)
 
 
 def _forget(sent: asyncio.Future[list[Any]]) -> None:
     if not sent.cancelled():
-        sent.exception()  # a connection that is lost is replaced by one with the new password
+        sent.exception()  # if the connection is lost, the next one uses the new password

@@ -1,4 +1,4 @@
-"""The asyncio pipeline: its commands travel as one unit on the shared connection."""
+"""The asyncio pipeline: its commands are sent together on the shared connection."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from .pipeline_base import PipelineUnit
 
 
 class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
-    """redis-py's asyncio pipeline; without WATCH it travels as one unit on the shared connection."""
+    """redis-py's asyncio pipeline. Without WATCH its commands are sent together on the shared connection."""
 
     _ends_watch = True
 
     client_class: ClassVar[Any] = None
-    """The client that loads its scripts; client_async.py sets it."""
+    """The client class that loads its scripts. ``client_async`` sets it."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         tally = current_tally.get()
@@ -89,7 +89,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
                 await self.reset()
 
     async def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
-        """Let redis-py carry it out, on a connection of its own."""
+        """Let redis-py run the pipeline on a dedicated connection."""
         refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
@@ -107,7 +107,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             note_alone(self.connection_pool, stack, started)
 
     async def _watching_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a transaction with WATCH once: a new connection would watch nothing, but the next one finds it."""
+        """Run a transaction with WATCH once. A new connection would watch nothing, but the next attempt finds it."""
         try:
             replies = await super().execute(raise_on_error)
         except REFUSALS as error:
@@ -119,7 +119,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         return replies
 
     async def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a transaction, and once more as a whole if a replica has refused it."""
+        """Run a transaction. If a replica refuses it, run it once more as a whole."""
         commands = list(self.command_stack)
         try:
             replies = await super().execute(raise_on_error)
@@ -141,7 +141,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         return later
 
     async def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a pipeline, and once more what a replica has refused of it."""
+        """Run a pipeline. Run once more the commands that a replica refused."""
         commands = list(self.command_stack)
         replies = await super().execute(False)
         if refused := refused_of(replies):
@@ -158,7 +158,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         return replies
 
     def _refuse_what_cannot_be(self, transaction: bool) -> None:
-        """Raise ``CommandRefused`` for commands that cannot answer truly; note those that leave state behind."""
+        """Raise ``CommandRefused`` for commands without a valid answer here. Note commands that leave state."""
         stack = self.command_stack
         own = self.connection
         has_written = own is not None and self._wrote_on is socket_of(own)
@@ -188,13 +188,13 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
                 return await execute(connection, commands, raise_on_error)
 
     async def _assert_watched(self, connection: Any) -> None:
-        """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        """Raise ``ConnectionError`` if the connection that watches has been lost before anything was written."""
         fork.use_running_loop()
         reader, writer = connection._reader, connection._writer
         lost = reader is None or reader.at_eof() or reader.exception() is not None or writer.is_closing()
         if not lost and not (lost := has_ended(connection)):
             await connection.check_health()
-        # A health check may have connected again; the new connection watches nothing.
+        # A health check may have connected again. The new connection watches nothing.
         if lost or connection._writer is not writer:
             raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
 
@@ -202,7 +202,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         connection, watching = self.connection, self.watching
         self.watching = False
         try:
-            # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
+            # A failed connection is closed and watches nothing. UNWATCH would connect and wait again.
             if watching and connection is not None and connection.is_connected:
                 await _unwatch(connection)
             await self._close_spoilt()
@@ -210,7 +210,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             await super().reset()  # type: ignore[no-untyped-call]
 
     async def _load_scripts(self) -> None:
-        """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
+        """Do the same as ``load_scripts``, but on the shared connection."""
         client = self.client_class(connection_pool=self.connection_pool)
         scripts = list(self.scripts)
         exists = await client.script_exists(*(script.sha for script in scripts))
@@ -229,7 +229,7 @@ async def _unwatch(connection: Any) -> None:
 
 
 class _Unit(PipelineUnit):
-    """A unit on the shared connection of an event loop."""
+    """Commands on the shared connection of an event loop."""
 
     def __init__(self, sharing: Sharing, stack: Any, transaction: bool, reads: bool) -> None:
         super().__init__(partial(pack, encoder=sharing.encoder), stack, transaction, reads)

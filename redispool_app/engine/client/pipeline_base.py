@@ -1,4 +1,4 @@
-"""A pipeline or MULTI/EXEC as one unit: what it sends, and how redis-py's own code reads its replies."""
+"""The commands of a pipeline or MULTI/EXEC: what is sent, and how redis-py's own code reads the replies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ _NOT_CONNECTED = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutErro
 
 
 class PipelineUnit:
-    """What redis-py's pipeline code takes for a connection. A subclass sends it, and fills ``replies``."""
+    """The connection object for redis-py's pipeline code. A subclass sends the commands and fills ``replies``."""
 
     himport_registry = None
-    """HIMPORT travels on a connection of its own."""
+    """HIMPORT needs a dedicated connection."""
 
     def __init__(self, pack: Callable[[Any], bytes], stack: Any, transaction: bool, reads: bool) -> None:
-        """``pack`` packs one command; ``reads``: whether all commands of the ``stack`` only read."""
+        """Create it from the commands in ``stack``.
+
+        ``pack`` packs one command; ``reads``: whether all commands only read.
+        """
         if transaction:
             packed = [pack(args) for args, options in stack if EMPTY_RESPONSE not in options]
             self._packed = packed = [_MULTI, *packed, _EXEC]
@@ -42,7 +45,7 @@ class PipelineUnit:
         self.was_answered = False
 
     def was_kept_back(self, error: Exception) -> bool:
-        """Whether ``error`` came before anything was sent: redis-py's pipeline keeps its commands then."""
+        """Whether ``error`` came before anything was sent. redis-py's pipeline then keeps its commands."""
         if self.was_answered or not isinstance(error, _NOT_CONNECTED) or isinstance(error, (OutcomeUnknown, *LOST)):
             return False
         return not isinstance(error.__cause__, LOST)
@@ -51,13 +54,13 @@ class PipelineUnit:
         return [self.packed]
 
     def packed_of(self, positions: Iterable[int]) -> bytes:
-        """Return the commands at these positions, packed."""
+        """Return the packed commands at these positions."""
         return b"".join([self._packed[at] for at in positions])
 
     def refused(self, replies: Sequence[Any], *, noted: bool) -> list[int]:
-        """Return which commands may be sent again, because a replica refused them: of a transaction all or none.
+        """Return the positions of refused commands to send again: in a transaction all or none.
 
-        ``noted``: whether the connection has noted a refusal. It sees none within the reply to EXEC.
+        ``noted``: whether the connection has seen a refusal. It sees none within the reply to EXEC.
         """
         refused = refused_of(replies) if noted else []
         if self._is_transaction and (refused or refused_in_exec(replies[-1])):
@@ -65,7 +68,7 @@ class PipelineUnit:
         return refused
 
     def put_in(self, replies: list[Any], again: Sequence[int], later: Sequence[Any], policy: ReadOnlyPolicy) -> None:
-        """Put the replies to what was sent again in the place of the refusals."""
+        """Replace the refusals by the replies of the second attempt."""
         for at, reply in zip(again, later, strict=True):
             replies[at] = reply
         still = [later[at] for at in refused_of(later)]
@@ -77,7 +80,7 @@ class PipelineUnit:
             policy.accepted()
 
     def next_reply(self) -> Any:
-        """Return the next reply, or raise it if it is an error, or a list that redis-py's parser would raise."""
+        """Return the next reply. Raise it if it is an error, or a list that redis-py's parser would raise."""
         reply = self.replies.popleft()
         if isinstance(reply, Exception):
             raise reply

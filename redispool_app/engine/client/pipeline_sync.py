@@ -1,4 +1,4 @@
-"""The blocking pipeline: its commands travel as one unit on the shared connection."""
+"""The blocking pipeline: its commands are sent together on the shared connection."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from .pipeline_base import PipelineUnit
 
 
 class SyncPipeline(AloneSync, redis.client.Pipeline):
-    """redis-py's pipeline; without WATCH it travels as one unit on the shared connection."""
+    """redis-py's pipeline. Without WATCH its commands are sent together on the shared connection."""
 
     _ends_watch = True
 
     client_class: ClassVar[Any] = None
-    """The client that loads its scripts; client_sync.py sets it."""
+    """The client class that loads its scripts. ``client_sync`` sets it."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         tally = current_tally.get()
@@ -58,7 +58,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack
-        # Its attribute hides the method of this name.
+        # redis-py's attribute hides the method of this name.
         transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
         if not stack or self.watching or self.connection is not None:
             return self._alone(raise_on_error, transaction)
@@ -94,7 +94,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     @entry
     def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
-        """Let redis-py carry it out, on a connection of its own."""
+        """Let redis-py run the pipeline on a dedicated connection."""
         refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
@@ -112,7 +112,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             note_alone(self.connection_pool, stack, started)
 
     def _watching_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a transaction with WATCH once: a new connection would watch nothing, but the next one finds it."""
+        """Run a transaction with WATCH once. A new connection would watch nothing, but the next attempt finds it."""
         try:
             replies = super().execute(raise_on_error)
         except REFUSALS as error:
@@ -124,7 +124,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         return replies
 
     def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a transaction, and once more as a whole if a replica has refused it."""
+        """Run a transaction. If a replica refuses it, run it once more as a whole."""
         commands = list(self.command_stack)
         try:
             replies = super().execute(raise_on_error)
@@ -146,7 +146,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         return later
 
     def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
-        """Carry out a pipeline, and once more what a replica has refused of it."""
+        """Run a pipeline. Run once more the commands that a replica refused."""
         commands = list(self.command_stack)
         replies = super().execute(False)
         if refused := refused_of(replies):
@@ -162,7 +162,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         return replies
 
     def _refuse_what_cannot_be(self, transaction: bool) -> None:
-        """Raise ``CommandRefused`` for commands that cannot answer truly; note those that leave state behind."""
+        """Raise ``CommandRefused`` for commands without a valid answer here. Note commands that leave state."""
         stack = self.command_stack
         own = self.connection
         has_written = own is not None and self._wrote_on is socket_of(own)
@@ -192,13 +192,13 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
                 return cast(list[Any], execute(connection, commands, raise_on_error))
 
     def _assert_watched(self, connection: Any) -> None:
-        """Raise ``ConnectionError`` if the connection that watches has been lost, while nothing is written yet."""
+        """Raise ``ConnectionError`` if the connection that watches has been lost before anything was written."""
         require_own(connection)
         watches = connection._sock
         if watches is not None:
             connection.can_read(timeout=0)
             connection.check_health()
-        # A health check may have connected again; the new connection watches nothing.
+        # A health check may have connected again. The new connection watches nothing.
         if watches is None or connection._sock is not watches:
             raise redis_exceptions.ConnectionError("The connection that watched the keys has been lost.")
 
@@ -206,7 +206,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         connection, watching = self.connection, self.watching
         self.watching = False
         try:
-            # A connection that failed is closed and watches nothing: to tell it so would be to connect and wait again.
+            # A failed connection is closed and watches nothing. UNWATCH would connect and wait again.
             if watching and connection is not None and connection.is_connected:
                 _unwatch(connection)
             self._close_spoilt()
@@ -214,7 +214,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             super().reset()
 
     def _load_scripts(self) -> None:
-        """Do what ``load_scripts`` does, on the shared connection rather than on one that is kept."""
+        """Do the same as ``load_scripts``, but on the shared connection."""
         client = self.client_class(connection_pool=self.connection_pool)
         scripts = list(self.scripts)
         exists = client.script_exists(*(script.sha for script in scripts))
@@ -233,7 +233,7 @@ def _unwatch(connection: Any) -> None:
 
 
 class _Unit(PipelineUnit):
-    """A unit on the shared connection of all threads."""
+    """Commands on the shared connection of all threads."""
 
     def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool, reads: bool) -> None:
         super().__init__(_packer(sharing), stack, transaction, reads)

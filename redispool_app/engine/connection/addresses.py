@@ -1,6 +1,7 @@
-"""Connects to a host by one of its addresses: finding them and trying each takes one connect time-out altogether.
+"""Connects to a host by one of its addresses, within one connect timeout.
 
-redis-py would leave the name server out of that time, and give each address all of it.
+The timeout covers the name lookup and all addresses. redis-py leaves the lookup out, and gives each address the whole
+timeout.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from . import dns
 
 
 class AddressedAsync(redis.asyncio.Connection):
-    """Mix into a ``redis.asyncio`` connection class, before it."""
+    """Mixin for a ``redis.asyncio`` connection class. Put it before that class."""
 
     _address = ""
 
@@ -46,10 +47,10 @@ class AddressedAsync(redis.asyncio.Connection):
 
 
 class AddressedSync(redis.Connection):
-    """The same for a blocking one; with TLS it comes after that, which must know the host by its name."""
+    """Mixin for a blocking connection class. With TLS it comes after that class, which needs the host name."""
 
     give_up_at = math.inf
-    """No step of connecting may last longer than until then (monotonic seconds)."""
+    """Deadline for each step of connecting (monotonic seconds)."""
 
     def _connect(self) -> Any:
         usual, name = self.socket_connect_timeout, self._host
@@ -76,7 +77,7 @@ class AddressedSync(redis.Connection):
         raise failure
 
     def shorten(self, connected: socket.socket) -> None:
-        """Let the next step on a new socket last no longer than until ``give_up_at``."""
+        """Let the next step on a new socket take no longer than until ``give_up_at`` (monotonic seconds)."""
         if self.give_up_at < math.inf:
             left = max(0.001, self.give_up_at - monotonic())
             connected.settimeout(min(left, self.socket_timeout or left))

@@ -1,8 +1,8 @@
-"""How long a command may wait on the server by its own arguments, and how its reply is read with that patience.
+"""How long a command may wait on the server by its own arguments, and how its reply is read with that limit.
 
-A command that waits for another client (BLPOP), for replicas (WAIT) or for another server (MIGRATE) is silent as long
-as its own timeout says. That silence says nothing about the server. Timeouts that the server would refuse count as
-none: its refusal comes at once.
+A command that waits for another client (BLPOP), for replicas (WAIT) or for another server (MIGRATE) is silent until its
+own timeout. That silence says nothing about the server. An invalid timeout counts as no wait: the server refuses it at
+once.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ import redis.client
 from redispool_app.engine.protocol.commands import BLOCKING_BY_OPTION, route_of, sent_words, words_of
 
 _LAST = frozenset("BLPOP BRPOP BRPOPLPUSH BLMOVE BZPOPMIN BZPOPMAX".split())
-"""Their last argument is the timeout, in seconds."""
+"""Commands whose last argument is the timeout, in seconds."""
 
 _FIRST = frozenset(("BLMPOP", "BZMPOP"))
-"""Their first argument is the timeout, in seconds."""
+"""Commands whose first argument is the timeout, in seconds."""
 
 _MILLISECONDS = {"WAIT": 1, "WAITAOF": 2, "MIGRATE": 4}
-"""Where among its arguments a command has its timeout, in milliseconds."""
+"""Position of the timeout, in milliseconds, among a command's arguments."""
 
 _MIGRATE_DEFAULT = 1.0
-"""Seconds that MIGRATE takes 0 for."""
+"""Seconds that MIGRATE waits for a timeout of 0."""
 
 _OPTIONS = {"COUNT": 1, "GROUP": 2, "CLAIM": 1}
-"""How many arguments an option of XREAD and XREADGROUP has."""
+"""Number of arguments of each option of XREAD and XREADGROUP."""
 
 _LONGEST = 10 * 365 * 86_400.0
-"""From so many seconds on a wait is endless: a socket takes no longer time-out."""
+"""A wait of this many seconds or more counts as endless: a socket accepts no longer timeout."""
 
 _UNANSWERED = frozenset("PSUBSCRIBE PUNSUBSCRIBE REPLCONF SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
-"""They may have no reply at all, or one that is a push: a time-out says nothing."""
+"""Commands that may have no reply at all, or a push as their reply. Their timeout says nothing."""
 
 _WAITING = _LAST | _FIRST | _UNANSWERED | BLOCKING_BY_OPTION | frozenset(_MILLISECONDS)
 
 _IDLE, _INTERVAL, _PROBES = 30, 5, 3
-"""TCP keepalive where the connection has none: seconds until the first probe, between probes, and how many."""
+"""TCP keepalive for connections without it: seconds to the first probe, seconds between probes, number of probes."""
 
 
 def wait_of(args: Sequence[Any]) -> float | None:
-    """Return how many seconds a command, name first, may wait on the server; None if it never waits there.
+    """Return the seconds that a command, name first, may wait on the server; None if it never waits there.
 
-    ``math.inf`` means for ever. The result is 0.0 for a timeout that the server refuses.
+    ``math.inf`` means no limit. The result is 0.0 for a timeout that the server refuses.
     """
     words = route_of(args[0]).words
     if not words:
-        return 0.0  # nothing is asked, which the server does not answer
+        return 0.0  # an empty command, which the server does not answer
     name = words[0]
     if name not in _WAITING:
         return None
@@ -74,13 +74,13 @@ def wait_of(args: Sequence[Any]) -> float | None:
 
 
 _SHORTEST = 0.01
-"""Seconds that a command waits whose time has passed while its server was replaced; 0 would mean for ever."""
+"""Seconds for a command whose time has passed while its server was replaced; 0 would mean no limit."""
 
 
 def with_time_left(args: Sequence[Any], waited: float) -> tuple[Any, ...] | None:
     """Return a command, name first, with ``waited`` seconds less to wait; None for one that waits for no other client.
 
-    What waits for ever goes on to do so. WAIT and MIGRATE are none of these: what they wait for is over.
+    A command without a limit stays without one. WAIT and MIGRATE return None: what they wait for is over.
     """
     words = list(words_of(args[0]))
     command = (*(words if len(words) > 1 else args[:1]), *args[1:])
@@ -100,7 +100,7 @@ def with_time_left(args: Sequence[Any], waited: float) -> tuple[Any, ...] | None
 
 
 def _at_block_option(command: Sequence[Any]) -> int | None:
-    """Return where a command has the value of its option BLOCK, which stands before STREAMS."""
+    """Return the position of the value of the option BLOCK, which stands before STREAMS."""
     at = 1
     while at < len(command) and (word := _text(command[at]).upper()) != "STREAMS":
         if word == "BLOCK":
@@ -113,27 +113,27 @@ Waits = deque[tuple[Any, float | None]]
 
 
 def waits_of(commands: Iterable[Any]) -> Waits | None:
-    """Return for each command of a pipeline its name and ``wait_of`` it; None if no command waits."""
+    """Return name and ``wait_of`` for each command of a pipeline; None if no command waits."""
     waits = deque((args[0], wait_of(args)) for args, _ in commands)
     return waits if any(wait is not None for _, wait in waits) else None
 
 
 def patient_for_next(connection: Any, waits: Waits | None, name: Any) -> contextlib.AbstractContextManager[None]:
-    """Read the reply of a pipeline's next command with its own patience."""
-    # Not the reply to what redis-py sends ahead of a pipeline.
+    """Read the reply of a pipeline's next command with its own additional wait."""
+    # Not the replies to commands that redis-py sends before a pipeline.
     if waits and waits[0][0] is name and (wait := waits.popleft()[1]) is not None:
         return patient(connection, wait)
     return contextlib.nullcontext()
 
 
 def patient_in_multi(connection: Any, commands: Iterable[Any]) -> contextlib.AbstractContextManager[None]:
-    """Read the replies to a transaction: of all commands that may wait, only MIGRATE does so inside MULTI."""
+    """Read the replies to a transaction. Inside MULTI only MIGRATE may wait."""
     migrations = [wait_of(args) or 0.0 for args, _ in commands if sent_words(args, 1) == ["MIGRATE"]]
     return patient(connection, sum(migrations)) if migrations else contextlib.nullcontext()
 
 
 def _block_option(rest: list[Any]) -> float | None:
-    """Return how many seconds the option BLOCK of these arguments says; None without it."""
+    """Return the seconds of the option BLOCK in these arguments; None without it."""
     found = _at_block_option(["", *rest])
     if found is None:
         return None
@@ -147,7 +147,7 @@ def _seconds(value: Any) -> float:
     except ValueError:
         pass
     try:
-        return _bounded(float.fromhex(text))  # the server takes that, too
+        return _bounded(float.fromhex(text))  # the server accepts that, too
     except (ValueError, OverflowError):
         return 0.0
 
@@ -175,11 +175,11 @@ def _text(value: Any) -> str:
 
 @contextlib.contextmanager
 def patient(connection: Any, wait: float) -> Iterator[None]:
-    """Let what is read from a connected ``connection`` come ``wait`` seconds later than its time-out allows.
+    """Allow a connected ``connection`` to wait ``wait`` seconds longer than its timeout for what it reads.
 
-    A read that takes longer is a reason to check the server, and no verdict about it.
+    A longer read is a reason to check the server, and no proof of an outage.
     """
-    connection = getattr(connection, "_conn", connection)  # client-side caching of redis-py puts a proxy around it
+    connection = getattr(connection, "_conn", connection)  # redis-py's client-side caching wraps it in a proxy
     usual = connection.socket_timeout
     limit = None if usual is None or wait == math.inf else usual + wait
     held: Any = getattr(connection, "_sock", None)
@@ -194,7 +194,7 @@ def patient(connection: Any, wait: float) -> Iterator[None]:
     except Exception:
         raise
     except BaseException:
-        # Interrupted or cancelled: the reply is still to come, and the time-out may stay as it is now.
+        # Interrupted or cancelled: the reply is still to come, and the timeout may stay as it is now.
         _drop(connection)
         raise
     finally:
@@ -211,10 +211,10 @@ def _drop(connection: Any) -> None:
 
 
 def keep_alive(connection: Any) -> None:
-    """Let the kernel find out that a silent peer is gone, also where the project has turned TCP keepalive off."""
+    """Turn TCP keepalive on, even if the project has turned it off, so that the kernel detects a silent dead peer."""
     writer = getattr(connection, "_writer", None)
     held: Any = getattr(connection, "_sock", None) if writer is None else writer.get_extra_info("socket")
-    # A Unix socket has no such options, and a peer that cannot die alone. uvloop's closed sockets raise ValueError.
+    # A Unix socket has no such options, and its peer cannot vanish alone. uvloop's closed sockets raise ValueError.
     with contextlib.suppress(OSError, AttributeError, ValueError):
         if held.family not in (socket.AF_INET, socket.AF_INET6):
             return
@@ -223,16 +223,17 @@ def keep_alive(connection: Any) -> None:
             for name, value in (("TCP_KEEPIDLE", _IDLE), ("TCP_KEEPINTVL", _INTERVAL), ("TCP_KEEPCNT", _PROBES)):
                 if (option := getattr(socket, name, None)) is not None:
                     held.setsockopt(socket.IPPROTO_TCP, option, value)
-        # Probes begin when all is acknowledged. A peer that went before the command came is found by this.
+        # Probes begin when all data is acknowledged. This timeout detects a peer that vanished before the command
+        # arrived.
         option = getattr(socket, "TCP_USER_TIMEOUT", None)
         if option is not None and not held.getsockopt(socket.IPPROTO_TCP, option):
             held.setsockopt(socket.IPPROTO_TCP, option, (_IDLE + _INTERVAL * _PROBES) * 1000)
 
 
 class SyncMonitor(redis.client.Monitor):
-    """redis-py's MONITOR: until another client sends something it is silent, which is no time-out.
+    """redis-py's MONITOR without a read timeout: it is silent until another client sends a command.
 
-    Its connection is also given back when the server refuses MONITOR, or an interrupt ends the wait for its reply.
+    Its connection is also returned when the server refuses MONITOR, or when an interrupt ends the wait for its reply.
     """
 
     def __enter__(self) -> SyncMonitor:
@@ -255,7 +256,7 @@ class SyncMonitor(redis.client.Monitor):
 
 
 class AsyncMonitor(redis.asyncio.client.Monitor):
-    """The twin for ``redis.asyncio``; its connection is also given back when entering or leaving is cancelled."""
+    """The same for ``redis.asyncio``. Its connection is also returned when entering or leaving is cancelled."""
 
     async def __aenter__(self) -> AsyncMonitor:
         try:

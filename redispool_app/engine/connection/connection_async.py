@@ -1,4 +1,4 @@
-"""redis-py's asyncio connections, with each reply and failure reported to the monitor."""
+"""redis-py's asyncio connections. They report each reply and failure to the monitor."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from .state import TracksState
 
 
 class ObservedAsync(TracksState):
-    """Mix into a ``redis.asyncio`` connection class, before it."""
+    """Mixin for a ``redis.asyncio`` connection class. Put it before that class."""
 
     is_spare = False
-    """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
+    """Whether it is made in advance. Its failure is a reason to check, and no proof of an outage."""
     life_share = 1.0
-    """The part of the longest lifetime after which it is closed."""
+    """The share of the maximum lifetime after which it is closed."""
     _login: Any = None
-    """The AUTH of a client whose password it logs in with, if that is not the one it was made with."""
+    """The AUTH of a client whose password it uses, if that is not the one it was created with."""
     is_patient = False
-    """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
+    """Whether the reply being read waits for another client. A timeout then says nothing about the server."""
 
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
@@ -62,11 +62,11 @@ class ObservedAsync(TracksState):
         self._started = monotonic()
         self._last_words: LastWords | None = None
         self._name: str | None = None
-        """What is still to be sent as its name ..."""
+        """The name that is still to be sent ..."""
         self._named = False
-        """... and whether the answer to that is still to be read."""
+        """... and whether the reply to that is still to be read."""
         self._inherited = False
-        """Whether its socket is that of the process that this one was forked from."""
+        """Whether its socket belongs to the process that this one was forked from."""
         self._made_on: tuple[Callable[[], Any], int] | None = None
         """A weak reference to the event loop of its last attempt to connect, and the fork generation then."""
         super().__init__(**kwargs)
@@ -90,7 +90,7 @@ class ObservedAsync(TracksState):
             fork.renew()
         transport = getattr(getattr(self, "_writer", None), "transport", None)
         try:
-            # A farewell over TLS could wait for a peer that no longer answers.
+            # A clean TLS shutdown could wait for a peer that no longer answers.
             if isinstance(self, redis.asyncio.SSLConnection) and transport is not None:
                 transport.abort()
             await super().disconnect(*args, **kwargs)  # type: ignore[misc]
@@ -106,7 +106,7 @@ class ObservedAsync(TracksState):
             if not _adopt_login(self):
                 raise
             refusal = error
-        # The password was changed while the former one was on its way.
+        # The password was changed while the former one was being sent.
         await self.disconnect(nowait=True)
         try:
             await self._connect()
@@ -125,7 +125,7 @@ class ObservedAsync(TracksState):
 
     async def send_command(self, *args: Any, **kwargs: Any) -> None:
         if self._name is not None and args[:2] == _SETINFO:
-            # Beside what redis-py sends without awaiting each answer, so that a name costs no round trip.
+            # Sent together with redis-py's own commands, so that setting a name costs no round trip.
             name, self._name, self._named = self._name, None, True
             await super().send_command(*_SETNAME, name, **kwargs)  # type: ignore[misc]
         self.note_command(args)
@@ -142,10 +142,10 @@ class ObservedAsync(TracksState):
             raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
         if not isinstance(command, str | bytes | list | tuple):
-            command = list(command)  # it may be read only once
+            command = list(command)  # an iterator can be read only once
         spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
         if spoilt:
-            self.is_outdated = True  # before it is sent: an interrupt must not hide it
+            self.is_outdated = True  # before the command is sent: an interrupt must not hide it
         try:
             await super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
@@ -166,7 +166,7 @@ class ObservedAsync(TracksState):
             raise _not_ours(self)
         if self._named:
             self._named = False
-            # A server, or a proxy, that gives no names is as good as any.
+            # A server or proxy without client names is acceptable.
             with contextlib.suppress(redis_exceptions.ResponseError):
                 await self.read_response()
         timeout = args[1] if len(args) > 1 else kwargs.get("timeout")
@@ -180,7 +180,7 @@ class ObservedAsync(TracksState):
             if told is not error:
                 raise told from _cause_of(told, error)
             raise
-        # With a time-out of its caller, nothing stands for no reply.
+        # With a timeout given by the caller, None means no reply.
         if response is not None or timeout is None:
             self.replies_due -= 1
             self.monitor.reply()
@@ -191,14 +191,14 @@ class ObservedAsync(TracksState):
             fork.renew()
         try:
             if (made_on := self._made_on) is not None and made_on[0]() is None and made_on[1] == fork.generation:
-                abandon([self])  # its event loop is garbage, too, and asyncio warns about that
+                abandon([self])  # its event loop is garbage, too, and asyncio would warn about that
             super().__del__()  # type: ignore[misc]
         finally:
             _count_closed(self)  # its borrower has lost it
 
 
 def forget_stream(connection: Any) -> None:
-    """Tell a connection that its transport, which somebody else took over, is closed."""
+    """Tell a connection that its transport, which other code took over, is closed."""
     connection._parser.on_disconnect()
     connection._reader = connection._writer = None
     if isinstance(connection, ObservedAsync):
@@ -210,7 +210,7 @@ def cut(connection: Any) -> None:
     transport = getattr(connection._writer, "transport", None)
     with contextlib.suppress(Exception):
         if isinstance(connection, redis.asyncio.SSLConnection) and transport is not None:
-            transport.abort()  # a farewell could wait for a peer that no longer answers
+            transport.abort()  # a clean shutdown could wait for a peer that no longer answers
         connection._close()
     forget_stream(connection)
 
@@ -226,7 +226,7 @@ class _AsyncTLS(redis.asyncio.SSLConnection):
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except (TimeoutError, asyncio.CancelledError) as error:
-            # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+            # Also when a health check's deadline cancels it: the cause names what was being waited for.
             raise error from UnansweredHandshakeError()
 
 
@@ -235,7 +235,7 @@ class AsyncTLSConnection(ObservedAsync, AddressedAsync, _AsyncTLS):
 
 
 class AsyncUnixConnection(ObservedAsync, redis.asyncio.UnixDomainSocketConnection):
-    """An observed Unix-socket connection for asyncio."""
+    """An observed Unix socket connection for asyncio."""
 
 
 ASYNC_CLASSES: dict[str, type[Any]] = {
@@ -255,7 +255,7 @@ def abandon(connections: Iterable[Any]) -> None:
         transport = getattr(writer, "transport", None)
         if transport is None:
             continue
-        # An event loop that has ended runs no callbacks, so the transport's own last step is taken here.
+        # An event loop that has ended runs no callbacks, so this calls the transport's own last step.
         ssl_protocol = getattr(transport, "_ssl_protocol", None)
         lower = getattr(ssl_protocol, "_transport", None) or transport
         for step in ("abort", "close"):

@@ -1,4 +1,4 @@
-"""redis-py's blocking connections, with each reply and failure reported to the monitor."""
+"""redis-py's blocking connections. They report each reply and failure to the monitor."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from .state import TracksState
 
 
 class ObservedSync(TracksState):
-    """Mix into a ``redis`` connection class, before it."""
+    """Mixin for a ``redis`` connection class. Put it before that class."""
 
     _connect_callbacks: Any
     _parser: Any
     _sock: Any
 
     is_hurried = False
-    """Whether it connects for somebody who has little time left."""
+    """Whether it connects for a caller that has little time left."""
     is_spare = False
-    """Whether it is made in advance: that it fails is a reason to check, and no verdict."""
+    """Whether it is made in advance. Its failure is a reason to check, and no proof of an outage."""
     life_share = 1.0
-    """The part of the longest lifetime after which it is closed."""
+    """The share of the maximum lifetime after which it is closed."""
     _login: Any = None
     is_patient = False
-    """Whether the reply that is read now waits for another client, so that a time-out is no verdict."""
+    """Whether the reply being read waits for another client. A timeout then says nothing about the server."""
 
     def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
         self.monitor = monitor
@@ -68,7 +68,7 @@ class ObservedSync(TracksState):
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether a subscription holds it, which redis-py renews after each connect."""
+        """Whether a subscription holds it. redis-py subscribes again after each connect."""
         return bool(self._connect_callbacks)
 
     def _connect(self) -> Any:
@@ -82,7 +82,7 @@ class ObservedSync(TracksState):
             raise
         try:
             if isinstance(self, AddressedSync):
-                self.shorten(connected)  # TLS has taken a part of the time
+                self.shorten(connected)  # TLS has used part of the time
             _refuse_if_forked(self, generation)
             _count_opened(self)
         except BaseException:  # interrupted
@@ -107,7 +107,7 @@ class ObservedSync(TracksState):
             if not _adopt_login(self):
                 raise
             refusal = error
-        # The password was changed while the former one was on its way.
+        # The password was changed while the former one was being sent.
         self.disconnect()
         try:
             self._sock = self._connect()
@@ -142,10 +142,10 @@ class ObservedSync(TracksState):
             raise _not_ours(self)
         self._started = -math.inf if self.is_spare else monotonic()
         if not isinstance(command, str | bytes | list | tuple):
-            command = list(command)  # it may be read only once
+            command = list(command)  # an iterator can be read only once
         spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
         if spoilt:
-            self.is_outdated = True  # before it is sent: an interrupt must not hide it
+            self.is_outdated = True  # before the command is sent: an interrupt must not hide it
         try:
             super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
@@ -154,7 +154,7 @@ class ObservedSync(TracksState):
                 raise told from _cause_of(told, error)
             raise
         except BaseException:
-            self.disconnect()  # interrupted: nobody may read what was meant for this caller
+            self.disconnect()  # interrupted: no other caller may read this reply
             raise
         finally:
             if spoilt:
@@ -209,7 +209,7 @@ class SyncTLSConnection(ObservedSync, _SyncTLS):
 
 
 class SyncUnixConnection(ObservedSync, redis.UnixDomainSocketConnection):
-    """An observed blocking Unix-socket connection."""
+    """An observed blocking Unix socket connection."""
 
 
 SYNC_CLASSES: dict[str, type[Any]] = {
@@ -220,4 +220,4 @@ SYNC_CLASSES: dict[str, type[Any]] = {
 
 
 BOUNDED: dict[type[Any], type[Any]] = {redis.Connection: AddressedSync, redis.SSLConnection: _SyncTLS}
-"""What to use in place of redis-py's own blocking classes, which leave the name server out of their time-outs."""
+"""Replacements for redis-py's own blocking classes, whose timeouts leave out the name lookup."""

@@ -1,7 +1,7 @@
-"""Asks a credential provider without holding up other callers, and does not repeat what it says when it fails.
+"""Asks a credential provider without delaying other callers, and does not repeat the text of its errors.
 
-A provider's own words may be secrets: of its exceptions only the type is told. A provider that blocks does so in a
-thread of its own, within the connection's time-out, and is named when it takes longer.
+A provider's own text may contain secrets, so only the type of its exception is reported. A provider that blocks runs in
+a thread of its own, within the connection's timeout. If it takes longer, the error names it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Credentials = tuple[str] | tuple[str, str]
 
 
 class _DiscreetProvider(CredentialProvider):
-    """Stands in for a provider, which has ``timeout`` seconds for each answer, None for ever."""
+    """Wraps a provider. It has ``timeout`` seconds for each answer; None: no limit."""
 
     def __init__(self, provider: Any, timeout: float | None) -> None:
         if isinstance(provider, ListenedProvider):
@@ -47,12 +47,12 @@ class _DiscreetProvider(CredentialProvider):
             call = blocking_call.begin(id(self._provider), self._provider.get_credentials)
             has_ended = await call.wait_async(self._timeout)
         except asyncio.CancelledError as error:
-            # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+            # Also when a health check's deadline cancels it: the cause names what was being waited for.
             raise error from self._unanswered()
         return self._result(call, has_ended)
 
     def _known(self) -> Credentials:
-        """Return what needs no waiting."""
+        """Return credentials that need no waiting."""
         return self._provider.get_credentials()  # type: ignore[no-any-return]
 
     async def _await_credentials(self) -> Credentials:
@@ -63,7 +63,7 @@ class _DiscreetProvider(CredentialProvider):
             failure = self._unanswered() if limit.expired() else _told(type(error))
         else:
             return _checked(answer)
-        raise failure  # out here, where it has no context that could be shown
+        raise failure  # raised here, where it has no context that could be shown
 
     def _result(self, call: blocking_call.BlockingCall, has_ended: bool) -> Credentials:
         if not has_ended:
@@ -78,22 +78,22 @@ class _DiscreetProvider(CredentialProvider):
 
 
 def discreet_provider(provider: Any, timeout: float | None) -> CredentialProvider:
-    """Return what asks ``provider`` within ``timeout`` seconds, and repeats nothing that it says when it fails."""
+    """Return a provider that asks ``provider`` within ``timeout`` seconds and repeats no text of its errors."""
     return _DiscreetProvider(provider, timeout)
 
 
 def _answers_async(provider: Any) -> bool:
-    """Whether a provider has an asynchronous way of its own, beside the base class's, which blocks."""
+    """Whether a provider has its own async method. The one of the base class blocks."""
     return getattr(type(provider), "get_credentials_async", None) is not CredentialProvider.get_credentials_async
 
 
 def _checked(answer: Any) -> Credentials:
-    """Return a provider's answer if redis-py can log in with it, or need not.
+    """Return a provider's answer if redis-py can log in with it, or needs no login.
 
-    Raises ``CredentialProviderError``, which tells types only: what the server says of such words may repeat a secret.
+    Raises ``CredentialProviderError``, which names types only: the server's error may repeat a secret.
     """
     if not answer:
-        return cast(Credentials, answer)  # redis-py logs in without any
+        return cast(Credentials, answer)  # redis-py then logs in without credentials
     if isinstance(answer, tuple | list) and len(answer) <= 2 and all(map(_is_word, answer)):
         return cast(Credentials, answer)
     found = type(answer).__name__
@@ -109,14 +109,14 @@ def _is_word(value: Any) -> bool:
 
 
 def _told(raised: type[BaseException]) -> CredentialProviderError:
-    """Return what callers may see of a provider's exception."""
+    """Return the exception that callers may see in place of a provider's exception."""
     return CredentialProviderError(f"The credential provider raised {raised.__name__}.")
 
 
 def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | None:
-    """Return what a caller that waits for a connection waits for, if that is this provider's answer.
+    """Return the exception for a caller that waits for a connection, if it waits for this provider's answer.
 
-    That is so once it has been asked for ``seconds``: a younger question is not what took the time.
+    That is so once the provider was asked ``seconds`` ago. A younger question is not what took the time.
     """
     if isinstance(provider, ListenedProvider):
         provider = provider.provider
@@ -128,8 +128,8 @@ def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | No
 
 @contextlib.contextmanager
 def discreet(connection: Any) -> Iterator[None]:
-    """Let a connection ask its provider only through one that repeats nothing and has a time-out."""
-    # Not for good: redis-py's pool asks whether the provider is one that streams.
+    """Let a connection ask its provider only through a wrapper with a timeout that repeats no text of its errors."""
+    # Only for this time: redis-py's pool checks whether the provider is one that streams.
     provider = connection.credential_provider
     if provider:
         left = min(
@@ -145,11 +145,11 @@ def discreet(connection: Any) -> Iterator[None]:
         connection.credential_provider = provider
 
 
-# Tokens that come while connections are in use.
+# Tokens that arrive while connections are in use.
 
 
 def tokens_of(pool: Any) -> TokenStream | None:
-    """Return the stream of new tokens for ``pool``; None where its provider has none."""
+    """Return the stream of new tokens for ``pool``; None if its provider has none."""
     kwargs = pool.connection_kwargs
     provider = kwargs.get("credential_provider")
     if provider is None:
@@ -165,7 +165,10 @@ def auth_of(token: Any) -> tuple[str, ...]:
 
 
 def mark_dedicated(pool: Any, token: Any) -> None:
-    """Let the dedicated connections of redis-py's own pool use a token when they are given back; ours are retired."""
+    """Let dedicated connections of redis-py's own pool use a token when they are returned.
+
+    This package's are replaced.
+    """
     if getattr(pool, "monitor", None) is not None:
         pool.monitor.retire_connections()
         return

@@ -1,4 +1,4 @@
-"""Bounds what redis-py does to connect, for a blocking caller, by that caller's deadline."""
+"""Limits redis-py's connect steps by the deadline of a blocking caller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis.backoff import AbstractBackoff
 
 
 class _Until(AbstractBackoff):
-    """A backoff that ends the attempts, with the last one's error, where the next would come after a deadline."""
+    """A backoff that ends the attempts with the last error if the next one would start after a deadline."""
 
     def __init__(self, deadline: float, usual: AbstractBackoff) -> None:
         self._deadline = deadline
@@ -32,7 +32,7 @@ class _Until(AbstractBackoff):
 
 @contextlib.contextmanager
 def shortened(connection: Any, deadline: float) -> Iterator[None]:
-    """Let connecting, whatever its steps and repetitions, take no longer than until ``deadline``."""
+    """Let connecting, with all its steps and retries, take no longer than until ``deadline`` (monotonic seconds)."""
     usual = connection.socket_timeout, connection.socket_connect_timeout
     left = max(0.001, deadline - monotonic())
     connection.socket_timeout, connection.socket_connect_timeout = (min(left, each or left) for each in usual)

@@ -1,7 +1,7 @@
-"""Which addresses a host name has, asked so that a name server that does not answer holds nobody beyond a deadline.
+"""Looks up the addresses of a host name, so that a silent name server delays no caller beyond its deadline.
 
-``getaddrinfo`` has no time-out and cannot be interrupted. So a thread asks, one for all who want to know the same,
-and each caller waits as long as it may. A name server that hangs costs a thread or a few, however many call.
+``getaddrinfo`` has no timeout and cannot be interrupted. So a thread runs it, once for all callers with the same
+question, and each caller waits as long as it may. A silent name server uses at most three threads for each host name.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from redispool_app.engine.runtime import fork, threads
 from redispool_app.engine.runtime.single_flight import Flight, Flights
 
 _AGAIN_AFTER = 2.0
-"""A question this many seconds old may have been lost on a network that is back by now: ask anew ..."""
+"""Seconds after which a lookup may have been lost on a network that works again. Then another lookup starts ..."""
 
 _MOST_AT_ONCE = 3
-"""... but have no more than so many threads waiting for the same name."""
+"""... but at most this many threads wait for the same name."""
 
 _Name = tuple[str, int, int]
 
 
 class _Question(Flight[list[str]]):
-    """What one thread asks for all; it lands with the addresses of ``name``."""
+    """A lookup that one thread runs for all callers. Its result is the addresses of ``name``."""
 
     __slots__ = ("name",)
 
@@ -41,13 +41,13 @@ class _Question(Flight[list[str]]):
 
 _under_way: Flights[_Name, list[str]] = Flights()
 _asked: list[_Question] = []
-"""The questions that no name server has answered yet."""
+"""The lookups without an answer."""
 
 
 async def resolve(host: str, port: int, timeout: float | None) -> list[str]:
     """Return the addresses of ``host`` in the order to be tried.
 
-    Raises what ``getaddrinfo`` does, and ``UnansweredNameError``, a ``TimeoutError``, after ``timeout`` seconds.
+    Raises what ``getaddrinfo`` raises, and ``UnansweredNameError``, a ``TimeoutError``, after ``timeout`` seconds.
     """
     if is_address(host):
         return [host]
@@ -61,7 +61,7 @@ async def resolve(host: str, port: int, timeout: float | None) -> list[str]:
             if not is_over:
                 raise _unanswered(host)
     except asyncio.CancelledError as error:
-        # Also when a health check's deadline cancels it: the cause tells what was being waited for.
+        # Also when a health check's deadline cancels it: the cause names what was being waited for.
         raise error from _unanswered(host)
 
 
@@ -84,9 +84,9 @@ def _unanswered(host: str) -> UnansweredNameError:
 
 
 def unanswered(host: str | None, seconds: float) -> UnansweredNameError | None:
-    """Return what whoever waits for a connection to ``host`` waits for, if that is a name server's answer.
+    """Return the exception for a caller that waits for a connection to ``host``, if it waits for a name server.
 
-    That is so once a question has been open for so many ``seconds``: a younger one is not what took the time.
+    That is so once a lookup has been open for ``seconds``. A younger one is not what took the time.
     """
     asked_before = monotonic() - seconds
     waiting = any(asked.name[0] == host and asked.began <= asked_before for asked in list(_asked))
@@ -103,35 +103,35 @@ def is_address(host: str) -> bool:
 
 
 def shares(addresses: list[str], until: float) -> Iterator[tuple[str, float | None]]:
-    """Yield each address with the seconds to be spent on it: an equal part of what is left until then."""
+    """Yield each address with the seconds to spend on it: an equal share of the time that is left."""
     for position, address in enumerate(addresses):
         left = (until - monotonic()) / (len(addresses) - position)
         yield address, None if until == math.inf else max(0.001, left)
 
 
 def _ask(name: _Name) -> Flight[list[str]]:
-    """Return the question that is under way, else ask it."""
+    """Return the lookup in progress; otherwise start one."""
     own = _Question(name)
     question: Flight[list[str]] = own
     try:
         question = _under_way.join(name, own, _may_be_lost)
-        # Where this very thread is about to start the other one, it asks for itself.
+        # If this very thread is about to start the other one, it looks up the name itself.
         if question is own or own.is_nested_in(question):
             _asked.append(own)
             threads.start(_find, own, name="redispool-names")
             return own
     except BaseException as error:
         if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-            _find(own)  # an interpreter that shuts down, and uWSGI's master, start no threads
+            _find(own)  # at interpreter shutdown, and in uWSGI's master, no thread can start
             return own
-        own.ended = True  # also if the thread runs: those who wait may ask again
+        own.ended = True  # also if the thread runs: the waiting callers may start another lookup
         _end(own)
         raise
     return question
 
 
 def _may_be_lost(question: Flight[list[str]]) -> bool:
-    """Whether to ask once more what is asked already: the network may have lost it."""
+    """Whether to repeat a lookup in progress: the network may have lost it."""
     if monotonic() - question.began < _AGAIN_AFTER:
         return False
     name = getattr(question, "name", None)
@@ -160,13 +160,13 @@ def _end(question: _Question) -> None:
 
 
 def _text(address: tuple[Any, ...]) -> str:
-    """Return a socket address's host, of an IPv6 address with the interface that a link-local one needs."""
+    """Return a socket address's host. An IPv6 link-local address includes its interface."""
     scope = address[3] if len(address) == 4 else 0
     return f"{address[0]}%{scope}" if scope and "%" not in address[0] else str(address[0])
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child no thread is asking."""
+    """In a forked child no thread runs a lookup."""
     _asked.clear()
 
 

@@ -1,8 +1,8 @@
-"""What a server says before it hangs up on a new connection.
+"""Reads the error that a server sends before it closes a new connection.
 
-A server at its client limit writes one error and closes, having read nothing (Valkey's ``acceptCommonHandler``).
-redis-py writes first. When that fails it closes the socket, and with it what lies there unread: over a Unix socket
-almost always, over TCP whenever the second command is written before the first is answered.
+A server at its client limit writes one error and closes without reading (Valkey's ``acceptCommonHandler``). redis-py
+writes first. If that fails, it closes the socket and loses the unread error. Over a Unix socket this is almost certain.
+Over TCP it happens whenever the second command is written before the first reply.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from redis import exceptions as redis_exceptions
 
 _LONGEST = 1024
 _FIRST_BYTES = b"+-:$*_#,(!=%|~>"
-"""What a reply begins with, in RESP2 and RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
+"""First bytes of a reply in RESP2 and RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
 
 
 class LastWords:
-    """A second descriptor of a connection's socket, held during the handshake, which outlives the first."""
+    """A second descriptor of a connection's socket during the handshake. It stays open when the first is closed."""
 
     def __init__(self, connection: Any) -> None:
         self._received: bytes | bytearray = b""
@@ -31,12 +31,12 @@ class LastWords:
         held: Any = getattr(connection, "_sock", None)
         if isinstance(writer, asyncio.StreamWriter):
             held = writer.get_extra_info("socket")
-            # What asyncio has read already. redis-py looks at the same buffer, there being no public one.
+            # Data that asyncio has read already. redis-py reads the same private buffer: there is no public one.
             self._received = connection._reader._buffer
             if writer.get_extra_info("ssl_object") is not None:
-                return  # what else lies there is encrypted
+                return  # any other data there is encrypted
         elif isinstance(held, ssl.SSLSocket) or not isinstance(held, socket.socket):
-            return  # encrypted, or a stand-in, whose descriptor may be that of another file
+            return  # encrypted, or a test double whose descriptor may belong to another file
         with contextlib.suppress(OSError):
             self._socket = socket.socket(fileno=os.dup(held.fileno()))
 
@@ -47,16 +47,16 @@ class LastWords:
         self.close()
 
     def close(self) -> None:
-        """Let go of the second descriptor."""
+        """Close the second descriptor."""
         if self._socket is not None:
             self._socket.close()
 
     def explain(self, error: redis_exceptions.RedisError) -> redis_exceptions.RedisError:
-        """Return what the server said of this connection if that says more than ``error``, else ``error``."""
+        """Return the server's own error if it says more than ``error``; otherwise return ``error``."""
         if type(error) is redis_exceptions.ConnectionError:
             return self._left_behind() or error
         if isinstance(error, redis_exceptions.ResponseError) and str(error).startswith("DENIED"):
-            # Protected mode refuses the whole connection; redis-py takes it for the answer to CLIENT SETINFO.
+            # Protected mode refuses the whole connection. redis-py takes that for the reply to CLIENT SETINFO.
             return redis_exceptions.ConnectionError(str(error))
         return error
 
@@ -66,7 +66,7 @@ class LastWords:
             with contextlib.suppress(OSError):
                 said = self._socket.recv(_LONGEST, socket.MSG_DONTWAIT)
         if said and said[:1] not in _FIRST_BYTES:
-            # A web server, say, that has hung up on the rest of the handshake.
+            # For example a web server that closed the connection during the handshake.
             return redis_exceptions.InvalidResponse(f"Protocol error: {said[:1]!r} begins no reply")
         if not said.startswith(b"-"):
             return None

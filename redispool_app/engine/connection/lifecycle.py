@@ -1,7 +1,7 @@
-"""redis-py's connections, observed: each reply and failure is reported to the server's monitor.
+"""Additions to redis-py's connections: each reply and failure is reported to the server's monitor.
 
-redis-py connects, authenticates and parses; this module adds what a pool must know about a connection and what
-must be done to it when its process forks or its event loop ends without it.
+redis-py connects, authenticates and parses. This module adds what a pool must know about a connection. It also handles
+connections after their process forks, or after their event loop ends without closing them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Every connected connection of this process, async and sync, and those of unmanaged pools that are shared."""
+"""Every connected connection of this process, async and sync, and shared connections of unmanaged pools."""
 
 _INHERITED = "This connection belongs to the process that this one was forked from; it was closed here."
 
@@ -32,12 +32,12 @@ _INHERITED = "This connection belongs to the process that this one was forked fr
 def _reported(
     connection: Any, raised: redis_exceptions.RedisError | MemoryError, *, hurried: bool = False
 ) -> redis_exceptions.RedisError:
-    """Report an error to the monitor; return it, or in its place what it means or the server said.
+    """Report an error to the monitor. Return it, or a more precise error in its place.
 
-    ``hurried``: its caller chose the time-out, which therefore says nothing about the server.
+    ``hurried``: the caller chose the timeout, which therefore says nothing about the server.
     """
     if connection._inherited:
-        return _not_ours(connection)  # which says nothing about the server
+        return _not_ours(connection)  # a fork says nothing about the server
     error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
     if connection._last_words is not None:
         error = connection._last_words.explain(error)
@@ -47,7 +47,7 @@ def _reported(
         return error
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.reply()
-        # During the handshake servers before version 7 deny CLIENT as a whole: they give the connection no name.
+        # During the handshake, servers before version 7 deny CLIENT as a whole. The connection then gets no name.
         if connection._last_words is None or "'client' command" not in str(error):
             connection.monitor.error_reply(error)
     else:
@@ -57,7 +57,7 @@ def _reported(
 
 
 def _adopt_login(connection: Any) -> bool:
-    """Let a connection log in with the last password that AUTH has set; return False if it has done so."""
+    """Let a connection log in with the last password that AUTH has set. Return False if it has done so already."""
     login = connection.monitor.login
     if login is connection._login:
         return False
@@ -67,7 +67,7 @@ def _adopt_login(connection: Any) -> bool:
 
 
 def _is_overtaken(connection: Any) -> bool:
-    """Whether a connection logs in with a password that has been replaced meanwhile: it will do so again."""
+    """Whether a connection logs in with a password that has been replaced meanwhile. It must then log in again."""
     return connection._last_words is not None and connection._login is not connection.monitor.login
 
 
@@ -76,19 +76,22 @@ _SETNAME = ("CLIENT", "SETNAME")
 
 
 def _name_for(connection: Any) -> str | None:
-    """Return the name of a connection that is made now, in this process: a forked child has a name of its own."""
+    """Return the name of a new connection of this process. A forked child has its own name."""
     connection._named = False
     name: Callable[[], str] | None = connection.monitor.client_name
     return None if name is None else name()
 
 
 def _cause_of(told: Exception, error: Exception) -> Exception | None:
-    """Return ``error`` unless it repeats what ``told`` leaves out."""
+    """Return ``error``, or None if it repeats what ``told`` leaves out."""
     return None if without_arguments(str(error)) != str(error) else error
 
 
 def _refuse_if_forked(connection: Any, generation: int) -> None:
-    """Raise ``ConnectionError`` if the process was forked while ``connection`` connected: both have its socket."""
+    """Raise ``ConnectionError`` if the process was forked while ``connection`` connected.
+
+    Parent and child then share its socket.
+    """
     if not mark[0]:
         fork.renew()
     if fork.generation != generation:
@@ -106,13 +109,13 @@ def require_own(connection: Any) -> None:
 
 
 def _not_ours(connection: Any) -> redis_exceptions.ConnectionError:
-    """Return the exception for a connection of the parent process, which is closed here and may connect again."""
+    """Return the exception for a connection of the parent process. It is closed here and may connect again."""
     connection._inherited = False
     return redis_exceptions.ConnectionError(_INHERITED)
 
 
 def let_go_of_pool(pool: Any) -> None:
-    """In a forked child: let go of what one of redis-py's own pools inherited."""
+    """In a forked child: drop what one of redis-py's own pools inherited."""
     inherited = [*pool._available_connections, *pool._in_use_connections]
     if inherited:
         _let_go(inherited)
@@ -120,13 +123,13 @@ def let_go_of_pool(pool: Any) -> None:
 
 
 def track(connection: Any) -> None:
-    """Let a forked child let go of this connection's socket. For those that are not observed."""
+    """Let a forked child drop this connection's socket. For connections that are not observed."""
     _open.add(connection)
 
 
 def _count_opened(connection: Any) -> None:
     connection._opened_at = opened_at = monotonic()
-    # The same for as long as the connection lives, and no two alike, so that they do not end together.
+    # Constant for the life of a connection. It differs between connections, so that they do not end together.
     connection.life_share = 0.9 + (hash((id(connection), opened_at)) % 1000) / 10_000
     connection.is_outdated = False
     _open.add(connection)
@@ -134,7 +137,7 @@ def _count_opened(connection: Any) -> None:
 
 
 def borrowed(connection: Any, asked_at: float) -> None:
-    """Count how long a caller that asked at ``asked_at`` (monotonic seconds) waited; its use begins."""
+    """Count how long a caller waited that asked at ``asked_at`` (monotonic seconds). Its use begins."""
     connection._borrowed_at = now = monotonic()
     connection.ends_watch = False
     connection.monitor.times.wait.add(now - asked_at)
@@ -148,9 +151,10 @@ def given_back(connection: Any) -> None:
 
 
 def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
-    """Whether a connection was retired, has seen an outage, or lived ``max_lifetime`` seconds, or up to a tenth less.
+    """Whether a connection was retired, has seen an outage, or has reached its lifetime.
 
-    The packets that ended it may have been lost, too, and then only its next user would find out.
+    The lifetime is ``max_lifetime`` seconds, or up to a tenth less. After an outage the packets that ended the
+    connection may have been lost, and only its next user would notice.
     """
     if not connection._counted:
         return False
@@ -166,7 +170,7 @@ def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
 
 
 def has_listeners(dispatcher: Any, event: type[Any], connection: Any) -> bool:
-    """Whether an event about a connection that is given back has a listener with something to do.
+    """Whether an event about a returned connection has a listener with work to do.
 
     redis-py's own listener logs in with a new token, if there is one.
     """
@@ -192,11 +196,11 @@ def _count_closed(connection: Any) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child: let go of the parent's sockets without speaking on them or shutting them down.
+    """In a forked child: drop the parent's sockets without writing to them or shutting them down.
 
-    Each inherited descriptor is pointed at /dev/null. The number stays taken, so
-    nothing can be closed twice, and whatever still holds the socket object
-    (a transport, an epoll registration, a finaliser) can no longer touch the parent's connection.
+    Each inherited descriptor is pointed at /dev/null. The number stays taken, so nothing can be closed twice. Objects
+    that still hold the socket (a transport, an epoll registration, a finaliser) can no longer touch the parent's
+    connection.
     """
     if inherited := list(_open):
         _let_go(inherited)
@@ -209,25 +213,25 @@ def _let_go(inherited: list[Any]) -> None:
     if descriptors:
         null = _open_null(descriptors)
         others = [descriptor for descriptor in descriptors if descriptor != null]
-        # One C call: nothing that is made meanwhile, as by a signal handler, can be hit.
+        # One C call, so that no descriptor opened meanwhile, for example by a signal handler, is affected.
         exhaust(map(os.dup2, repeat(null), others, repeat(False)))
         if len(others) == len(descriptors):
             os.close(null)
     for connection in inherited:
         connection._inherited = True
         if not hasattr(connection, "_counted"):
-            continue  # it is not observed
+            continue  # the connection is not observed
         connection._counted = False
         if connection._last_words is not None:
             connection._last_words.close()
         if getattr(connection, "is_subscribed", False):
-            # It subscribes again by itself. Others must raise: what they watched or began is lost.
+            # A subscription subscribes again by itself. Others must raise: their WATCH or transaction is lost.
             connection._parser.on_disconnect()
             connection._sock, connection._inherited = None, False
 
 
 def _open_null(descriptors: list[int]) -> int:
-    """Open /dev/null; at the limit of open files in place of the first of ``descriptors``."""
+    """Open /dev/null. At the limit of open files, reuse the first of ``descriptors``."""
     try:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
@@ -238,11 +242,11 @@ def _open_null(descriptors: list[int]) -> int:
 fork.register(_after_fork_in_child, first=True)
 
 _graveyard: list[Any] = []
-"""Connections inherited through a fork; kept so that no finaliser warns about, or closes, what is the parent's."""
+"""Connections inherited through a fork. Kept so that no finaliser warns about, or closes, the parent's sockets."""
 
 
 def _descriptor(connection: Any) -> int:
-    """Return the number of a connection's socket, -1 when it has none that is real."""
+    """Return the number of a connection's socket; -1 if it has no real one."""
     writer = getattr(connection, "_writer", None)
     try:
         held: Any = writer.get_extra_info("socket") if writer is not None else getattr(connection, "_sock", None)

@@ -1,9 +1,9 @@
-"""What a READONLY reply means: the server was demoted, or the name leads to another one now.
+"""Handles READONLY replies: the server was demoted, or its name leads to another server now.
 
-Such a command was refused, so to send it again is safe. The connection that refused it is replaced, which resolves the
-name again. A name that goes on leading to a replica would cost a connection for each write, so replacements are rare
-then: the time between two doubles, up to a second. Between two, a refused command waits until the name has been looked
-up: where it leads elsewhere, connections are replaced at once, and no caller loses a write after the name has moved.
+The server refused the command, so it is safe to send it again. The connection is replaced, which resolves the name
+again. If the name keeps leading to a replica, this would cost a connection for each write. So the time between two
+replacements doubles, up to a second. Between two replacements a refused command waits for a name lookup. If the name
+leads elsewhere, connections are replaced at once. No write is lost after the name has moved.
 """
 
 from __future__ import annotations
@@ -27,41 +27,44 @@ from .blocking import with_time_left
 
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 1.0
-"""Seconds between two replacements of which the first has not helped."""
+"""Minimum and maximum seconds between two replacements of which the first has not helped."""
 
 _LOOK_EVERY = 0.1
-"""Seconds between two looks at the name, whatever number of callers wait for one."""
+"""Minimum seconds between two lookups of the name, for any number of waiting callers."""
 
 _LONGEST_LOOK = 1.0
-"""Seconds for which a caller waits for a look at the most, as where the name server does not answer."""
+"""Maximum seconds that a caller waits for a lookup, for example of a silent name server."""
 
 _MOST_ANSWERS = 16
-"""So many answers of a name server lead to a replacement at once until a write is accepted; it may rotate them."""
+"""Maximum number of name server answers that cause a replacement until a write is accepted.
+
+The server may rotate them.
+"""
 
 _SHOWN_FOR = 60.0
-"""Seconds for which a refusal is shown that no other follows: perhaps there has been no write since."""
+"""Seconds for which the status shows a refusal without a later one. There may have been no write since."""
 
 _WORDS = ("You can't write against a read only", "Can not run script with write flag on readonly")
-"""How the server words it, which a script's own error does not."""
+"""The server's own wording, which differs from a script's own error."""
 
 
 _UNBLOCKED = ("UNBLOCKED", "instance state changed")
-"""What the server says to a command that waits while it becomes a replica, and not to one that CLIENT UNBLOCK ends."""
+"""The server's error for a waiting command when it becomes a replica. CLIENT UNBLOCK sends another one."""
 
 REFUSALS = (redis_exceptions.ReadOnlyError, redis_exceptions.ExecAbortError)
 
 
 def is_refusal(reply: Any) -> bool:
-    """Whether a reply says that the server, being a replica, has not carried out a command."""
+    """Whether a reply says that the server, a replica, has not run a command."""
     if isinstance(reply, redis_exceptions.ReadOnlyError):
         said = str(reply)
         return any(words in said for words in _WORDS)
-    # EXEC after a demotion: nothing of the transaction was carried out.
+    # EXEC after a demotion: no command of the transaction was run.
     return isinstance(reply, redis_exceptions.ExecAbortError) and "READONLY" in str(reply)
 
 
 def is_unblocked(error: Exception) -> bool:
-    """Whether a reply says that a command that waited was not carried out, as its server becomes a replica."""
+    """Whether a reply says that a waiting command was not run because its server becomes a replica."""
     said = str(error)
     return isinstance(error, redis_exceptions.ResponseError) and all(words in said for words in _UNBLOCKED)
 
@@ -69,9 +72,9 @@ def is_unblocked(error: Exception) -> bool:
 def to_send_again(
     args: tuple[Any, ...], error: redis_exceptions.ResponseError, started: float
 ) -> tuple[Any, ...] | None:
-    """Return what is sent once more of a dedicated command that was answered by ``error``; None if nothing is.
+    """Return what to send again of a dedicated command that was answered by ``error``; None if nothing.
 
-    A command that waits gets the time that is left to it; ``started`` is when it began (monotonic seconds).
+    A waiting command keeps its remaining time. ``started`` is when it began (monotonic seconds).
     """
     if is_refusal(error):
         return args
@@ -81,7 +84,7 @@ def to_send_again(
 class ReadOnlyPolicy:
     """Decides for one shared connection, or one pool, when a refusal replaces connections.
 
-    ``name`` is the host and the port that connections are made to, None where there is no name that could move.
+    ``name`` is the host and port of the connections; None if there is no name that could move.
     """
 
     def __init__(self, monitor: Monitor | None, name: tuple[str, int] | None = None) -> None:
@@ -89,9 +92,9 @@ class ReadOnlyPolicy:
         self._name = name
         self._look_from = -math.inf
         self._looked_at = -math.inf
-        """When the last look that has ended began (monotonic seconds)."""
+        """When the last finished lookup began (monotonic seconds)."""
         self._answers: set[frozenset[str]] = set()
-        """What the name has led to since a write was accepted."""
+        """The addresses that the name has led to since a write was accepted."""
         self.refused_at = -math.inf
         """When the last refusal came (monotonic seconds)."""
         self.replaced_at = -math.inf
@@ -100,7 +103,7 @@ class ReadOnlyPolicy:
         self._wait = 0.0
 
     def may_replace(self) -> bool:
-        """Whether a refusal that has come now may replace the connection; False where that was done just before."""
+        """Whether a new refusal may replace the connection. False if that has just been done."""
         now = monotonic()
         if now < self._replace_from:
             return False
@@ -117,9 +120,9 @@ class ReadOnlyPolicy:
             self._monitor.retire_connections()
 
     def look_up(self, until: float, replace: Callable[[], object]) -> None:
-        """Wait for a look at the name that begins after now, up to ``until`` (monotonic seconds).
+        """Wait for a lookup of the name that begins after now, up to ``until`` (monotonic seconds).
 
-        If it leads elsewhere, the caller that looked calls ``replace`` before any other goes on.
+        If the name leads elsewhere, the caller that looked it up calls ``replace`` before any other caller goes on.
         """
         asked = monotonic()
         until = min(until, asked + _LONGEST_LOOK)
@@ -137,7 +140,7 @@ class ReadOnlyPolicy:
             self._looked_at = began
 
     async def look_up_async(self, until: float, replace: Callable[[], Awaitable[object]]) -> None:
-        """The twin of ``look_up``."""
+        """Async version of ``look_up``."""
         asked = monotonic()
         until = min(until, asked + _LONGEST_LOOK)
         while (wait := self._seconds_to_look(asked, until)) is not None:
@@ -154,7 +157,10 @@ class ReadOnlyPolicy:
             self._looked_at = began
 
     def _seconds_to_look(self, asked: float, until: float) -> float | None:
-        """Return how long a caller that ``asked`` waits now; 0 if it is the one that looks, None if it goes on."""
+        """Return the seconds that a caller waits; 0 if it must do the lookup, None if it goes on.
+
+        ``asked`` is when it asked (monotonic seconds).
+        """
         now = monotonic()
         if self._name is None or self._looked_at >= asked or now >= until:
             return None
@@ -164,7 +170,7 @@ class ReadOnlyPolicy:
         return 0.0
 
     def _leads_elsewhere(self, found: Sequence[str]) -> bool:
-        """Whether connections are to be replaced, since the name has led to these addresses for the first time."""
+        """Whether to replace connections because the name leads to these addresses for the first time."""
         answer = frozenset(found)
         if not answer or answer in self._answers or len(self._answers) >= _MOST_ANSWERS:
             return False
@@ -173,19 +179,19 @@ class ReadOnlyPolicy:
         return True
 
     def accepted(self) -> None:
-        """A command that had been refused was accepted by another connection."""
+        """A command that had been refused was accepted on another connection."""
         self._wait, self._answers = 0.0, set()
         if self._monitor is not None:
             self._monitor.warn(FaultKind.READONLY, None)
 
     def refused_again(self, error: Exception) -> None:
-        """A command was refused by the new connection, too: its caller gets ``error``."""
+        """The new connection refused a command, too. Its caller gets ``error``."""
         if self._monitor is not None:
             self._monitor.warn(FaultKind.READONLY, classify(error, self._monitor.where), seconds=_SHOWN_FOR)
 
 
 def policy_of(pool: Any) -> ReadOnlyPolicy:
-    """Return the policy of a pool, which its shared connection and its dedicated connections have in common."""
+    """Return the policy of a pool. Its shared connection and its dedicated connections use the same one."""
     kwargs = pool.connection_kwargs
     host = kwargs.get("host")
     name = None if "path" in kwargs or not host or dns.is_address(host) else (host, int(kwargs.get("port", 6379)))
@@ -201,10 +207,10 @@ def refused_of(replies: Sequence[Any]) -> list[int]:
 
 
 def to_repeat(commands: Sequence[Any], refused: Sequence[int]) -> list[int]:
-    """Return which commands of a pipeline without MULTI are sent again, on another connection, after refusals.
+    """Return the commands of a pipeline without MULTI to send again on another connection, after refusals.
 
-    WAIT after a refused write answers for it there. Where a command changes its connection (SELECT, a raw MULTI), the
-    others would mean something else without it: nothing is sent again.
+    WAIT after a refused write is sent again with it. If a command changes its connection (SELECT, a raw MULTI), the
+    others would have another meaning without it: nothing is sent again.
     """
     if any(leaves_state(args) or "EXEC" in sent_words(args, 1) for args, _ in commands):
         return []
@@ -213,8 +219,8 @@ def to_repeat(commands: Sequence[Any], refused: Sequence[int]) -> list[int]:
 
 
 def refused_in_exec(reply: Any) -> list[Exception]:
-    """Return the refusals within the reply to EXEC: a script does not say that it writes before it does."""
-    # Most replies have none, and this look at them is one C call.
+    """Return the refusals within the reply to EXEC. A script does not announce that it writes."""
+    # Most replies have none, and this check of them is one C call.
     if reply.__class__ is not list or redis_exceptions.ReadOnlyError not in map(type, reply):
         return []
     return [each for each in reply if is_refusal(each)]
@@ -222,9 +228,9 @@ def refused_in_exec(reply: Any) -> list[Exception]:
 
 @contextmanager
 def second_attempt(pool: Any, own: Any = None) -> Iterator[None]:
-    """Send again in the block what was refused on a dedicated connection.
+    """Run the block for a second attempt after a refusal on a dedicated connection.
 
-    ``own``: the connection that a client keeps for itself, if that was it; it is closed, so that it connects again.
+    ``own``: the connection that a client keeps for itself, if that was it. It is closed, so that it connects again.
     """
     policy = policy_of(pool)
     replaced = replace_for(pool)
@@ -236,7 +242,7 @@ def second_attempt(pool: Any, own: Any = None) -> Iterator[None]:
 
 @asynccontextmanager
 async def second_attempt_async(pool: Any, own: Any = None) -> AsyncIterator[None]:
-    """The twin of ``second_attempt``."""
+    """Async version of ``second_attempt``."""
     policy = policy_of(pool)
     replaced = await replace_for_async(pool)
     if own is not None and (replaced or _was_made_before(own, policy)):
@@ -246,7 +252,7 @@ async def second_attempt_async(pool: Any, own: Any = None) -> AsyncIterator[None
 
 
 def replace_for(pool: Any) -> bool:
-    """A command was refused on a dedicated connection: let the next one be new, if that may be or the name has moved.
+    """Replace connections after a refusal on a dedicated one, if that is allowed or the name has moved.
 
     Return whether connections were replaced, by this caller or by another one meanwhile.
     """
@@ -265,7 +271,7 @@ def replace_for(pool: Any) -> bool:
 
 
 async def replace_for_async(pool: Any) -> bool:
-    """The twin of ``replace_for``."""
+    """Async version of ``replace_for``."""
     policy, began = policy_of(pool), monotonic()
 
     async def replace() -> None:
@@ -281,19 +287,19 @@ async def replace_for_async(pool: Any) -> bool:
 
 
 def note_refusal(pool: Any, error: Exception) -> None:
-    """What was refused is not sent again, but a later command finds another server, if the name leads to one."""
+    """Record a refusal that is not retried. A later command finds another server, if the name leads to one."""
     if not replace_for(pool):
         policy_of(pool).refused_again(error)
 
 
 async def note_refusal_async(pool: Any, error: Exception) -> None:
-    """The twin of ``note_refusal``."""
+    """Async version of ``note_refusal``."""
     if not await replace_for_async(pool):
         policy_of(pool).refused_again(error)
 
 
 def _was_made_before(connection: Any, policy: ReadOnlyPolicy) -> bool:
-    """Whether a connection is older than the last replacement; redis-py's own do not say."""
+    """Whether a connection is older than the last replacement. redis-py's own connections do not know."""
     return bool(getattr(connection, "_opened_at", math.inf) < policy.replaced_at)
 
 

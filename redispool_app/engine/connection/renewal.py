@@ -1,4 +1,4 @@
-"""When a shared connection is replaced although nothing is wrong: it has lived its time, or a certificate changed.
+"""When to replace a healthy shared connection: its lifetime is over, or a certificate changed.
 
 The new connection is made first, so no caller waits for it.
 """
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 _LOOK_AFTER = 10.0
-"""Seconds between two looks at the files of certificates."""
+"""Seconds between two checks of certificate files."""
 
 _AGAIN_AFTER = 30.0
 """Seconds until the next attempt, if no connection could be made."""
@@ -24,7 +24,7 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Renewal:
-    """Tells when the connection of one pool is due; ``look_at`` is in monotonic seconds, and read for each batch."""
+    """Decides when the connection of one pool is due. ``look_at`` is in monotonic seconds, and read for each batch."""
 
     def __init__(self, pool: Any) -> None:
         kwargs: Mapping[str, Any] = pool.connection_kwargs
@@ -34,11 +34,11 @@ class Renewal:
         self._until = self.look_at = math.inf
 
     def before_connecting(self) -> _Stamp:
-        """Return what the files are now, for ``connected``: they may change while the connection is made."""
+        """Return the present state of the files, for ``connected``: they may change while the connection is made."""
         return tuple(map(_stamp_of, self._files))
 
     def connected(self, stamp: _Stamp) -> None:
-        """A connection was made. Its lifetime is up to a tenth shorter, so that connections do not end together."""
+        """Note a new connection. Its lifetime is up to a tenth shorter, so that connections do not end together."""
         self._stamp = stamp
         self._until = math.inf
         if self._lifetime is not None:
@@ -46,7 +46,7 @@ class Renewal:
         self._look_again(_LOOK_AFTER)
 
     def is_due(self) -> bool:
-        """Whether a new connection is to be made now; the next look is some time later."""
+        """Whether to make a new connection now. Sets the time of the next check."""
         due = monotonic() >= self._until or self.has_new_files()
         self._look_again(_LOOK_AFTER)
         if due:

@@ -1,7 +1,7 @@
-"""Notices what commands change about a dedicated connection, so that no later borrower meets it.
+"""Tracks the commands that change a dedicated connection, so that no later borrower sees the change.
 
-A connection that a command has changed (SELECT, a raw MULTI, WATCH) is closed when it is given back. What counts is
-what is sent: by name, or packed by the caller.
+A connection that a command has changed (SELECT, a raw MULTI, WATCH) is closed when it is returned. All sent commands
+count: those sent by name, and those packed by the caller.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redispool_app.engine.protocol.commands import ROUTES, leaves_state, sent_wo
 def leave_state(commands: Iterable[Sequence[Any]], *, ends_watch: bool = False) -> bool:
     """Whether these commands, sent in this order, leave a connection that is unfit for the next borrower.
 
-    ``ends_watch``: the borrower ends by itself what WATCH begins. A MULTI with its EXEC or DISCARD leaves nothing.
+    ``ends_watch``: the borrower ends WATCH by itself. A MULTI with its EXEC or DISCARD leaves no state.
     """
     in_multi = False
     for args in commands:
@@ -35,7 +35,7 @@ def leave_state(commands: Iterable[Sequence[Any]], *, ends_watch: bool = False) 
 
 
 def commands_in(packed: Any) -> list[list[bytes]] | None:
-    """Return the commands that a borrower has packed itself; None where that is not a number of whole commands."""
+    """Return the commands that a borrower has packed itself; None if the data does not end with a whole command."""
     pieces = [packed] if isinstance(packed, str | bytes | bytearray | memoryview) else packed
     reader = hiredis.Reader()
     try:
@@ -50,25 +50,25 @@ def commands_in(packed: Any) -> list[list[bytes]] | None:
 
 
 _END = b"+end\r\n"
-"""Follows the last command: part of a reply of its own only where that command is whole."""
+"""Marks the end of the last command. It yields a reply of its own only if that command is complete."""
 
 
 class TracksState:
-    """Mix into a connection class that asks ``account_for`` about each write, and notes the replies that it reads."""
+    """Mixin for a connection class that calls ``account_for`` for each write, and counts the replies that it reads."""
 
     is_outdated = False
-    """Whether it is closed when its caller gives it back, or before the next one gets it."""
+    """Whether it is closed when its caller returns it, or before the next caller gets it."""
     ends_watch = False
-    """Whether its borrower ends by itself what WATCH begins, as pipelines do."""
+    """Whether its borrower ends WATCH by itself, as pipelines do."""
     replies_due = 0
-    """How many replies its borrower has still to read: what is due would reach the next borrower."""
+    """Number of replies that its borrower has not read. They would reach the next borrower."""
     _known: bool | None = None
-    """Whether the command that is being sent by its name leaves state."""
+    """Whether the command that is being sent by name leaves state."""
     _packed: tuple[Any, bool, int] | None = None
-    """The commands that were packed here last, whether they leave state, and how many they are."""
+    """The last commands packed here, whether they leave state, and how many they are."""
 
     def note_command(self, args: Sequence[Any]) -> None:
-        """One command, name first, is packed and sent next."""
+        """Note that one command, name first, is packed and sent next."""
         self._known = leave_state((args,), ends_watch=self.ends_watch)
 
     def pack_commands(self, commands: Iterable[Any]) -> Any:
@@ -92,5 +92,5 @@ class TracksState:
 
     @property
     def is_spoilt(self) -> bool:
-        """Whether it may serve no other borrower."""
+        """Whether it must not serve another borrower."""
         return self.is_outdated or self.replies_due != 0

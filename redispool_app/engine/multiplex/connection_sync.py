@@ -167,8 +167,7 @@ class SharedSocket:
         self._handlers = _has_handlers()
         self._look_for_handlers_at = self.last_received + _LOOK_FOR_HANDLERS
         self._may_wait_whole = max(0.0, kernel_wait - _LATE) if kernel_wait and self._calls.waits else math.inf
-        """A caller with more time left than this, in seconds, may wait in the kernel, which returns after a limited
-        time."""
+        """A caller with more seconds left than this may wait in the kernel, which returns after a limited time."""
 
     @property
     def in_flight(self) -> int:

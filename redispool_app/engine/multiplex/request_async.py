@@ -78,8 +78,7 @@ class Batch:
         return [future for future in self.futures if not future.done()]
 
     def asked(self, replies: int | None = None) -> list[tuple[bytes, int]]:
-        """Return what the callers of the next replies sent (None: of all replies): bytes, and the number of commands in
-        them."""
+        """Return what the callers of the next replies sent (None: all): bytes, and the number of commands in them."""
         until = None if replies is None else self.answered + replies
         due = slice(self.answered, until)
         pairs = zip(self.futures[due], self.packed[due], strict=False)
