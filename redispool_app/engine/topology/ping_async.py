@@ -25,7 +25,7 @@ from redispool_app.engine.health.server_mode import (
 from redispool_app.engine.multiplex.multiplexer_async import sharing_of
 from redispool_app.engine.pool.pool_async import AsyncPool
 
-from .ping_target import _Replies, _speaks_http, _time_for_strangers, _warn
+from .ping_target import _Replies, _warn
 
 
 async def ping(pool: AsyncPool, timeout: float) -> float:
@@ -33,13 +33,10 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
 
     Raises redis-py's errors, ``TimeoutError`` after ``timeout`` seconds included.
     """
-    aside = _time_for_strangers(pool, timeout)
     try:
-        async with asyncio.timeout(timeout - aside):
+        async with asyncio.timeout(timeout):
             return await _ping_through(pool)
     except TimeoutError as error:
-        if aside and await asyncio.to_thread(_speaks_http, pool, aside):
-            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
         sharing = sharing_of(pool)
         cause = await sharing.give_up_connecting() if sharing is not None else None
         raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from cause or error

@@ -22,18 +22,12 @@ from redispool_app.engine.health.server_mode import (
 from redispool_app.engine.multiplex.multiplexer_sync import thread_sharing_of
 from redispool_app.engine.pool.pool_sync import SyncPool
 
-from .ping_target import _Replies, _speaks_http, _time_for_strangers, _warn
+from .ping_target import _Replies, _warn
 
 
 def ping_sync(pool: SyncPool, timeout: float) -> float:
     """The same for threads; a connection's own timeouts are shortened to what is left of ``timeout``."""
-    aside = _time_for_strangers(pool, timeout)
-    try:
-        return _ping_through_sync(pool, monotonic() + timeout - aside)
-    except redis_exceptions.TimeoutError as error:
-        if aside and _speaks_http(pool, aside):
-            raise redis_exceptions.InvalidResponse("HTTP is spoken there") from error
-        raise
+    return _ping_through_sync(pool, monotonic() + timeout)
 
 
 def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
