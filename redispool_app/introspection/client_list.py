@@ -5,19 +5,18 @@ Connections carry the name ``app:host:pid:alias``. Fields are those of https://r
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.utils.translation import gettext_noop
 
 from redispool_app.translation import Sentence
 
-from .rows import Rows, _whole
+from .rows import Rows, lines, pairs, whole
 
 CLIENT_ROWS = 200
 
-__all__ = ["CLIENT_ROWS", "LISTED_AT_MOST", "Client", "client_rows", "connected", "parse", "too_many"]
+__all__ = ["CLIENT_ROWS", "LISTED_AT_MOST", "Client", "client_rows", "parse", "too_many"]
 
 LISTED_AT_MOST = 5000
 """With more clients than this the server is not asked for a list: making it would hold up everybody else."""
@@ -47,22 +46,21 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A connection as the server sees it; ``age`` in seconds."""
+    """A connection as the server sees it; ``age`` and ``idle`` in seconds, ``memory`` in bytes."""
 
     name: str
     age: int
-    database: int
+    db: int
     flags: str
+    addr: str = ""
+    user: str = ""
+    cmd: str = ""
+    idle: int | None = None
+    memory: int | None = None
 
     @property
     def is_replication(self) -> bool:
         return bool({"S", "M"} & set(self.flags))
-
-
-def connected(reply: Any) -> int | None:
-    """Read how many clients there are from the reply of INFO, or of its section; None where it does not say."""
-    found = re.search(r"^connected_clients:(\d{1,15})\s*$", _text(reply), re.MULTILINE)
-    return int(found[1]) if found is not None else None
 
 
 def too_many(clients: int | None) -> str | None:
@@ -76,45 +74,19 @@ def too_many(clients: int | None) -> str | None:
 
 def parse(reply: Any) -> list[Client]:
     """Read the reply of CLIENT LIST; lines that make no sense are left out."""
-    lines = _text(reply).removeprefix("txt:").splitlines()
-    return [client for line in lines if (client := _client(line)) is not None]
-
-
-def _text(reply: Any) -> str:
-    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
+    return [client for line in lines(reply) if (client := _client(line)) is not None]
 
 
 def _client(line: str) -> Client | None:
-    fields = dict(field.partition("=")[::2] for field in line.split(" "))
-    try:
-        return Client(fields.get("name", ""), int(fields["age"]), int(fields["db"]), fields.get("flags", "N"))
-    except (KeyError, ValueError):
+    found = pairs(line, " ")
+    age, db = whole(found.get("age")), whole(found.get("db"))
+    if age is None or db is None:
         return None
+    named = {name: found.get(name, "") for name in ("name", "addr", "user", "cmd", "flags")}
+    return Client(**named, db=db, age=age, idle=whole(found.get("idle")), memory=whole(found.get("tot-mem")))
 
 
 def client_rows(reply: Any) -> Rows:
     """Read a CLIENT LIST reply: at most ``CLIENT_ROWS`` clients, those with most memory first."""
-    rows = []
-    for line in _text(reply).splitlines():
-        found = dict(word.partition("=")[::2] for word in line.split(" "))
-        if "id" not in found:
-            continue
-        rows.append(
-            {
-                "name": found.get("name", ""),
-                "addr": found.get("addr", ""),
-                "user": found.get("user", ""),
-                "db": _whole(found.get("db")),
-                "cmd": found.get("cmd", ""),
-                "age": _whole(found.get("age")),
-                "idle": _whole(found.get("idle")),
-                "memory": _whole(found.get("tot-mem")),
-                "flags": found.get("flags", ""),
-            }
-        )
-    rows.sort(key=_weight, reverse=True)
-    return Rows(rows=rows[:CLIENT_ROWS], total=len(rows))
-
-
-def _weight(row: dict[str, Any]) -> tuple[int, str]:
-    return int(row["memory"] or 0), str(row["name"])
+    clients = sorted(parse(reply), key=lambda client: (client.memory or 0, client.name), reverse=True)
+    return Rows(rows=[asdict(client) for client in clients[:CLIENT_ROWS]], total=len(clients))

@@ -5,15 +5,16 @@ Field names are those of https://redis.io/docs/latest/commands/info/; a field th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis import exceptions as redis_exceptions
 
 from redispool_app.redis_pool import RedisConnectionManager
 
-__all__ = ["ServerFacts", "fetch", "info_sections", "parse"]
+from .rows import lines, pairs, whole
+
+__all__ = ["ServerFacts", "connected_clients", "fetch", "parse", "sections"]
 
 # The protocol's historical words, and what both projects' documentation says today.
 _ROLES = {"master": "primary", "slave": "replica"}
@@ -44,28 +45,54 @@ class ServerFacts:
     process_id: int | None
 
 
-def parse(info: Mapping[str, Any], database: int) -> ServerFacts:
-    """Read redis-py's dict of an INFO reply; ``keys`` counts those of ``database``."""
+def sections(reply: Any) -> dict[str, dict[str, str]]:
+    """Read the reply of INFO, or of one section: its fields by section, as the server words them."""
+    found: dict[str, dict[str, str]] = {}
+    current = found.setdefault("", {})
+    for line in lines(reply):
+        if line.startswith("#"):
+            current = found.setdefault(line.lstrip("# ").strip(), {})
+        else:
+            name, colon, value = line.partition(":")
+            if colon:
+                current[name] = value
+    return {name: fields for name, fields in found.items() if fields}
+
+
+def _fields(reply: Any) -> dict[str, str]:
+    return {name: value for fields in sections(reply).values() for name, value in fields.items() if value}
+
+
+def connected_clients(reply: Any) -> int | None:
+    """Read how many clients there are from the reply of INFO, or of its section; None where it does not say."""
+    return whole(_fields(reply).get("connected_clients"))
+
+
+def parse(reply: Any, database: int) -> ServerFacts:
+    """Read the reply of INFO; ``keys`` counts those of ``database``. Raises ``ValueError`` for a reply of no fields."""
+    said = _fields(reply)
+    if not said:
+        raise ValueError("INFO was not answered as a Redis server does")
     # Valkey still states the version of Redis that it is compatible with.
-    is_valkey = "valkey_version" in info
-    role = _text(info, "role")
-    hits, misses = _whole(info, "keyspace_hits") or 0, _whole(info, "keyspace_misses") or 0
-    keyspace = info.get(f"db{database}")
+    is_valkey = "valkey_version" in said
+    role = said.get("role")
+    hits, misses = whole(said.get("keyspace_hits")) or 0, whole(said.get("keyspace_misses")) or 0
+    # An empty database is not listed.
+    keyspace = pairs(said.get(f"db{database}", ""), ",")
     return ServerFacts(
         product="Valkey" if is_valkey else "Redis",
-        version=_text(info, "valkey_version" if is_valkey else "redis_version"),
+        version=said.get("valkey_version" if is_valkey else "redis_version"),
         role=_ROLES.get(role, role) if role else None,
-        mode=_text(info, "server_mode") or _text(info, "redis_mode"),
-        uptime=_whole(info, "uptime_in_seconds"),
-        clients=_whole(info, "connected_clients"),
-        clients_max=_whole(info, "maxclients"),
-        memory_used=_whole(info, "used_memory"),
-        memory_max=_whole(info, "maxmemory"),
-        ops_per_second=_whole(info, "instantaneous_ops_per_sec"),
+        mode=said.get("server_mode") or said.get("redis_mode"),
+        uptime=whole(said.get("uptime_in_seconds")),
+        clients=whole(said.get("connected_clients")),
+        clients_max=whole(said.get("maxclients")),
+        memory_used=whole(said.get("used_memory")),
+        memory_max=whole(said.get("maxmemory")),
+        ops_per_second=whole(said.get("instantaneous_ops_per_sec")),
         hit_rate=hits / (hits + misses) if hits + misses else None,
-        # An empty database is not listed.
-        keys=(_whole(keyspace, "keys") or 0) if isinstance(keyspace, Mapping) else 0,
-        process_id=_whole(info, "process_id"),
+        keys=whole(keyspace.get("keys")) or 0,
+        process_id=whole(said.get("process_id")),
     )
 
 
@@ -75,34 +102,8 @@ def fetch(manager: RedisConnectionManager) -> ServerFacts:
     Takes at most a health check (when one is due) and ``SOCKET_TIMEOUT``. Raises what
     ``get_sync_client()`` raises, and redis-py's errors.
     """
-    client = manager.get_sync_client()
+    reply = manager.get_sync_client().execute_raw("INFO")
     try:
-        info = cast(Mapping[str, Any], client.info())
-    except (AttributeError, TypeError, ValueError) as error:
-        # redis-py reads INFO without asking whether it is text.
-        raise redis_exceptions.ResponseError("INFO was not answered as a Redis server does") from error
-    return parse(info, manager.config.database)
-
-
-def _whole(info: Mapping[str, Any], field: str) -> int | None:
-    value = info.get(field)
-    return value if isinstance(value, int) else None
-
-
-def _text(info: Mapping[str, Any], field: str) -> str | None:
-    value = info.get(field)
-    return None if value is None or value == "" else str(value)
-
-
-def info_sections(text: str) -> dict[str, dict[str, str]]:
-    """Read an INFO reply into its sections, as the server words them."""
-    sections: dict[str, dict[str, str]] = {}
-    current = sections.setdefault("", {})
-    for line in text.splitlines():
-        if line.startswith("#"):
-            current = sections.setdefault(line.lstrip("# ").strip(), {})
-        else:
-            key, colon, value = line.partition(":")
-            if colon:
-                current[key] = value
-    return {name: fields for name, fields in sections.items() if fields}
+        return parse(reply, manager.config.database)
+    except ValueError as error:
+        raise redis_exceptions.ResponseError(str(error)) from error

@@ -1,7 +1,8 @@
-"""A bounded list for the status page, and helpers that read fields of replies."""
+"""A bounded list for the status page, and what reads the fields of a reply."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,20 @@ class Rows:
         return {"rows": self.rows, "total": self.total, "problem": self.problem}
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _whole(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
+def lines(reply: Any) -> list[str]:
+    """Return the lines of a reply that is one text, as those of INFO and CLIENT LIST are; none if it is not."""
+    # RESP3 puts the format in front.
+    return text(reply).removeprefix("txt:").splitlines() if isinstance(reply, bytes | str) else []
+
+
+def pairs(line: str, separator: str) -> dict[str, str]:
+    """Read ``name=value`` words."""
+    return dict(word.partition("=")[::2] for word in line.split(separator))
+
+
+def whole(value: str | None) -> int | None:
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,20}", value) else None

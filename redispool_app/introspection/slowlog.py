@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rows import Rows, _text
+from .rows import Rows, text
 
 SLOWLOG_ROWS = 25
 
@@ -22,7 +22,7 @@ def slowlog_rows(entries: Any) -> Rows:
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, list) or len(entry) < 4 or not isinstance(entry[3], list) or not entry[3]:
             continue
-        words = [_text(word) for word in entry[3][:2]]
+        words = [text(word) for word in entry[3][:2]]
         name = words[0].upper()
         if name in _CONTAINERS and len(words) > 1:
             name = f"{name} {words[1].upper()}"
@@ -32,7 +32,7 @@ def slowlog_rows(entries: Any) -> Rows:
                 "duration_ms": entry[2] / 1000,
                 "command": name[:64],
                 "arguments": len(entry[3]) - 1,
-                "client": _text(entry[5] or entry[4]) if len(entry) > 5 else "",
+                "client": text(entry[5] or entry[4]) if len(entry) > 5 else "",
             }
         )
     rows.sort(key=lambda row: row["duration_ms"], reverse=True)

@@ -22,8 +22,8 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, Red
 from redispool_app.introspection import client_list
 from redispool_app.introspection import info as server_facts
 from redispool_app.introspection.client_list import client_rows
-from redispool_app.introspection.info import ServerFacts, info_sections
-from redispool_app.introspection.rows import Rows, _text
+from redispool_app.introspection.info import ServerFacts
+from redispool_app.introspection.rows import Rows
 from redispool_app.introspection.slowlog import SLOWLOG_ROWS, slowlog_rows
 from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.translation import Sentence
@@ -60,9 +60,8 @@ def facts(manager: RedisConnectionManager) -> tuple[ServerFacts | None, str | No
         (reply,) = _carried(manager, [("INFO",)])
         if isinstance(reply, Exception):
             raise reply
-        info = manager.get_sync_client().response_callbacks["INFO"](reply)
-        return server_facts.parse(info, manager.config.database), None
-    except (AttributeError, TypeError, ValueError):
+        return server_facts.parse(reply, manager.config.database), None
+    except ValueError:
         return None, Sentence(gettext_noop("INFO was not answered as a Redis server does."))
     except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
         _verify(manager, error)
@@ -76,14 +75,13 @@ def details(manager: RedisConnectionManager) -> Details:
     """
     try:
         info, entries = _carried(manager, [("INFO",), ("SLOWLOG", "GET", SLOWLOG_ROWS)])
-        sections = {} if isinstance(info, Exception) else info_sections(_text(info))
-        connected = client_list.connected(info)
+        connected = server_facts.connected_clients(info)
         if (problem := client_list.too_many(connected)) is not None:
             clients = Rows(total=connected or 0, problem=problem)
         else:
             (listed,) = _carried(manager, [("CLIENT", "LIST")])
             clients = _read(manager, "CLIENT LIST", listed, client_rows)
-        return Details(sections, _read(manager, "SLOWLOG GET", entries, slowlog_rows), clients)
+        return Details(server_facts.sections(info), _read(manager, "SLOWLOG GET", entries, slowlog_rows), clients)
     except (ImproperlyConfigured, redis_exceptions.RedisError, OSError) as error:
         nothing = Rows(problem=_why(manager, error, ""))
         return Details({}, nothing, nothing)

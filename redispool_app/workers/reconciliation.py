@@ -45,7 +45,7 @@ def differences(
     foreign: Counter[str] = Counter()
     for client in clients:
         name = Name.parse(client.name)
-        is_here = name is not None and name.alias == alias and client.database == database
+        is_here = name is not None and name.alias == alias and client.db == database
         if name is not None and is_here and (name.app in project or name.worker_id in said):
             ours[name.worker_id].append(client)
             apps[name.worker_id] = name.app

@@ -20,6 +20,7 @@ from redispool_app.engine.runtime import process
 from redispool_app.engine.topology.side_channel import carry
 from redispool_app.engine.topology.standalone import PoolSet
 from redispool_app.introspection import client_list
+from redispool_app.introspection.info import connected_clients
 from redispool_app.translation import Sentence
 
 from . import keys, publisher, reconciliation, snapshot
@@ -128,7 +129,7 @@ def _unlisted(info: Any, where: str) -> str | None:
     """Say in one line why the server is not asked for its clients; None if it is."""
     if isinstance(info, Exception):
         return _incomparable(info, where)
-    return client_list.too_many(client_list.connected(info))
+    return client_list.too_many(connected_clients(info))
 
 
 def _incomparable(error: Exception, where: str) -> str:

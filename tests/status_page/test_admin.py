@@ -271,7 +271,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def test_what_a_server_or_the_settings_say_is_text_and_never_markup(server, pool_settings, viewer, monkeypatch):
-    facts = server_facts.parse({"redis_version": HOSTILE, "role": HOSTILE, "redis_mode": HOSTILE}, 0)
+    facts = server_facts.parse(f"redis_version:{HOSTILE}\nrole:{HOSTILE}\nredis_mode:{HOSTILE}", 0)
     monkeypatch.setattr(redis_details, "facts", lambda manager: (facts, None))
     manager = pool_settings(server.url, CLIENT_NAME=HOSTILE)
     manager.initialize_sync()

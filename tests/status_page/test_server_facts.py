@@ -23,13 +23,18 @@ VALKEY = {
     "keyspace_hits": 75,
     "keyspace_misses": 25,
     "role": "master",
-    "db0": {"keys": 3, "expires": 1, "avg_ttl": 0},
-    "db2": {"keys": 9, "expires": 0, "avg_ttl": 0},
+    "db0": "keys=3,expires=1,avg_ttl=0",
+    "db2": "keys=9,expires=0,avg_ttl=0",
 }
 
 
+def info(**fields):
+    """Word fields as a server does."""
+    return "".join(f"{name}:{value}\r\n" for name, value in fields.items()).encode()
+
+
 def test_every_fact_is_read_from_its_field():
-    facts = server_facts.parse(VALKEY, 0)
+    facts = server_facts.parse(info(**VALKEY), 0)
     assert facts == server_facts.ServerFacts(
         product="Valkey",
         version="9.1.2",
@@ -48,35 +53,49 @@ def test_every_fact_is_read_from_its_field():
 
 
 def test_redis_is_told_from_valkey():
-    facts = server_facts.parse({"redis_version": "8.2.1", "redis_mode": "cluster", "role": "slave"}, 0)
+    facts = server_facts.parse(info(redis_version="8.2.1", redis_mode="cluster", role="slave"), 0)
     assert (facts.product, facts.version) == ("Redis", "8.2.1")
     assert (facts.mode, facts.role) == ("cluster", "replica")
 
 
-def test_a_version_that_redis_py_takes_for_a_number_stays_text():
-    assert server_facts.parse({"redis_version": 8.2}, 0).version == "8.2"
+def test_a_version_that_looks_like_a_number_stays_text():
+    assert server_facts.parse(b"redis_version:8.2", 0).version == "8.2"
 
 
 def test_keys_are_those_of_the_database_asked_about():
-    assert server_facts.parse(VALKEY, 2).keys == 9
+    assert server_facts.parse(info(**VALKEY), 2).keys == 9
 
 
 def test_a_database_that_is_not_listed_has_no_keys():
-    assert server_facts.parse(VALKEY, 7).keys == 0
+    assert server_facts.parse(info(**VALKEY), 7).keys == 0
 
 
 def test_before_the_first_look_up_there_is_no_hit_rate():
-    assert server_facts.parse({"keyspace_hits": 0, "keyspace_misses": 0}, 0).hit_rate is None
+    assert server_facts.parse(info(keyspace_hits=0, keyspace_misses=0), 0).hit_rate is None
 
 
 def test_only_misses_are_a_hit_rate_of_zero():
-    assert server_facts.parse({"keyspace_hits": 0, "keyspace_misses": 4}, 0).hit_rate == 0.0
+    assert server_facts.parse(info(keyspace_hits=0, keyspace_misses=4), 0).hit_rate == 0.0
 
 
-@pytest.mark.parametrize("info", [{}, {field: {"odd": "reply"} for field in VALKEY} | {"db0": "none"}])
-def test_fields_that_are_missing_or_odd_raise_nothing(info):
-    facts = server_facts.parse(info, 0)
+@pytest.mark.parametrize("odd", ["", "-1", "1.5", "²", "9" * 5000, "keys=,=3,,", "none"])
+def test_fields_that_are_missing_or_odd_raise_nothing(odd):
+    facts = server_facts.parse(info(first=1, **dict.fromkeys(VALKEY, odd)), 0)
     assert (facts.uptime, facts.memory_used, facts.hit_rate, facts.keys) == (None, None, None, 0)
+
+
+@pytest.mark.parametrize("reply", [None, 5, [], {}, b"", b"OK", "txt:", NoPermissionError("redis_version:8")])
+def test_a_reply_without_fields_is_not_one_to_info(reply):
+    with pytest.raises(ValueError, match="INFO was not answered as a Redis server does"):
+        server_facts.parse(reply, 0)
+    assert server_facts.sections(reply) == {}
+
+
+@pytest.mark.parametrize("prefix", ["", "txt:"], ids=["RESP2", "RESP3"])
+def test_fields_are_kept_by_section_as_the_server_words_them(prefix):
+    lines = ["# Server", "redis_version:8.2", "listener0:name=tcp,bind=::1", "", "# Empty", "# Clients", "maxclients:9"]
+    expected = {"Server": {"redis_version": "8.2", "listener0": "name=tcp,bind=::1"}, "Clients": {"maxclients": "9"}}
+    assert server_facts.sections((prefix + "\r\n".join(lines)).encode()) == expected
 
 
 @pytest.mark.parametrize("keys", [{}, {"PROTOCOL": 3}, {"DECODE_RESPONSES": True}])
@@ -87,9 +106,9 @@ def test_a_real_server_is_asked_about_its_own_database(server, pool_settings, ke
         client.select(1)
         client.set("elsewhere", 1)
     facts = server_facts.fetch(manager)
-    info = server.info("server")
-    assert facts.process_id == info["process_id"]
-    assert (facts.product, facts.version) == ("Valkey", info["valkey_version"])
+    said = server.info("server")
+    assert facts.process_id == said["process_id"]
+    assert (facts.product, facts.version) == ("Valkey", said["valkey_version"])
     assert (facts.role, facts.mode, facts.keys) == ("primary", "standalone", 2)
     assert facts.clients >= 1
     assert facts.memory_used > 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from redis.exceptions import NoPermissionError
 
-from redispool_app.introspection.client_list import LISTED_AT_MOST, Client, connected, parse, too_many
+from redispool_app.introspection.client_list import LISTED_AT_MOST, Client, parse, too_many
+from redispool_app.introspection.info import connected_clients
 from redispool_app.translation import Sentence
 from redispool_app.workers.reconciliation import differences
 
@@ -113,8 +115,8 @@ def test_replicas_and_the_projects_other_pools_are_no_foreigners(compare):
 
 def test_the_servers_lines_are_read():
     lines = b"id=3 addr=127.0.0.1:1 name=shop:web1:10:default age=7 idle=0 flags=N db=0 cmd=get\nid=4 nonsense\n\n"
-    assert parse(lines) == [of(age=7)]
-    assert parse("txt:" + lines.decode()) == [of(age=7)]
+    shown = Client(NAME, 7, 0, "N", addr="127.0.0.1:1", cmd="get", idle=0)
+    assert parse(lines) == parse("txt:" + lines.decode()) == [shown]
     assert parse(b"") == parse(b"\xff\xfe") == []
 
 
@@ -126,10 +128,11 @@ def test_the_servers_lines_are_read():
         (b"# Clients\r\nconnected_clients:many\r\n", None),
         (b"maxclients:9\r\nnot_connected_clients:5\r\n", None),
         (None, None),
+        (NoPermissionError("connected_clients:7"), None),
     ],
 )
 def test_the_number_of_clients_is_read_from_what_info_says(reply, count):
-    assert connected(reply) == count
+    assert connected_clients(reply) == count
 
 
 def test_a_list_of_very_many_clients_is_not_worth_what_it_costs_everybody():
