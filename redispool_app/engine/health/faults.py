@@ -29,7 +29,7 @@ from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, 
 
 
 class FaultKind(StrEnum):
-    """Stable names, fit for a log query, a metric label or an alert rule."""
+    """Kinds of faults. The names are stable, for log queries, metric labels and alert rules."""
 
     AUTH = "auth"
     BUSY = "busy"
@@ -58,7 +58,7 @@ class FaultKind(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-# The server answered and only this command failed: news for the status page, no reason to distrust the pool.
+# The server answered and only this command failed. The status page shows it; the pool's health does not change.
 ANSWERED = frozenset(
     {
         FaultKind.BUSY,
@@ -71,21 +71,21 @@ ANSWERED = frozenset(
     }
 )
 
-# One connection's end says nothing yet about the server; whoever comes next asks with a PING.
+# The end of one connection does not prove an outage. The next caller checks with a PING.
 AMBIGUOUS = frozenset({FaultKind.AUTH, FaultKind.CLOSED, FaultKind.MEMORY, FaultKind.UNKNOWN})
 
 
 class ClusterNodeError(redis_exceptions.ResponseError):
-    """The server is in cluster mode and does not serve every hash slot: most commands would be answered with MOVED."""
+    """The server is in cluster mode and does not serve every hash slot. Most commands would be answered with MOVED."""
 
 
 class SentinelAnswersError(redis_exceptions.ResponseError):
-    """A Sentinel answers where a server was expected."""
+    """A Sentinel answered in place of a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, as a stable kind and as one line for a person."""
+    """A fault: a stable kind, and one line of text for people."""
 
     kind: FaultKind
     message: str
@@ -94,21 +94,21 @@ class Fault:
 def classify(error: BaseException, where: str, *, speaks_tls: bool = False) -> Fault:
     """Classify an exception raised while talking to the server at ``where`` (host:port or a socket's path).
 
-    ``speaks_tls``: a connection to it has been made before, so an end within TLS is one connection's, as it is without.
+    ``speaks_tls``: a connection to it has been made before. An end within TLS then concerns one connection only.
 
-    The message never repeats credentials: it is built from ``where`` and the
-    first line of what the server or the operating system said.
+    The message never repeats credentials. It is built from ``where`` and the first line of the text of the server or
+    the operating system.
     """
     if isinstance(error, RedisUnavailable):
         known = error.kind if error.kind in list(FaultKind) else FaultKind.UNKNOWN
         return Fault(FaultKind(known), str(error))
-    # Of this process's own making; the server has no part in it.
+    # Errors of this process itself. The server has no part in them.
     if isinstance(error, PoolClosed):
         return Fault(FaultKind.CLOSED, str(error))
     if isinstance(error, PoolTimeout | PoolQueueFull):
         return Fault(FaultKind.EXHAUSTED, str(error))
     if isinstance(error, OutcomeUnknown):
-        # It is every kind of loss at once; what it was raised from is one.
+        # This error covers every kind of loss. Its cause tells which one it is.
         error = _loss(error)
     if isinstance(error, CredentialProviderError):
         return _without_credentials(error, where)
@@ -127,7 +127,7 @@ def _without_credentials(error: BaseException, where: str) -> Fault:
 
 
 def _loss(error: OutcomeUnknown) -> BaseException:
-    """Return what cost the reply; an exception that was copied or pickled has only its words left of that."""
+    """Return the cause of a lost reply. A copied or pickled exception keeps only its text."""
     loss = error.__cause__
     if loss is None:
         text = str(error)
@@ -217,7 +217,7 @@ def _from_reply(error: BaseException, where: str) -> Fault | None:
 
 
 _UNKNOWN_COMMAND = re.compile(r"unknown command .?(hello|select)\b", re.IGNORECASE)
-"""What no connection can be made without, once PROTOCOL is 3 or a database has been chosen."""
+"""Commands that every connection needs once PROTOCOL is 3 or a database has been chosen."""
 
 
 def _without_command(name: str, where: str) -> Fault:
@@ -246,12 +246,12 @@ _HEALTH_CHECK = re.compile(r"'(ping|cluster\|nodes|client\|setinfo|client\|setna
 
 
 def denies_health_check(error: BaseException) -> bool:
-    """Whether an ACL denies what this package sends of its own accord, and can do without."""
+    """Whether an ACL denies a command of this package that it can do without."""
     return isinstance(error, redis_exceptions.NoPermissionError) and bool(_HEALTH_CHECK.search(str(error)))
 
 
 def _from_cluster(error: redis_exceptions.ResponseError, said: str, where: str) -> Fault | None:
-    """What only servers in cluster mode answer."""
+    """Faults that only servers in cluster mode report."""
     if says_elsewhere(error):
         return Fault(
             FaultKind.CLUSTER,
@@ -266,7 +266,7 @@ def _from_cluster(error: redis_exceptions.ResponseError, said: str, where: str) 
 
 
 def holds_writes_back(where: str) -> Fault:
-    """Return the fault of a server that answers on one connection and leaves the writes on another one unanswered."""
+    """Return the fault of a server that answers on one connection and leaves writes on another one unanswered."""
     return Fault(
         FaultKind.HELD_BACK,
         f"Redis at {where} answers, but holds writes back: wait for the end of its CLIENT PAUSE or failover.",
@@ -274,7 +274,7 @@ def holds_writes_back(where: str) -> Fault:
 
 
 def in_cluster_mode(where: str) -> Fault:
-    """Return the fault of a server in cluster mode that serves every key: it works, within limits."""
+    """Return the fault of a server in cluster mode that serves every key. It works, within limits."""
     return Fault(
         FaultKind.CLUSTER,
         f"Redis at {where} is in cluster mode: the keys of one command must share a hash slot, and there may be only "
@@ -311,7 +311,7 @@ def _from_system(error: BaseException, where: str) -> Fault | None:
         )
     numbers = _error_numbers(cause)
     if errno.ENOENT in numbers and not where.startswith(("/", "embedded:")):
-        # No socket file is involved, so it is one of the certificates.
+        # No socket file is involved, so the missing file is a certificate.
         return Fault(FaultKind.TLS, f"A file that TLS with {where} needs is missing: correct the paths in SSL_*.")
     if numbers & {errno.ECONNREFUSED, errno.ENOENT}:
         return Fault(FaultKind.REFUSED, f"Nothing listens at {where}: start Redis or correct CONNECTION_URL.")
@@ -340,10 +340,10 @@ _UNREACHABLE = {
 
 
 def _system_error(error: BaseException) -> BaseException:
-    """Return the operating system's error that ``error`` stands for; ``error`` itself when there is none.
+    """Return the operating system's error behind ``error``; ``error`` itself if there is none.
 
-    The nearest one only: whatever lies deeper may be what the caller was handling
-    when it turned to Redis. An end of file is reported without one.
+    Only the nearest one counts. A deeper one may be the exception that the caller was handling when it used Redis. An
+    end of file is reported without one.
     """
     if "closed by server" in str(error):
         return error
@@ -351,7 +351,7 @@ def _system_error(error: BaseException) -> BaseException:
 
 
 def _error_numbers(cause: BaseException) -> set[int]:
-    """Return the error numbers of ``cause``: several when a host name has several addresses and asyncio tried all."""
+    """Return the error numbers of ``cause``. There are several if asyncio tried several addresses of a host name."""
     number = getattr(cause, "errno", None)
     if number is None and isinstance(cause, OSError):
         return {int(found) for found in re.findall(r"\[Errno (\d+)\]", str(cause))}
@@ -371,7 +371,7 @@ def _from_client(error: BaseException, where: str) -> Fault:
             f"Redis at {where} closed the connection: check its log (restart, timeout, limits).",
         )
     if not isinstance(error, redis_exceptions.RedisError | OSError):
-        # Its text is somebody else's own and may hold what no status page should show.
+        # The text belongs to other code and may contain secrets.
         return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__} was raised while connecting.")
     return Fault(FaultKind.UNKNOWN, f"Redis at {where} failed: {type(error).__name__}: {_first_line(error)}")
 
@@ -386,14 +386,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_arguments(text: str) -> str:
-    """Leave out the arguments that a server repeats of a command it does not know: with AUTH, the password."""
+    """Remove the arguments that a server repeats of an unknown command. For AUTH that is the password."""
     return text.partition(", with args beginning with:")[0]
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Command # "):
-        # In a pipeline redis-py puts the command, with the values that were to be stored, before what the server said.
+        # In a pipeline redis-py puts the command, with the values to store, before the server's text.
         text = text.rpartition(" of pipeline caused error: ")[2].removeprefix("('").removesuffix("',)")
     lines = without_arguments(text).splitlines()
     return lines[0][:200] if lines else ""

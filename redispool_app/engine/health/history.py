@@ -1,4 +1,4 @@
-"""What has become of one server's health, change by change, for the timeline on the status page. No I/O.
+"""The changes of one server's health, for the timeline on the status page. No I/O.
 
 A timeline is an immutable tuple, so a caller that reads one needs no lock.
 """
@@ -12,12 +12,12 @@ from typing import Any
 from .faults import Fault
 
 LONGEST = 200
-"""So many changes are remembered; the oldest makes way."""
+"""Maximum number of changes that are kept. The oldest one is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change: ``at`` in Unix seconds, the state since then, its cause (None when nothing is wrong)."""
+    """One change: ``at`` in Unix seconds, the state since then, and its cause (None if nothing is wrong)."""
 
     at: float
     state: str
@@ -33,6 +33,6 @@ History = tuple[Change, ...]
 
 
 def with_change(history: History, state: str, fault: Fault | None) -> History:
-    """Return a timeline with a change that happens now."""
+    """Return the timeline with one more change, which happens now."""
     change = Change(round(time.time(), 3), state, fault.message if fault else None, str(fault.kind) if fault else None)
     return (*history[1 - LONGEST :], change)

@@ -1,7 +1,7 @@
-"""What one process knows about one server: health, counters, and who checks when.
+"""What one process knows about one server: health, counters, and which caller checks when.
 
-Connections report here (a reply, a failure, opened, closed); pools ask here before they hand anything out
-(``gate``); checks claim their single flight here. No I/O except through the recovery thread.
+Connections report here (a reply, a failure, opened, closed). Pools ask here before they lend a connection (``gate``).
+Checks join their single flight here. No I/O except through the recovery thread.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ logger = logging.getLogger("redispool_app.health")
 pool_logger = logging.getLogger("redispool_app.pool")
 
 _MOST_UNTOLD = 1000
-"""So much waits to be told at most; the oldest makes way."""
+"""Maximum number of reports that wait for delivery. The oldest one is dropped."""
 
 _EXHAUSTED_INTERVAL = 1.0
-"""Who listens hears at most once in so many seconds that a pool is exhausted."""
+"""Minimum seconds between two notices to listeners that a pool is exhausted."""
 
 
 @dataclass(slots=True)
@@ -62,13 +62,13 @@ class Counters:
     errors: int = 0
     exhausted: int = 0
     acquire_timeouts: int = 0
-    """Callers that waited in vain for a connection or for room; they are among the exhausted."""
+    """Callers that got no connection or no room in time. They are part of ``exhausted``."""
 
 
 class Listener:
-    """Told what happens to a pool by the caller that made it happen, which holds nothing. It should return at once.
+    """Receives the events of a pool, called by the caller that caused them. That caller holds nothing.
 
-    What it raises goes no further.
+    A listener should return at once. Its exceptions are logged and go no further.
     """
 
     def health_changed(self, change: Change) -> None: ...
@@ -77,7 +77,7 @@ class Listener:
 
 
 class _Quiet:
-    """Marks a thread whose failures say nothing about the pool, until ``ended``."""
+    """Marks a thread whose failures do not change the health, until ``ended``."""
 
     __slots__ = ("ended", "thread")
 
@@ -87,14 +87,13 @@ class _Quiet:
 
 
 class Monitor:
-    """The one place that decides whether a server is fit to use.
+    """Decides whether a server is fit to use. There is one monitor for each server.
 
-    ``where`` names the server without credentials; ``probe`` is one blocking
-    PING, used while the server is down; a check that takes longer than
-    ``longest_check`` seconds has been given up.
+    ``where`` names the server without credentials. ``probe`` is one blocking PING, used while the server is down. A
+    check that takes longer than ``longest_check`` seconds is given up.
 
-    No lock: counts change in one statement without a call, which neither another thread nor a signal handler can
-    divide. What happened is told last, when the state has changed, the waiters are awake and the recovery has begun.
+    There is no lock. Counts change in one statement without a call, which no other thread or signal handler can
+    interrupt. Listeners are called last, after the state has changed, the waiters are awake and the recovery has begun.
     """
 
     def __init__(
@@ -118,47 +117,47 @@ class Monitor:
         self.times = ConnectionTimes()
         self.last_error: Fault | None = None
         self.was_moved = False
-        """Whether a reply has said that another server has a key: MOVED and its kin."""
+        """Whether a reply has said that another server has a key: MOVED and related errors."""
         self.retired_before = -math.inf
         """Connections made before this moment (monotonic seconds) are replaced when they are free."""
         self._warnings: dict[FaultKind, tuple[Fault, float]] = {}
         self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.untold: Untold = deque(maxlen=_MOST_UNTOLD)
-        """What callers left to be told that reported while they held a role of a shared connection."""
+        """Reports that callers left here while they held a role of a shared connection."""
         self.slow_commands = SlowCommands(alias, slow_command, untold=self.untold)
         self.client_name = client_name
-        """Returns the name of a connection that is made now; None where connections have none."""
+        """Returns the name of a new connection; None if connections have no names."""
         self._listener = listener or Listener()
         self._exhausted_limit = LogLimit()
         self._next_exhausted = 0.0
         self._told = health.newest()
         self._telling: SingleFlight[None] = SingleFlight()
-        """The role of the caller that tells; the others leave to it what they have to tell."""
+        """The role of the caller that delivers reports. Other callers leave their reports to it."""
         self._probe = probe
         self.checks: SingleFlight[bool] = SingleFlight()
-        """The check under way; it lands with the verdict, and ends without one when it was abandoned."""
+        """The check in progress. It ends with the verdict, or without one if it was abandoned."""
         self.reply = health.saw_reply
-        """A reply came, now or ``at`` (monotonic seconds): the server lives."""
+        """Record a reply, now or ``at`` (monotonic seconds). It proves that the server is up."""
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a connection has been opened: the pool is in use."""
         self.on_outage: Callable[[float], None] = lambda since: None
-        """Called before each probe in an outage, by the thread that probes, with when that was confirmed."""
+        """Called by the probing thread before each probe in an outage, with the time when the outage was confirmed."""
         self.login: Any = None
         """The last AUTH that the server has accepted for all connections."""
         self.on_login: Callable[[Any, Any], None] = lambda login, pool: None
-        """Called when AUTH on ``pool`` has been accepted: the other pools of the server use its password too."""
+        """Called when AUTH on ``pool`` has been accepted. The other pools of the server then use its password, too."""
         self._quiet: list[_Quiet] = []
         self._recovery = Recovery(f"redispool-recovery-{alias}", self._recovery_delay, self._recover)
         fork.register(self.after_fork_in_child)
 
     def _fault_in(self, error: BaseException) -> Fault:
-        """Classify an exception, knowing whether a connection to this server has been made before."""
+        """Classify an exception. Takes into account whether a connection to this server has been made before."""
         return classify(error, self.where, speaks_tls=self.counters.opened > 0)
 
-    # What connections report.
+    # Reports of connections.
 
     def opened(self, connection: Any) -> None:
-        """Count a connection as open, once; one statement, so that an interrupt finds it counted or not."""
+        """Count a connection as open, once. One statement, so that an interrupt finds it either counted or not."""
         if not connection._counted:
             connection._counted, self.counters.opened = True, self.counters.opened + 1
         tell(self.on_opened)
@@ -169,9 +168,9 @@ class Monitor:
             connection._counted, self.counters.closed = False, self.counters.closed + 1
 
     def error_reply(self, error: BaseException, *, later: bool = False) -> None:
-        """A reply, of which ``reply`` tells too, was an error: the status page may name what the server said.
+        """Record an error reply; ``reply`` is called as well. The status page may show the server's error.
 
-        ``later``: leave what is to be told in ``untold``, as the caller holds a role of a shared connection.
+        ``later``: keep the report in ``untold``, because the caller holds a role of a shared connection.
         """
         if self._is_quiet() or denies_health_check(error):
             return
@@ -179,14 +178,15 @@ class Monitor:
         if says_elsewhere(error) and not self.closed:
             self.was_moved = True
             self.doubt(fault, later=later)  # the next check asks which slots this server has
-        # One command denied is no outage: perhaps it is the only one this user may not send.
+        # One denied command is no outage: it may be the only one that this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
 
     def failure(self, error: BaseException, started: float, *, hurried: bool = False, later: bool = False) -> None:
-        """A connection failed; ``started`` is when (monotonic seconds) it began to wait.
+        """Record a failed connection. ``started`` is when (monotonic seconds) it began to wait.
 
-        ``hurried``: it was given so little time that a time-out says nothing about the server. ``later``: as above.
+        ``hurried``: its time was so short that a timeout says nothing about the server. ``later``: as in
+        ``error_reply``.
         """
         if self._is_quiet():
             return
@@ -206,7 +206,10 @@ class Monitor:
             self._tell_or_leave(later)
 
     def held_back(self, seconds: float, *, later: bool = False) -> None:
-        """Writes timed out while the server answered on another connection: no outage, and shown for ``seconds``."""
+        """Record that writes timed out while the server answered on another connection.
+
+        This is no outage. It is shown for ``seconds``.
+        """
         if self._is_quiet() or self.closed:
             return
         self.counters.errors += 1
@@ -218,7 +221,7 @@ class Monitor:
             self.warn(FaultKind.HELD_BACK, fault, seconds)
 
     def doubt(self, fault: Fault, *, later: bool = False) -> None:
-        """Something failed, perhaps not by the server's fault: the next caller checks, else the recovery."""
+        """Record a failure that the server may not have caused. The next caller checks, or else the recovery thread."""
         if self.health.doubt(fault):
             self._recovery.start()
             self._tell_or_leave(later)
@@ -230,7 +233,7 @@ class Monitor:
             self.tell_changes()
 
     def warn(self, kind: FaultKind, fault: Fault | None, seconds: float = math.inf) -> None:
-        """Show a ``fault`` that stands although the server is healthy, or with None no longer; logged once.
+        """Show a ``fault`` of a healthy server, or remove it with None. It is logged once.
 
         It is shown for ``seconds`` from the last call.
         """
@@ -246,21 +249,21 @@ class Monitor:
 
     @property
     def warning(self) -> Fault | None:
-        """What stands although the server is healthy, the first if there are several."""
+        """The fault of a healthy server that is shown; the first one if there are several."""
         now = monotonic()
         return next((fault for fault, until in list(self._warnings.values()) if until > now), None)
 
     def shows(self, kind: FaultKind) -> bool:
-        """Whether a warning of this kind stands."""
+        """Whether a warning of this kind is shown."""
         return kind in self._warnings
 
     def retire_connections(self) -> None:
-        """Let every connection of this process be replaced when it is free: the name may lead elsewhere now."""
+        """Replace every connection of this process when it is free: the name may lead to another server now."""
         self.retired_before = monotonic()
 
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:
-        """Let what fails in this thread meanwhile say nothing about the pool: nobody's command depends on it."""
+        """Let failures of this thread meanwhile not change the health: no caller's command depends on them."""
         mark = _Quiet()
         try:
             self._quiet.append(mark)
@@ -274,7 +277,7 @@ class Monitor:
         return any(mark.thread == thread and not mark.ended for mark in list(self._quiet))
 
     def exhausted(self, error: PoolTimeout | PoolQueueFull) -> None:
-        """A caller was refused for want of a connection, of room on the shared one, or even of room to wait."""
+        """A caller was refused because there was no connection, no room on a shared one, or no place to wait."""
         now, is_timeout, counters = monotonic(), isinstance(error, PoolTimeout), self.counters
         counters.exhausted += 1
         counters.acquire_timeouts += is_timeout
@@ -297,22 +300,22 @@ class Monitor:
         extra = {"pool": self.alias, "state": "resumed"}
         tell(pool_logger.info, "Redis pool %r is resumed.", self.alias, extra=extra)
 
-    # Telling: in the order of the changes, by one caller at a time, for which no other waits.
+    # Delivering reports: in the order of the changes, by one caller at a time. No other caller waits for it.
 
     def tell_changes(self) -> None:
-        """Tell the log and the listener each change of the health that they have not been told yet."""
+        """Report each new change of the health to the log and to the listener."""
         if self.untold:
             tell_all(self.untold)
         while self._told.successor:
             own: Flight[None] = Flight()
             try:
                 if self._telling.join(own) is not own:
-                    return  # that caller looks again before it ends
+                    return  # that caller checks again before it ends
                 while True:
                     before = self._told
                     if not before.successor:
                         break
-                    # First, so that what is interrupted is not told twice.
+                    # First, so that an interrupted report is not repeated.
                     self._told = after = before.successor[0]
                     if after.history is not before.history:
                         self._tell(before, after)
@@ -328,13 +331,13 @@ class Monitor:
             tell(logger.info, "Redis pool %r is healthy again: %s answers.", self.alias, self.where, extra=extra)
         tell(self._listener.health_changed, after.history[-1])
 
-    # What pools and callers ask.
+    # Queries of pools and callers.
 
     def gate(self) -> None:
-        """Let a caller through, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O.
+        """Let a caller pass, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O.
 
-        Only where no thread can probe (uWSGI's master, uWSGI without ``--enable-threads``) a caller does, if it is due.
-        While the pool is paused an outage refuses nobody: it is what the pause was made for.
+        Where no thread can probe (uWSGI's master, uWSGI without ``--enable-threads``), the caller itself sends a probe
+        if one is due. While the pool is paused, an outage refuses no caller: the pause was made for it.
         """
         known = self.health.now
         if not (known.barred or known.closed or known.successor):
@@ -350,35 +353,35 @@ class Monitor:
 
     @property
     def is_refusing(self) -> bool:
-        """Whether callers fail at once: an outage is confirmed, and nobody has paused the pool for it."""
+        """Whether callers fail at once: an outage is confirmed, and the pool is not paused."""
         if not self.health.confirmed or self.pause.is_on:
             return False
-        return self.health.confirmed  # a look at a pause whose time is over ends it, and what was confirmed with it
+        return self.health.confirmed  # checking an expired pause ends it, and what was confirmed during it
 
     def unavailable(self) -> RedisUnavailable:
-        """The exception that says why Redis cannot be used now."""
+        """Return the exception that says why Redis cannot be used now."""
         fault = self.health.fault
         if fault is None:
             return RedisUnavailable(f"Redis at {self.where} has not passed a health check yet.")
         return RedisUnavailable(fault.message, kind=fault.kind, retry_after=self.health.retry_after())
 
-    # Checks: one at a time in the whole process, everyone shares the verdict.
+    # Checks: one at a time in the whole process. All callers share the verdict.
 
     def claim(self, own: Flight[bool], longest: float | None = None) -> Flight[bool]:
-        """Return the check under way; if there is none, ``own``, which its maker must carry out.
+        """Return the check in progress. If there is none, return ``own``, which its maker must run.
 
-        One that takes more than ``longest`` seconds (``longest_check`` if that is None) is taken over.
+        A check that takes more than ``longest`` seconds (``longest_check`` if None) is taken over.
         """
         return self.checks.join(own, self.longest_check if longest is None else longest)
 
     def passed(self, latency: float) -> None:
-        """A PING came back after ``latency`` seconds. After ``close()`` that changes nothing any more."""
+        """Record a successful PING and its ``latency`` in seconds. After ``close()`` this changes nothing."""
         self.health.passed(latency)
         self._land(not self.closed)
         self.tell_changes()
 
     def failed(self, error: BaseException) -> None:
-        """A health check failed. Trouble within this process's own pool says nothing about the server."""
+        """Record a failed health check. Problems of this process's own pool say nothing about the server."""
         fault = self._fault_in(error)
         self.last_error = fault
         if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
@@ -390,15 +393,15 @@ class Monitor:
         self.tell_changes()
 
     def _land(self, healthy: bool) -> None:
-        """Give the verdict to all that wait for the check under way, even if another check found it."""
+        """Give the verdict to all callers that wait for the check in progress, even if another check found it."""
         flight = self.checks.latest
         flight.land(healthy)
         flight.ended = True
 
-    # Going down and coming back.
+    # Outage and recovery.
 
     def _recovery_delay(self) -> float | None:
-        """Seconds until the next probe; None when there is nothing to recover from."""
+        """Seconds until the next probe; None if there is nothing to recover from."""
         return None if self.closed else self.health.probe_delay()
 
     def _recover(self) -> None:
@@ -406,12 +409,15 @@ class Monitor:
             flight.wait(self.health.backoff_cap)
 
     def probe_if_no_thread_can(self) -> None:
-        """Probe in the caller's thread, at most ``HEALTH_CHECK_TIMEOUT`` long, if that is due and no thread does it."""
+        """Probe in the caller's thread if a probe is due and no thread can run it.
+
+        This takes at most ``HEALTH_CHECK_TIMEOUT``.
+        """
         if not threads.run_freely() and self._recovery_delay() == 0.0:
             self._try_probe()
 
     def _try_probe(self) -> Flight[bool] | None:
-        """Probe; return the check of another caller instead, if one is under way."""
+        """Probe. If another caller's check is in progress, return that check instead."""
         own: Flight[bool] = Flight()
         try:
             flight = self.claim(own)
@@ -444,14 +450,14 @@ class Monitor:
         self.health.forget(closed=False)
 
     def close(self) -> None:
-        """Refuse new work and stop probing; what is known about the server is forgotten."""
+        """Refuse new work and stop probing. The knowledge about the server is dropped."""
         self.health.forget(closed=True)
         self.pause.end()
         self._recovery.stop()
         self.tell_changes()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: no check is in flight, nothing is open."""
+        """In a forked child: no check is in progress, no connection is open."""
         self._told = self.health.newest()
         self.untold.clear()
         self._quiet = []

@@ -1,7 +1,7 @@
-"""Holds new commands back for a while, as before a planned failover: who comes waits, in order, and is then let go.
+"""Holds new commands back for a while, for example before a planned failover. Callers wait in order until it ends.
 
-Plain state and two ways to wait. One pause holds back every event loop and thread of the process. It ends by
-``end()`` or by itself: whoever finds that its time is over ends it for all.
+Plain state and two ways to wait. One pause applies to every event loop and thread of the process. It ends by ``end()``
+or by itself: the first caller that finds its time over ends it for all.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, LoopWaiter, Thre
 from redispool_app.exceptions import PoolQueueFull
 
 LONGEST = 300.0
-"""No pause is longer, in seconds: whoever forgets to end it has not stopped a site for good."""
+"""Maximum seconds of a pause, so that a forgotten one does not stop a site for good."""
 
 
 class Pause:
     """Whether new commands are held back, and which callers wait. At most ``max_waiting`` callers wait.
 
-    ``on_change(is_on)`` is called after each beginning and end, and must be quick; ``on_end()`` after each end, by the
-    caller that ended it or found that its time was over. Both are called outside any lock: they may call this object.
+    ``on_change(is_on)`` is called after each beginning and end, and must be quick. ``on_end()`` is called after each
+    end, by the caller that ended the pause or found its time over. Both are called outside any lock and may use this
+    object.
 
-    There is no lock. ``_until`` is the whole state; what is decided about it is stored before anything is called.
+    There is no lock. ``_until`` is the whole state. Each decision about it is stored before anything is called.
     """
 
     def __init__(
@@ -34,12 +35,12 @@ class Pause:
         self.max_waiting = max_waiting
         self.waiters = WaitQueue()
         self.ended_at = 0.0
-        """When the last one ended, in monotonic seconds."""
+        """When the last pause ended (monotonic seconds)."""
         self._on_change = on_change
         self._on_end = on_end
         self._until: float | None = None
         self._told: bool | None = False
-        """What ``on_change`` has heard last; None when that is not certain."""
+        """The last value that ``on_change`` received; None if that is not certain."""
         self._tells = 0
         fork.register(self.after_fork_in_child)
 
@@ -59,7 +60,7 @@ class Pause:
         return self._until is not None
 
     def left(self) -> float | None:
-        """Seconds until the pause ends by itself; None when there is none."""
+        """Seconds until the pause ends by itself; None if there is none."""
         until = self._until
         return max(0.0, until - monotonic()) if until is not None and self.is_on else None
 
@@ -68,7 +69,7 @@ class Pause:
         return len(self.waiters)
 
     def begin(self, seconds: float) -> None:
-        """Hold new commands back for so many seconds; if they are, from now on for so long.
+        """Hold new commands back for ``seconds``. Calling it again restarts the timer.
 
         Raises ``ValueError`` unless ``seconds`` is above 0 and at most ``LONGEST``.
         """
@@ -79,13 +80,13 @@ class Pause:
         self._until = monotonic() + seconds
         try:
             self._settle()
-            self.waiters.wake_all()  # they wait again, as long as it takes now
+            self.waiters.wake_all()  # they wait again, until the new end
         except BaseException:
             self._settle()  # interrupted
             raise
 
     def end(self) -> None:
-        """Let all callers go, in the order in which they came."""
+        """End the pause. The callers go on in the order in which they came."""
         now = monotonic()
         until, self._until = self._until, None
         if until is not None:
@@ -93,13 +94,13 @@ class Pause:
         self._let_go(until is not None)
 
     def release(self, owner: Any) -> None:
-        """Let those go that wait for ``owner``, which is closing: each finds that for itself."""
+        """Wake the callers that wait for ``owner``, which is closing. Each finds that out by itself."""
         self.waiters.wake_all(owner)
 
     async def wait(self, owner: Any, gate: Callable[[], None]) -> float:
-        """Wait for the end; return how many seconds that took. What ``gate`` raises ends the wait before.
+        """Wait for the end. Return the seconds waited. An exception of ``gate`` ends the wait.
 
-        Raises ``PoolQueueFull`` at once when as many callers wait as may.
+        Raises ``PoolQueueFull`` at once if the maximum number of callers waits.
         """
         started, waiter = monotonic(), None
         try:
@@ -138,7 +139,7 @@ class Pause:
         return monotonic() - started
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the pause was the parent's, and so are those who wait."""
+        """In a forked child: the pause and its waiting callers belong to the parent."""
         _graveyard.append(self.waiters)
         self.waiters = WaitQueue()
         self._until = None
@@ -151,9 +152,9 @@ class Pause:
             )
 
     def _end_if(self, until: float) -> None:
-        """End the pause that was to last until then, unless it has been ended or made longer."""
+        """End the pause that was to last until ``until``, unless it has been ended or prolonged."""
         now = monotonic()
-        # Nothing is called between the look and the store, so nothing else runs between them.
+        # Nothing is called between the check and the store, so nothing else runs between them.
         if self._until is until:
             self._until, self.ended_at = None, now
             self._let_go(True)
@@ -163,27 +164,27 @@ class Pause:
             self._settle()
             self.waiters.wake_all()
         except BaseException:
-            self._settle()  # interrupted; to do it twice is no error
+            self._settle()  # interrupted; repeating it is harmless
             self.waiters.wake_all()
             raise
         if has_ended:
-            # What a listener raises is no business of the caller that found the time over.
+            # An exception of a listener must not reach the caller that found the time over.
             with suppress(Exception):
                 self._on_end()
 
     def _settle(self) -> None:
-        """Tell ``on_change`` how it stands, until that is how it still stands afterwards."""
+        """Report the state to ``on_change`` until the reported state is the present one."""
         while self._told is not (is_on := self._until is not None):
-            # Stored first, for ``on_change`` may ask whether the pause is on.
+            # Stored first, because ``on_change`` may check whether the pause is on.
             self._told = is_on
             self._tells = number = self._tells + 1
             try:
                 self._on_change(is_on)
             except BaseException:
-                self._told = None  # perhaps it has not heard
+                self._told = None  # it may not have received it
                 raise
             if self._tells != number:
-                self._told = None  # another change was told meanwhile, perhaps before this one arrived
+                self._told = None  # another change was reported meanwhile, perhaps before this one arrived
 
 
 _graveyard: list[Any] = []

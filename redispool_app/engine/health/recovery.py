@@ -1,7 +1,6 @@
 """The thread that probes a server while it is down, so that recovery needs no traffic.
 
-It lives from the first failure to the recovery, serves every event loop and thread of the process alike, and
-is not there otherwise.
+It lives from the first failure to the recovery, for all event loops and threads of the process.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from redispool_app.engine.runtime.worker import Run, Worker
 
 
 class Recovery:
-    """Run ``probe`` whenever ``delay()`` seconds have passed, until ``delay`` returns None."""
+    """Run ``probe`` after every ``delay()`` seconds, until ``delay`` returns None."""
 
     def __init__(self, name: str, delay: Callable[[], float | None], probe: Callable[[], None]) -> None:
         self._delay = delay
         self._probe = probe
         self._worker = Worker(name, self._run)
-        # Not an event: its put is one call in C, which a signal handler cannot find half done.
+        # Not an event: ``put`` is one C call, which a signal handler cannot find half done.
         self._wake: SimpleQueue[None] = SimpleQueue()
         fork.register(self.after_fork_in_child)
 
     def start(self) -> None:
-        """Start the thread, or let it look again. None starts where it would not run: callers probe."""
+        """Start the thread, or wake it. Where no thread can run none is started, and callers probe."""
         if not threads.run_freely():
             return
         if self._wake.empty():
@@ -34,13 +33,13 @@ class Recovery:
         self._worker.ensure()
 
     def stop(self) -> None:
-        """Ask the thread to end. It is not awaited: a probe under way ends by its own timeout."""
+        """Ask the thread to end, without waiting. A running probe ends by its own timeout."""
         self._worker.stop()
         self._wake.put(None)
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread is there."""
+        """Whether the thread exists."""
         return not self._worker.latest.is_over
 
     def after_fork_in_child(self) -> None:
@@ -55,7 +54,7 @@ class Recovery:
                     wake.get(False)
             delay = self._delay()
             if delay is None:
-                # A failure reported from here on finds that no thread is there; one reported before is seen here.
+                # A failure reported from here on finds no thread. One reported before is seen here.
                 run.ended = True
                 if self._delay() is None:
                     return

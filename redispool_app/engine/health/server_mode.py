@@ -21,7 +21,7 @@ _SLOTS = 16384
 
 
 def check_ping(answer: Any) -> None:
-    """Raise what a reply to PING means, unless it proves that a server is there and serves this client."""
+    """Raise the error in a reply to PING, unless it proves that a server is there and serves this client."""
     if isinstance(answer, redis_exceptions.NoPermissionError):
         return  # only a server that has accepted the credentials denies a command
     if isinstance(answer, Exception):
@@ -31,7 +31,7 @@ def check_ping(answer: Any) -> None:
 
 
 def is_in_cluster_mode(answer: Any) -> bool:
-    """Return whether a reply to HELLO says that cluster mode is on; False where the server does not know HELLO.
+    """Return whether a reply to HELLO says that cluster mode is on; False if the server does not know HELLO.
 
     Raises ``SentinelAnswersError``.
     """
@@ -42,14 +42,14 @@ def is_in_cluster_mode(answer: Any) -> bool:
 
 
 def is_primary(answer: Any) -> bool:
-    """Return whether a reply to HELLO says that the server takes writes."""
+    """Return whether a reply to HELLO says that the server accepts writes."""
     return _field(answer, "role") == b"master"
 
 
 def check_slots(answer: Any, *, was_moved: bool) -> None:
     """Raise ``ClusterNodeError`` unless a reply to CLUSTER NODES says that this node serves every hash slot.
 
-    ``was_moved``: a reply has been MOVED. That decides where the user may not ask.
+    ``was_moved``: a reply has been MOVED. This decides if the user may not send CLUSTER NODES.
     """
     served = _served_slots(answer)
     if served != _SLOTS and (served is not None or was_moved):
@@ -67,14 +67,14 @@ def _field(answer: Any, name: str) -> bytes | None:
 
 
 def _served_slots(answer: Any) -> int | None:
-    """Count the slots of the node that answers; None if the reply does not say."""
+    """Count the slots of the node that answers; None if the reply does not contain them."""
     if not isinstance(answer, bytes | str):
         return None
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
     for line in text.removeprefix("txt:").splitlines():
         fields = line.split()
         if len(fields) >= 8 and "myself" in fields[2].split(","):
-            # What begins with a bracket is a slot on its way to or from another node.
+            # An entry in brackets is a slot that moves to or from another node.
             return sum(_size(slots) for slots in fields[8:] if not slots.startswith("["))
     return None
 

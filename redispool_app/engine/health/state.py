@@ -1,12 +1,12 @@
 """The health of one server as this process knows it: a state machine without I/O, safe for threads.
 
-``unknown → healthy ⇄ unhealthy``. Any reply is proof of health for ``interval`` seconds, so a busy process never
-pays for a PING. Unhealthy comes in two strengths: *doubted* (something failed; the next caller's PING decides) and
-*confirmed* (callers fail at once while probes follow a backoff with full jitter, see
-https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+``unknown → healthy ⇄ unhealthy``. Any reply proves health for ``interval`` seconds, so a busy process sends no PING.
+*Unhealthy* has two levels. *Doubted*: something failed, and the next caller's PING decides. *Confirmed*: callers fail
+at once, and probes follow a backoff with full jitter
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 
-There is no lock. What is known is an immutable ``Snapshot``; each event computes the next one from it, and only one
-snapshot becomes its successor. So a signal handler or finalizer that uses Redis may interrupt any line here.
+There is no lock. The knowledge is an immutable ``Snapshot``. Each event computes the next snapshot from it, and only
+one of them becomes its successor. So a signal handler or finalizer that uses Redis may interrupt any line here.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ def full_jitter(
     failures: int, base: float, cap: float, uniform: Callable[[float, float], float] = random.uniform
 ) -> float:
     """Return a delay in seconds, uniform between 0 and ``min(cap, base * 2 ** failures)``."""
-    # The exponent is bounded so that a week of failures cannot overflow a float.
+    # The exponent is limited so that many failures cannot overflow a float.
     return uniform(0.0, min(cap, base * 2.0 ** min(failures, 32)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """What is known at one moment. Nothing changes but ``fresh_until``, which each reply moves on."""
+    """What is known at one moment. Only ``fresh_until`` changes: each reply moves it on."""
 
     state: HealthState = HealthState.UNKNOWN
     since: float
     closed: bool = False
-    """Whether the pool is closed: a check that ends later changes nothing."""
+    """Whether the pool is closed. A check that ends later changes nothing."""
     confirmed: bool = False
     """Whether callers fail at once, and only the recovery probes."""
     held: bool = False
     """Whether new commands are held back (see ``pause``)."""
     barred: bool = field(init=False)
-    """Whether a command must look closer before it is sent: ``confirmed`` or ``held``. Read on the hot path."""
+    """Whether a command must check more before it is sent: ``confirmed`` or ``held``. Read on the hot path."""
     fresh_until: float = -math.inf
-    """Until when no check is due; in the past unless the state is healthy. Read on the hot path."""
+    """Until when no check is due. In the past unless the state is healthy. Read on the hot path."""
     fault: Fault | None = None
     last_outage: float = -math.inf
-    """When callers began to fail at once. What was connected by then may have died without a word."""
+    """When callers began to fail at once. Older connections may have died without notice."""
     last_check: float | None = None
     latency: float | None = None
     checks: int = 0
@@ -69,7 +69,7 @@ class Snapshot:
     next_probe: float = -math.inf
     history: History = ()
     successor: dict[int, Snapshot] = field(init=False, default_factory=dict, repr=False)
-    """The next snapshot, once there is one: ``setdefault`` settles in one step which it is."""
+    """The next snapshot, if there is one. ``setdefault`` decides in one step which it is."""
 
     def __post_init__(self) -> None:
         self.barred = self.confirmed or self.held
@@ -89,10 +89,10 @@ class _Of(Generic[T]):
 
 
 class Health:
-    """What is known about one server, and what may be concluded from it.
+    """What is known about one server, and what follows from it.
 
-    Every method is a plain function that neither waits nor calls user code; times are seconds of ``clock``
-    (monotonic). The hot path reads ``now.fresh_until`` and ``now.barred``.
+    Every method is a plain function that neither waits nor calls user code. Times are seconds of ``clock`` (monotonic).
+    The hot path reads ``now.fresh_until`` and ``now.barred``.
     """
 
     state = _Of[HealthState]()
@@ -126,22 +126,22 @@ class Health:
         self._clock = clock
         self._uniform = uniform
         self.last_reply = -math.inf
-        """When the last reply came; a plain store, as it happens for each batch of replies."""
+        """When the last reply came. A plain store, because it happens for each batch of replies."""
         self.now = Snapshot(since=clock())
-        """The newest snapshot, for the hot path. ``newest()`` is sure."""
+        """The newest snapshot, for the hot path. ``newest()`` is exact."""
         fork.register(self.after_fork_in_child)
 
     def newest(self) -> Snapshot:
-        """Return the newest snapshot, and publish it if an interrupt or another thread left an earlier one."""
+        """Return the newest snapshot. Publish it if an interrupt or another thread left an earlier one."""
         snapshot = self.now
         while snapshot.successor:
             self.now = snapshot = snapshot.successor[_NEXT]
         return snapshot
 
     def advance(self, step: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
-        """Let ``step`` compute the next snapshot from the newest, again if another thread was faster.
+        """Let ``step`` compute the next snapshot from the newest. Repeat if another thread was faster.
 
-        Return the one before and the one after, which are the same if ``step`` returned what it was given.
+        Return the snapshots before and after. They are the same if ``step`` returned its argument.
         """
         while True:
             before = self.newest()
@@ -151,7 +151,7 @@ class Health:
             try:
                 settled = before.successor.setdefault(_NEXT, after)
             finally:
-                # No call in here: an interrupt that comes with the end of the line above finds it published.
+                # No call here: an interrupt after the line above finds the snapshot published.
                 if before.successor:
                     self.now = before.successor[_NEXT]
             self.newest()
@@ -168,19 +168,19 @@ class Health:
         return not now.confirmed and self._clock() >= now.fresh_until
 
     def retry_after(self) -> float:
-        """Seconds until the next probe is due; 0 when it is due now."""
+        """Seconds until the next probe is due; 0 if it is due now."""
         now = self.newest()
         return max(0.0, now.next_probe - self._clock()) if now.confirmed else 0.0
 
     def probe_delay(self) -> float | None:
-        """Seconds until a probe without a caller is due; None while nothing is wrong, or the pool is closed."""
+        """Seconds until a probe without a caller is due; None while nothing is wrong, or if the pool is closed."""
         now = self.newest()
         if now.state is not HealthState.UNHEALTHY or now.closed:
             return None
         return max(0.0, now.next_probe - self._clock())
 
     def saw_reply(self, at: float | None = None) -> None:
-        """Take a reply, now or ``at`` (monotonic seconds), as proof of life; an unhealthy server waits for its PING."""
+        """Take a reply, now or ``at`` (monotonic seconds), as proof of life. An unhealthy server waits for its PING."""
         if at is None:
             at = self._clock()
         if at > self.last_reply:
@@ -192,7 +192,7 @@ class Health:
     # Events. Each returns whether it is news: another state, or another kind of fault.
 
     def doubt(self, fault: Fault) -> bool:
-        """Something failed that may or may not be the server's fault. Return True when this changed the state.
+        """Record a failure that the server may not have caused. Return True if this changed the state.
 
         Nothing changes after ``close``.
         """
@@ -202,13 +202,16 @@ class Health:
                 return now
             if now.state is HealthState.UNHEALTHY:
                 return now if now.confirmed else replace(now, fault=fault)
-            # Callers have until then to find out by themselves.
+            # Until then callers should find out by themselves.
             return self._changed(now, HealthState.UNHEALTHY, fault, next_probe=self._clock() + self.backoff_cap)
 
         return _is_news(*self.advance(step))
 
     def passed(self, latency: float) -> bool:
-        """A PING came back after ``latency`` seconds. Return True when this changed the state; not after ``close``."""
+        """Record a successful PING and its ``latency`` in seconds. Return True if this changed the state.
+
+        Nothing changes after ``close``.
+        """
         at = self._clock()
 
         def step(now: Snapshot) -> Snapshot:
@@ -230,7 +233,7 @@ class Health:
         return _is_news(*self.advance(step))
 
     def failed(self, fault: Fault) -> bool:
-        """A PING failed. Return True when this is news: another state or another kind."""
+        """Record a failed PING. Return True if this is news: another state or another kind."""
         at = self._clock()
 
         def step(now: Snapshot) -> Snapshot:
@@ -244,25 +247,26 @@ class Health:
         return _is_news(*self.advance(step))
 
     def failed_since(self, fault: Fault, started: float) -> bool | None:
-        """A command that began to wait at ``started`` failed: as good as a PING, unless a reply has come since.
+        """Record a failed command that began to wait at ``started`` (monotonic seconds).
 
-        Return None then, because the server lives; else True when this is news.
+        It counts as a failed PING, unless a reply has come since. In that case the server is up, and the result is
+        None. Otherwise return True if this is news.
         """
         if self.last_reply > started:
             return None
 
         def step(now: Snapshot) -> Snapshot:
             if now.confirmed or now.closed:
-                return now  # known; its probes say when it becomes something else
+                return now  # known; its probes find out when it becomes another fault
             delay = full_jitter(0, self.backoff_base, self.backoff_cap, self._uniform)
             return self._confirmed(now, fault, next_probe=self._clock() + delay)
 
         return _is_news(*self.advance(step))
 
     def hold(self, held: bool) -> None:
-        """New commands are held back from now on, or no longer. Who waited may then find out whether the server is up.
+        """Set whether new commands are held back. After the end, waiting callers may find out whether the server is up.
 
-        They waited because the server was to go away and come back, so what was confirmed meanwhile is only doubted.
+        The pause was made for a server that goes away and comes back, so a fault confirmed meanwhile is only doubted.
         """
 
         def step(now: Snapshot) -> Snapshot:
@@ -273,7 +277,7 @@ class Health:
         self.advance(step)
 
     def forget(self, *, closed: bool | None = None) -> None:
-        """Return to unknown, so that the next caller checks; ``closed``: close the pool, or open it."""
+        """Return to unknown, so that the next caller checks. ``closed``: whether the pool is closed."""
 
         def step(now: Snapshot) -> Snapshot:
             known: dict[str, Any] = {
@@ -288,12 +292,12 @@ class Health:
         self.advance(step)
 
     def expire(self, last_check: float) -> None:
-        """Pretend that the last check, and the last reply, were at ``last_check``."""
+        """Set the time of the last check and of the last reply to ``last_check``."""
         self.last_reply = last_check
         self.advance(lambda now: replace(now, last_check=last_check, fresh_until=last_check + self.interval))
 
     def after_fork_in_child(self) -> None:
-        """In a forked child nothing is known; no listener is told, for nothing has happened to this process yet."""
+        """In a forked child nothing is known. No listener is notified, because nothing has happened to this process."""
         self.now = Snapshot(since=self._clock(), closed=self.newest().closed)
 
     # The next snapshot.
