@@ -1,4 +1,4 @@
-"""The connections of one event loop: one that is shared, and a pool of those that serve one caller at a time."""
+"""The connections of one event loop: a shared one, and a pool of dedicated ones that serve one caller at a time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from .state import Lease, PoolState
 
 _FRESH = 0.001
-"""A connection that was given back within this many seconds is not asked whether it is still open."""
+"""A connection that was returned within this many seconds is not checked for a closed peer."""
 
 
 class AsyncPool(redis.asyncio.ConnectionPool):
     """redis-py's pool interface over a fair queue without a condition variable.
 
-    ``timeout`` is how long a caller waits for a connection, in seconds. Raises
-    ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
-    ``PoolTimeout`` after ``timeout``.
+    ``timeout`` is how long a caller waits for a connection, in seconds. Raises ``RedisUnavailable`` and ``PoolClosed``
+    without any I/O, ``PoolQueueFull`` at once, ``PoolTimeout`` after ``timeout``.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         fork.register(self.after_fork_in_child)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """Borrow a connected connection; give it back with ``release``.
+        """Borrow a connected connection. Return it with ``release``.
 
         Raises ``RuntimeError`` on an event loop that existed before the process was forked.
         """
@@ -94,7 +93,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 if isinstance(error, PoolQueueFull | PoolTimeout):
                     self.monitor.exhausted(error)
                 raise
-            self._put_back(lease, connection)  # the next that waits for one goes the same way
+            self._put_back(lease, connection)  # the next waiting caller takes the same path
 
     def _gate(self) -> None:
         self.monitor.gate()
@@ -102,7 +101,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             raise PoolClosed()
 
     async def release(self, connection: Any) -> None:
-        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        """Return a connection to the pool. A second call, or a call after ``reset``, has no effect on the pool."""
         if not mark[0]:
             fork.renew()
         lease = self.state.lease_of(connection)
@@ -122,11 +121,11 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 await connection.disconnect(nowait=True)
 
     def _put_back(self, lease: Lease[Any], connection: Any) -> bool:
-        """Take the slot back; return whether the connection must be disconnected."""
+        """Take the slot back. Return whether the connection must be disconnected."""
         try:
             unwanted = self.state.put_back(lease, connection, here=True)
         except BaseException:
-            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            self.state.put_back(lease, connection)  # interrupted; repeating it is harmless
             raise
         if (
             self._shrinking is None
@@ -138,11 +137,11 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         return unwanted
 
     def take_at_once(self) -> Any:
-        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        """Borrow a connection that may not be connected yet; None if all are in use. Raises ``PoolClosed``."""
         return self.state.take_at_once(Lease(self.state))
 
     async def ready(self, connection: Any) -> None:
-        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
+        """Connect if needed. Replace a connection that is closed, expired, or has unread data."""
         if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
             try:
                 is_fresh = monotonic() - connection._returned_at <= _FRESH
@@ -155,7 +154,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         await connection.connect()
 
     async def drain(self, timeout: float) -> None:
-        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it."""
+        """Refuse new work, wait up to ``timeout`` seconds for connections in use, then cut them."""
         if not mark[0]:
             fork.renew()
         if self._shrinking is not None:
@@ -174,7 +173,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 await waiter.wait(min(left, LOOK_AGAIN))
         finally:
             state.drainers.remove(waiter)
-            # Also when the caller is cancelled: nothing else would cut them. What was given back just now is idle.
+            # Also if the caller is cancelled: nothing else would cut them. Connections returned just now are idle.
             for connection in [*state.close(), *state.in_use]:
                 await connection.disconnect(nowait=True)
 
@@ -189,7 +188,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         abandon(connections)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the connections are the parent's, and so is the event loop that would serve the rest."""
+        """In a forked child: the connections and the waiting callers' event loop belong to the parent."""
         self.state.after_fork_in_child()
         self._shrinking = None
 
@@ -197,10 +196,10 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         """Forget all connections without closing them (redis-py's interface)."""
         self.state.forget()
 
-    # The inherited methods walk these two, and the inherited ``__init__`` sets them.
+    # The inherited methods read these two lists, and the inherited ``__init__`` sets them.
 
     async def re_auth_callback(self, token: Any) -> None:
-        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        """redis-py's callback for a new token: each connection is replaced when it is free."""
         self.monitor.retire_connections()
 
     @property
@@ -226,7 +225,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             state.waiters.append(waiter)
             state.check_room(waiter)
             while True:
-                if state.waiters[0] is waiter or state.waiters[0].is_lost:  # one of all that wait is enough
+                if state.waiters[0] is waiter or state.waiters[0].is_lost:  # one waiting caller is enough
                     for lost in state.reclaim():
                         cut(lost)
                 state.admit(here=True)  # a slot may have come before this caller was in the queue
@@ -245,7 +244,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             state.leave(waiter, here=True)
 
     def _shrink(self) -> None:
-        """Close what has lain idle too long, and look again while something is left."""
+        """Close connections that were idle too long. Schedule the next call while any are left."""
         if not mark[0]:
             fork.renew()
         self._shrinking = None

@@ -1,4 +1,4 @@
-"""The blocking connections of a process: one that all threads share, and a pool of those that serve one at a time."""
+"""The blocking connections of a process: a shared one, and a pool of dedicated ones that serve one caller at a time."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ from .state import Lease, PoolState
 class SyncPool(redis.ConnectionPool):
     """redis-py's pool interface over the same fair queue as ``AsyncPool``, for threads.
 
-    ``timeout`` is how long a caller waits for a connection, in seconds. Raises
-    ``RedisUnavailable`` and ``PoolClosed`` without any I/O, ``PoolQueueFull`` at once,
-    ``PoolTimeout`` after ``timeout``. A call that is nested in another one on the same thread (by a signal handler, a
-    finalizer or a hook) waits for no connection: it gets the reserve, beyond ``max_connections``. The reserve is
-    not that of ``NestedCalls``, which says why.
+    ``timeout`` is how long a caller waits for a connection, in seconds. Raises ``RedisUnavailable`` and ``PoolClosed``
+    without any I/O, ``PoolQueueFull`` at once, ``PoolTimeout`` after ``timeout``.
+
+    A call can be nested in another call on the same thread, by a signal handler, a finalizer or a hook. It does not
+    wait for a connection. It gets one from the reserve, beyond ``max_connections``. ``NestedCalls`` explains why that
+    has other connections.
     """
 
     _sharing: ThreadSharing | None = None
@@ -66,7 +67,7 @@ class SyncPool(redis.ConnectionPool):
         fork.register(self.after_fork_in_child)
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """Borrow a connected connection; give it back with ``release``."""
+        """Borrow a connected connection. Return it with ``release``."""
         if not mark[0]:
             fork.renew()
         asked_at = monotonic()
@@ -98,7 +99,7 @@ class SyncPool(redis.ConnectionPool):
                 if isinstance(error, PoolQueueFull | PoolTimeout):
                     self.monitor.exhausted(error)
                 raise
-            self._put_back(lease, connection)  # the next that waits for one goes the same way
+            self._put_back(lease, connection)  # the next waiting caller takes the same path
 
     def _gate(self) -> None:
         self.monitor.gate()
@@ -106,7 +107,7 @@ class SyncPool(redis.ConnectionPool):
             raise PoolClosed()
 
     def release(self, connection: Any) -> None:
-        """Give a connection back. A second time, or after ``reset``, it is not taken in."""
+        """Return a connection to the pool. A second call, or a call after ``reset``, has no effect on the pool."""
         if not mark[0]:
             fork.renew()
         lease = self.state.lease_of(connection)
@@ -128,23 +129,23 @@ class SyncPool(redis.ConnectionPool):
             if self.state.put_back(lease, connection):
                 connection.disconnect()
         except BaseException:
-            self.state.put_back(lease, connection)  # interrupted; to do it twice is no error
+            self.state.put_back(lease, connection)  # interrupted; repeating it is harmless
             raise
         if self._max_idle_time is not None and not self.state.closed:
             idle_timer.watch(self)
 
     def take_at_once(self) -> Any:
-        """Borrow a connection, perhaps not connected yet; None when all are in use. Raises ``PoolClosed``."""
+        """Borrow a connection that may not be connected yet; None if all are in use. Raises ``PoolClosed``."""
         if not mark[0]:
             fork.renew()
         return self.state.take_at_once(Lease(self.state))
 
     def make_connection(self) -> Any:
-        """Create a connection object; it connects on first use."""
+        """Create a connection object. It connects on first use."""
         return self.connection_class(**self.connection_kwargs)
 
     def ready(self, connection: Any) -> None:
-        """Connect if need be; what the server closed, holds unread data or is worn out is replaced."""
+        """Connect if needed. Replace a connection that is closed, expired, or has unread data."""
         if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
             try:
                 if not has_unread(connection):
@@ -157,11 +158,11 @@ class SyncPool(redis.ConnectionPool):
 
     @property
     def is_busy(self) -> bool:
-        """Whether anybody waits for a reply or holds a connection."""
+        """Whether any caller waits for a reply or holds a connection."""
         return bool(self.state.in_use) or (self._sharing is not None and self._sharing.in_flight > 0)
 
     def drain(self, timeout: float) -> None:
-        """Refuse new work, wait up to ``timeout`` seconds for what is in use, then cut it.
+        """Refuse new work, wait up to ``timeout`` seconds for connections in use, then cut them.
 
         A signal handler does not wait for the call that it has interrupted.
         """
@@ -172,7 +173,7 @@ class SyncPool(redis.ConnectionPool):
         self.monitor.pause.release(self)
         for connection in idle:
             connection.disconnect()
-        # Made here if nobody has, so that who comes late finds it closed.
+        # Created here if it does not exist, so that a later caller finds it closed.
         if (sharing := thread_sharing_of(self)) is not None:
             sharing.drain(timeout)
         own = get_ident() if waits_for_itself(is_call=False) else None
@@ -185,7 +186,7 @@ class SyncPool(redis.ConnectionPool):
                 waiter.wait(min(left, LOOK_AGAIN))
         finally:
             state.drainers.remove(waiter)
-        # What was given back at the moment of closing is idle.
+        # Connections returned at the moment of closing are idle.
         for connection in [*state.close(), *state.in_use]:
             connection.disconnect()
         idle_timer.forget(self)
@@ -195,10 +196,10 @@ class SyncPool(redis.ConnectionPool):
         super().reset()
         self.state.forget()
 
-    # The inherited methods walk these two, and ``reset`` sets them.
+    # The inherited methods read these two lists, and ``reset`` sets them.
 
     def re_auth_callback(self, token: Any) -> None:
-        """Redis-py's way to pass on a new token: each connection is replaced when it is free."""
+        """redis-py's callback for a new token: each connection is replaced when it is free."""
         self.monitor.retire_connections()
 
     @property
@@ -218,16 +219,19 @@ class SyncPool(redis.ConnectionPool):
         pass
 
     def _checkpid(self) -> None:
-        """Nothing to do: see ``after_fork_in_child``."""
+        """Does nothing: see ``after_fork_in_child``."""
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the connections are the parent's, and the threads that hold or await one are not here."""
+        """In a forked child: the connections belong to the parent.
+
+        The threads that hold or await one do not run here.
+        """
         self.state.after_fork_in_child()
 
     def close_idle(self) -> float | None:
-        """Close what has been idle for longer than ``max_idle_time``, and what its borrower has lost.
+        """Close connections idle for longer than ``max_idle_time``, and connections that their borrower has lost.
 
-        Return the seconds until the next is due; None when nothing is idle.
+        Return the seconds until the next one is due; None if no connection is idle.
         """
         if self._max_idle_time is None:
             return None
@@ -242,7 +246,7 @@ class SyncPool(redis.ConnectionPool):
             state.waiters.append(waiter)
             state.check_room(waiter)
             while True:
-                if state.waiters[0] is waiter:  # one of all that wait is enough
+                if state.waiters[0] is waiter:  # one waiting caller is enough
                     for connection in state.reclaim():
                         connection.disconnect()
                 state.admit()  # a slot may have come before this caller was in the queue
@@ -261,5 +265,5 @@ class SyncPool(redis.ConnectionPool):
             state.leave(waiter)
 
 
-# Below a call that is not nested none of these is on the stack.
+# Below a call that is not nested, none of these is on the stack.
 serve_calls(SyncPool, ObservedSync, SharedSocket, ThreadSharing)

@@ -1,12 +1,14 @@
-"""The state of a pool of exclusive connections: which are idle, which are lent, how many more may be made.
+"""The state of a pool of dedicated connections: which are idle, which are lent, how many more may be made.
 
-Plain functions, no I/O, no waiting and no lock: the asyncio pool and the threads' pool share every decision made here
-and differ only in how a caller waits. A signal handler or a finalizer may use the pool between any two lines of it.
+Plain functions, no I/O, no waiting and no lock. The asyncio pool and the threads' pool share every decision made here.
+They differ only in how a caller waits. A signal handler or a finalizer may use the pool between any two lines of it.
 
-A pool has ``max_connections`` slots. A slot is in one place at a time: in ``free``, or in the lease of one borrower. It
-moves by one call in C, so an interrupt finds it in the one place or in the other. Numbers are counted from these
-places when they are asked for, and cannot drift. A borrower that is interrupted before it has its connection drops its
-lease, which gives its slot back. One that loses its connection later is found out by ``reclaim``.
+A pool has ``max_connections`` slots. A slot is in one place at a time: in ``free``, or in the lease of one borrower.
+One C call moves it, so an interrupt finds it in one place or in the other. Numbers are counted from these places when
+they are requested, and cannot drift.
+
+A borrower that is interrupted before it has its connection drops its lease, which returns its slot. If a borrower loses
+its connection later, ``reclaim`` finds it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ C = TypeVar("C")
 
 
 class Slot(list[C]):
-    """Room for one connection; it holds that connection while it lies idle. ``since``: monotonic seconds."""
+    """Room for one connection. It holds that connection while it is idle. ``since``: monotonic seconds."""
 
     __slots__ = ("since",)
 
@@ -34,7 +36,7 @@ class Slot(list[C]):
 
 
 class Lease(Generic[C]):
-    """What one borrower has: a slot or nothing, and the connection that it got for it, which knows its lease."""
+    """What one borrower has: a slot or nothing, and its connection, which knows its lease."""
 
     slots: Any = ()
     connection: Any = None
@@ -51,7 +53,7 @@ class Lease(Generic[C]):
 
 
 def _references(leases: dict[int, Any], key: int) -> tuple[int, int]:
-    """Return how many references there are to a lease and to its connection, some of them made by asking."""
+    """Return the number of references to a lease and to its connection. Counting adds some of them."""
     lease = leases[key]
     return sys.getrefcount(lease), sys.getrefcount(lease.connection)
 
@@ -76,8 +78,8 @@ _LOST = _references_without_borrower()
 class PoolState(Generic[C]):
     """At most ``max_connections`` lent at once, at most ``max_waiting`` callers waiting, first come first served.
 
-    ``reserve`` is for calls that must not wait, because the caller that they would wait for stands below them on the
-    same thread: one connection is kept for them beyond ``max_connections``, and more are made when that one is lent.
+    ``reserve`` is for calls that must not wait, because the caller they would wait for is below them on the same
+    thread. One connection is kept for them beyond ``max_connections``. More are made while that one is lent.
     """
 
     def __init__(self, make: Callable[[], C], max_connections: int, max_waiting: int) -> None:
@@ -87,17 +89,17 @@ class PoolState(Generic[C]):
         self.waiters = WaitQueue()
         """Callers that wait for a connection."""
         self.drainers = WaitQueue()
-        """Callers that wait until nothing is lent any more."""
+        """Callers that wait until no connection is lent."""
         self.closed = False
         self.forget()
 
     def forget(self) -> None:
-        """Begin with all slots free and no connection; what is lent now belongs to nothing."""
+        """Start with all slots free and no connection. Connections lent now no longer belong to the pool."""
         self.free: list[Slot[C]] = [Slot() for _ in range(self.max_connections)]
         self.reserve: list[Slot[C]] = []
         self._leases: dict[int, Lease[C]] = {}
 
-    # What the structures tell.
+    # Queries.
 
     @property
     def idle(self) -> list[C]:
@@ -110,31 +112,31 @@ class PoolState(Generic[C]):
         return self.lent_except_to(None)
 
     def lent_except_to(self, thread: int | None) -> list[C]:
-        """Return the connections that are lent, but for those that this thread has taken."""
+        """Return the lent connections without those that this thread has borrowed."""
         leases = list(self._leases.values())
         return [lease.connection for lease in leases if lease.slots and lease.thread != thread]
 
     @property
     def has_idle(self) -> bool:
-        """Whether a connection lies idle."""
+        """Whether any connection is idle."""
         return any(self._slots())
 
-    # Taking. Each method returns None when there is nothing to take, and raises ``PoolClosed``.
+    # Taking. Each method returns None if there is nothing to take, and raises ``PoolClosed``.
 
     def take(self, lease: Lease[C]) -> C | None:
-        """Lend a connection, perhaps not connected yet, unless other callers wait for one already."""
+        """Lend a connection that may not be connected yet, unless other callers wait for one already."""
         if not self.closed and len(self.free) <= len(self.waiters):
             return None
         return self.take_at_once(lease)
 
     def take_at_once(self, lease: Lease[C]) -> C | None:
-        """Lend a connection, perhaps not connected yet, past the callers that wait for one."""
+        """Lend a connection that may not be connected yet, before the callers that wait for one."""
         if self.closed:
             raise PoolClosed()
         return self._move(self.free, lease)
 
     def take_reserve(self, lease: Lease[C]) -> C:
-        """Lend a connection at once, if need be beyond ``max_connections``."""
+        """Lend a connection at once, if needed beyond ``max_connections``."""
         connection = self.take_at_once(lease)
         if connection is None:
             connection = self._move(self.reserve, lease)
@@ -145,13 +147,13 @@ class PoolState(Generic[C]):
         return connection
 
     def reclaim(self) -> list[C]:
-        """Take back what only the pool still knows of; return it, to be disconnected.
+        """Take back a connection that only the pool still refers to. Return it, to be disconnected.
 
-        An exception can meet a borrower between getting a connection and the block that gives it back.
+        An exception can hit a borrower after it has its connection and before the block that returns it.
         """
         found: list[C] = []
         for key in list(self._leases):
-            with suppress(KeyError):  # it was given back just now
+            with suppress(KeyError):  # it was returned just now
                 if _references(self._leases, key) == _LOST:
                     lease = self._leases[key]
                     found.append(lease.connection)
@@ -159,16 +161,16 @@ class PoolState(Generic[C]):
         return found
 
     def leave(self, waiter: Any, *, here: bool = False) -> None:
-        """A caller waits no more; its turn goes to the next (``here``: see ``admit``)."""
+        """A caller stops waiting. Its turn goes to the next one (``here``: see ``admit``)."""
         try:
             self.waiters.remove(waiter)
         finally:
             if waiter in self.waiters:
-                self.waiters.remove(waiter)  # again: a stack too deep, or no memory, kept that call from beginning
+                self.waiters.remove(waiter)  # again: the first call fails if the stack or memory is full
             self.admit(here=here)
 
     def check_room(self, waiter: Any) -> None:
-        """Raise ``PoolQueueFull`` if as many callers as may wait are in the queue before this one."""
+        """Raise ``PoolQueueFull`` if the maximum number of callers is in the queue before this one."""
         if not self.waiters.has_place(waiter, self.max_waiting):
             raise PoolQueueFull(
                 f"All {self.max_connections} connections are in use and {self.max_waiting} callers wait: "
@@ -178,7 +180,7 @@ class PoolState(Generic[C]):
     def _move(self, source: list[Slot[C]], lease: Lease[C]) -> C | None:
         lease.home = source
         try:
-            # The one used last is the likeliest to be alive, and lets the others grow old.
+            # The last used connection is the most likely to be alive. The others reach their idle limit.
             lease.slots.extend(map(source.pop, (-1,)))
         except IndexError:
             return None
@@ -194,19 +196,19 @@ class PoolState(Generic[C]):
         self._leases[id(lease)] = lease
         return connection  # type: ignore[no-any-return]
 
-    # Giving back.
+    # Returning.
 
     def lease_of(self, connection: Any) -> Lease[C] | None:
-        """Return the lease by which this pool has lent a connection; None when it has not, or has forgotten it."""
+        """Return the lease by which this pool has lent a connection; None if it has not, or has forgotten it."""
         lease: Lease[C] | None = getattr(connection, "_lease", None)
         if lease is None or lease.state is not self or (lease.home is not self.free and lease.home is not self.reserve):
             return None
         return lease
 
     def put_back(self, lease: Lease[C], connection: C | None = None, *, here: bool = False) -> bool:
-        """Take a slot back, with ``connection`` in it to be kept, and wake the next caller; ``here``: see ``admit``.
+        """Take a slot back, with ``connection`` to be kept in it, and wake the next caller. ``here``: see ``admit``.
 
-        Return True when the connection is not kept and must be disconnected. To repeat it is no error and no change.
+        Return True if the connection is not kept and must be disconnected. Repeating the call changes nothing.
         """
         home, slots, kept = lease.home, lease.slots, False
         try:
@@ -215,13 +217,13 @@ class PoolState(Generic[C]):
                 slot.since = now
                 slot[:] = (connection,)
                 kept = True
-            # Nothing is called between the look and the step, so that no more than one is kept in reserve.
+            # Nothing is called between the check and the step, so that only one is kept in reserve.
             if home is not self.reserve or not home:
                 home.extend(move)
             else:
                 kept = False
                 slots.pop()
-        except IndexError:  # it has been given back already
+        except IndexError:  # it has been returned already
             kept = True
         self._leases.pop(id(lease), None)
         lease.connection = None
@@ -241,24 +243,24 @@ class PoolState(Generic[C]):
     # Ending.
 
     def take_out_expired(self, longest: float) -> list[C]:
-        """Take out what has been idle for more than ``longest`` seconds; return it, to be disconnected."""
+        """Remove connections idle for more than ``longest`` seconds. Return them, to be disconnected."""
         horizon = monotonic() - longest
         return self._take_out(slot for slot in self._slots() if slot and slot.since <= horizon)
 
     def next_expiry(self, longest: float) -> float | None:
-        """Seconds until a connection will have been idle for ``longest`` seconds; None when none is idle."""
+        """Seconds until a connection will have been idle for ``longest`` seconds; None if none is idle."""
         since = [slot.since for slot in self._slots() if slot]
         return max(0.0, min(since) + longest - monotonic()) if since else None
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the connections and the callers that wait are the parent's."""
+        """In a forked child: the connections and the waiting callers belong to the parent."""
         _graveyard.append((self.free, self.reserve, self._leases, list(self.waiters), list(self.drainers)))
         self.forget()
         self.waiters.clear()
         self.drainers.clear()
 
     def close(self) -> list[C]:
-        """Refuse new work and all callers that wait; return the idle connections, to be disconnected."""
+        """Refuse new work and all waiting callers. Return the idle connections, to be disconnected."""
         self.closed = True
         self.waiters.wake_all()
         return self._take_out(self._slots())
@@ -269,7 +271,7 @@ class PoolState(Generic[C]):
     def _take_out(self, slots: Iterable[Slot[C]]) -> list[C]:
         connections: list[C] = []
         for slot in slots:
-            # Empty slots stay where they are: another connection may be made for each.
+            # Empty slots stay in place: another connection may be made for each.
             with suppress(IndexError):
                 connections.extend(map(slot.pop, (-1,)))
         return connections

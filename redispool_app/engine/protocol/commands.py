@@ -1,7 +1,7 @@
-"""Which commands may travel on the shared connection, and which of them only read.
+"""Which commands may use the shared connection, and which of them only read.
 
 Sources: the flags and ACL categories of the server's own ``COMMAND`` table
-(https://redis.io/docs/latest/commands/command/), which the tests hold against these sets.
+(https://redis.io/docs/latest/commands/command/). The tests compare these sets with that table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BLOCKING = frozenset("BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN MIGRATE WAIT WAITAOF".split())
-"""Commands that may make their connection wait for somebody else."""
+"""Commands that may make their connection wait for another client or server."""
 
 BLOCKING_BY_OPTION = frozenset(("XREAD", "XREADGROUP"))
 """Commands that block only with the option ``BLOCK``."""
@@ -20,13 +20,13 @@ STATEFUL = frozenset(
     "ASKING AUTH CLIENT DEBUG DISCARD EXEC HELLO HIMPORT MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY "
     "READWRITE REPLCONF RESET SELECT SHUTDOWN SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH".split()
 )
-"""Commands that change, read or end the state of the connection they travel on."""
+"""Commands that change, read or end the state of the connection that they run on."""
 
 LEAVES_STATE = STATEFUL - frozenset(("CLIENT", "DEBUG", "DISCARD", "EXEC", "HIMPORT", "UNWATCH"))
-"""Stateful commands after which a connection serves no other caller. redis-py itself keeps account of HIMPORT."""
+"""Stateful commands that leave a connection unfit for other callers. redis-py itself tracks HIMPORT."""
 
 LEAVES_NO_STATE = frozenset("GETNAME GETREDIR HELP ID INFO KILL LIST PAUSE TRACKINGINFO UNBLOCK UNPAUSE".split())
-"""Subcommands of CLIENT after which a connection is as it was."""
+"""Subcommands of CLIENT that leave a connection unchanged."""
 
 READING = frozenset(
     "BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH "
@@ -40,7 +40,7 @@ READING = frozenset(
 """Commands that change nothing, so that sending one twice does no harm."""
 
 _FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {"WAIT", "WAITAOF"}
-"""Commands that leave nothing behind when the connection they travel on ends."""
+"""Commands whose effect ends with their connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +48,30 @@ class Route:
     """What a command's name alone says."""
 
     exclusive: bool
-    """It needs a connection of its own."""
+    """It needs a dedicated connection."""
     depends: bool
-    """It needs one with the option ``BLOCK``, or as ``SCRIPT DEBUG``."""
+    """It needs a dedicated connection with the option ``BLOCK``, or as ``SCRIPT DEBUG``."""
     reads: bool
     """It only reads."""
     upper: bool
-    """A ``str`` in upper case, as redis-py's own methods spell it."""
+    """A ``str`` in upper case, as redis-py's own methods write it."""
     plain: bool
-    """It may always share, and needs no look at its arguments."""
+    """It may always share, and its arguments need no check."""
     words: tuple[str, ...]
-    """The words of the name as the server gets them, in upper case."""
+    """The words of the name as the server receives them, in upper case."""
     leaves_nothing: bool
-    """It has changed nothing that outlives its connection, if that is lost."""
+    """If its connection is lost, no effect remains."""
     head: str
-    """What it begins with on the wire before the length of its only argument; empty for what is not one ASCII word."""
+    """The start of the packed command, up to the length of its only argument.
+
+    Empty unless the name is one ASCII word.
+    """
 
 
 def words_of(name: Any) -> list[bytes]:
     """Return the words that a command's name becomes on the wire, as redis-py splits and encodes it.
 
-    A ``str`` is sent as its own ``encode()`` gives it, which for an ``Enum`` with text differs from ``str(name)``.
+    A ``str`` is sent as its own ``encode()`` returns it. For an ``Enum`` with text that differs from ``str(name)``.
     """
     if isinstance(name, str):
         return name.encode(errors="surrogatepass").split() if name.__class__ is str else bytes(name.encode()).split()
@@ -81,7 +84,7 @@ def _classify(name: Any) -> Route:
     words = [word.upper().decode("latin-1") for word in words_of(name)]
     first = words[0] if words else ""
     exclusive = (
-        # An empty command is answered by nothing; nobody else may wait for that.
+        # The server does not answer an empty command. No other caller may wait behind it.
         not words
         or first in BLOCKING
         or first in STATEFUL
@@ -106,8 +109,8 @@ _MOST_ROUTES = 2000  # names can come from users; real ones are a few hundred
 
 
 def route_of(name: Any) -> Route:
-    """Return the route of a command's name, in any spelling that redis-py takes."""
-    # A subclass may equal the plain name and be sent as something else: it gets no entry, and none of theirs.
+    """Return the route of a command's name, in any form that redis-py accepts."""
+    # A subclass may equal the plain name and be sent as another one. It gets no entry, and uses none of the plain name.
     known = name.__class__ is str or name.__class__ is bytes
     route = ROUTES.get(name) if known else None
     if route is None:
@@ -118,7 +121,7 @@ def route_of(name: Any) -> Route:
 
 
 def is_exclusive(args: Sequence[Any]) -> bool:
-    """Whether a command, name first, needs a connection of its own."""
+    """Whether a command, name first, needs a dedicated connection."""
     route = route_of(args[0])
     if route.exclusive or not route.depends:
         return route.exclusive
@@ -128,7 +131,7 @@ def is_exclusive(args: Sequence[Any]) -> bool:
 
 
 def route_of_all(stack: Iterable[tuple[Sequence[Any], Any]]) -> tuple[bool, bool]:
-    """Return whether one of these pipelined commands is exclusive, and whether all of them only read."""
+    """Return whether one of these commands needs a dedicated connection, and whether all of them only read."""
     reads = True
     for args, _ in stack:
         name = args[0]
@@ -141,7 +144,7 @@ def route_of_all(stack: Iterable[tuple[Sequence[Any], Any]]) -> tuple[bool, bool
 
 
 def may_block(args: Sequence[Any]) -> bool:
-    """Whether a command, name first, may wait for somebody else rather than for the server."""
+    """Whether a command, name first, may wait for another client or server."""
     first = _first_word(args[0])
     return first == "" or first in BLOCKING or (first in BLOCKING_BY_OPTION and is_exclusive(args))
 
@@ -157,7 +160,7 @@ def only_reads(name: Any) -> bool:
 
 
 def sent_words(args: Sequence[Any], most: int = 3) -> list[str]:
-    """Return the first ``most`` words of a command as the server gets them, in upper case."""
+    """Return the first ``most`` words of a command as the server receives them, in upper case."""
     words = route_of(args[0]).words
     if len(words) >= most or len(args) == 1:
         return list(words[:most])
@@ -171,7 +174,7 @@ def _word_of(value: Any) -> bytes:
 
 
 def leaves_state(args: Sequence[Any]) -> bool:
-    """Whether a connection is no longer fit for other callers once a command, name first, has run on it."""
+    """Whether a command, name first, leaves its connection unfit for other callers."""
     route = route_of(args[0])
     if not (route.exclusive or route.depends):
         return False
@@ -187,7 +190,7 @@ _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
 def leaves_nothing(name: Any) -> bool:
-    """Whether a command whose connection is lost has changed nothing that outlives it."""
+    """Whether the effect of a command, name first, ends with its connection."""
     return route_of(name).leaves_nothing
 
 

@@ -1,4 +1,4 @@
-"""Packs commands for the wire: hiredis where it gives what redis-py would, redis-py's encoder where it would not."""
+"""Packs commands for the wire. Uses hiredis where its result equals redis-py's, and redis-py's encoder elsewhere."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import hiredis
 from redis.exceptions import DataError
 
 PLAIN = frozenset((str, bytes))
-"""What hiredis takes as it is."""
+"""Types that hiredis accepts as they are."""
 
 SHORT = 1000
-"""A text of so many characters fits on every shared connection."""
+"""A text of up to this many characters fits on every shared connection."""
 
 
 def pack(args: Sequence[Any], encoder: Any) -> bytes:
-    """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+    """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for a value that cannot be sent."""
     name = args[0]
     if name.__class__ is not str or not name.isalnum():
         args = _with_name_split(args)
@@ -35,7 +35,7 @@ def pack(args: Sequence[Any], encoder: Any) -> bytes:
 def pack_utf8(args: Sequence[Any]) -> bytes:
     """Return one command as redis-py's blocking client sends it: for a client whose encoding is UTF-8.
 
-    Raises redis-py's ``DataError`` for what cannot be sent.
+    Raises redis-py's ``DataError`` for a value that cannot be sent.
     """
     name = args[0]
     if name.__class__ is not str or not name.isalnum():
@@ -53,7 +53,7 @@ def pack_utf8(args: Sequence[Any]) -> bytes:
 
 
 def _with_numbers_as_text(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Write numbers as hiredis would, whatever the encoding. hiredis ends the process where there is an error.
+    """Write numbers as hiredis would, in any encoding. An error inside hiredis would end the process.
 
     Raises ``RecursionError``, ``MemoryError``, what a subclass of ``float`` raises, and ``DataError`` for an integer
     with more digits than Python writes.
@@ -65,33 +65,33 @@ def _with_numbers_as_text(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _with_name_split(args: Sequence[Any]) -> Sequence[Any]:
-    """Split a name into the words that redis-py makes of it, as bytes in UTF-8; most names are one word already."""
+    """Split a name into the words that redis-py makes of it, as bytes in UTF-8. Most names are one word already."""
     name = args[0]
     if isinstance(name, str):
         if name.__class__ is str and name.isprintable() and " " not in name:
             return args if name else args[1:]
         return (*name.encode().split(), *args[1:])
-    if b" " in name:  # what is no name at all fails here, as in redis-py
+    if b" " in name:  # a value that is no name fails here, as in redis-py
         return (*name.split(), *args[1:])
     return args
 
 
 class Utf8Packer:
-    """Packs what a blocking connection sends, as redis-py's packer for hiredis does, but survives each number."""
+    """Packs commands as redis-py's packer for hiredis does, but no number can end the process."""
 
     def pack(self, *args: Any) -> list[bytes]:
-        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for a value that cannot be sent."""
         return [pack_utf8(args)]
 
 
 class EncodingPacker:
-    """Packs what a blocking connection sends in the client's own encoding; redis-py's packer for hiredis uses UTF-8."""
+    """Packs commands in the client's own encoding. redis-py's packer for hiredis uses UTF-8."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
 
     def pack(self, *args: Any) -> list[bytes]:
-        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for what cannot be sent."""
+        """Return one command in the Redis protocol. Raises redis-py's ``DataError`` for a value that cannot be sent."""
         return [pack(args, self._encoder)]
 
 

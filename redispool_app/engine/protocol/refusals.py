@@ -1,4 +1,4 @@
-"""Commands that a client of many callers does not send, because their effect or answer belongs to one connection.
+"""Commands that a shared client does not send, because their effect or answer belongs to one connection.
 
 Each refusal is one line that names the cure. A client of a single connection sends them all.
 """
@@ -13,13 +13,13 @@ from redispool_app.exceptions import CommandRefused
 from .commands import leaves_nothing, sent_words
 
 WAITING = frozenset(("WAIT", "WAITAOF"))
-"""They answer for the writes of their own connection."""
+"""Commands that count the writes of their own connection."""
 
 _SUBSCRIBING = frozenset("PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split())
-"""They answer with messages, as many as they name channels."""
+"""Commands that are answered with messages, one for each channel."""
 
 _SNAPSHOTS = frozenset(("PSYNC", "SYNC"))
-"""They turn a connection into a replica's, and are answered by what is not in the Redis protocol."""
+"""Commands that turn a connection into a replica's. Their answers are not in the Redis protocol."""
 
 _TRANSACTIONS = frozenset(("DISCARD", "EXEC", "MULTI", "WATCH"))
 
@@ -27,7 +27,7 @@ _IN_A_PIPELINE = "put it after its writes in client.pipeline(transaction=False).
 
 
 def refuse_alone(args: Sequence[Any]) -> None:
-    """Raise ``CommandRefused`` for a single command, name first, that a shared client cannot carry out."""
+    """Raise ``CommandRefused`` for a single command, name first, that a shared client cannot run."""
     words = sent_words(args)
     name = words[0] if words else ""
     if name in WAITING:
@@ -46,7 +46,7 @@ def refuse_alone(args: Sequence[Any]) -> None:
 
 
 def refuse_silence(words: list[str]) -> None:
-    """Raise ``CommandRefused`` for what no connection should ever be told: no reply can be read from then on."""
+    """Raise ``CommandRefused`` for a command after which no connection could read another reply."""
     if words[:2] == ["CLIENT", "REPLY"] and words[2:] in (["OFF"], ["SKIP"]):
         raise CommandRefused(
             f"CLIENT REPLY {words[2]} has no reply to wait for: write on a connection of your own instead, "
@@ -55,7 +55,7 @@ def refuse_silence(words: list[str]) -> None:
     if words and words[0] in _SNAPSHOTS:
         raise _for_replicas(words[0])
     if words[:2] == ["SCRIPT", "DEBUG"]:
-        # Some servers end when a script runs after a connection in this mode was closed.
+        # Some servers crash when a script runs after a connection in this mode was closed.
         raise CommandRefused("SCRIPT DEBUG turns its connection into a debugger's: use redis-cli --ldb.")
 
 
@@ -75,7 +75,7 @@ def _for_replicas(name: str) -> CommandRefused:
 
 
 def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_written: bool = False) -> None:
-    """Raise ``CommandRefused`` if one of these pipelined commands cannot answer truly there."""
+    """Raise ``CommandRefused`` if one of these pipelined commands has no valid answer in a pipeline."""
     for args, _ in commands:
         words = sent_words(args)
         name = words[0] if words else ""
@@ -89,5 +89,5 @@ def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_writte
 
 
 def no_writes(name: str) -> CommandRefused:
-    """Return the refusal of WAIT on a connection that has written nothing, or is not the one that wrote."""
+    """Return the refusal of WAIT on a connection that has written nothing, or that is not the one that wrote."""
     return CommandRefused(f"{name} has no writes on this connection to answer for: {_IN_A_PIPELINE}")

@@ -1,4 +1,4 @@
-"""What hiredis gives back, and how a caller that wants text gets it."""
+"""Results of hiredis, and their decoding for callers that want text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ exhaust = deque[Any](maxlen=0).extend
 """Runs an iterator to its end in C."""
 
 INCOMPLETE = object()
-"""Stands for a reply that has not come in full."""
+"""Marks a reply that has not arrived completely."""
 
 UNDECODED = frozenset((type(INCOMPLETE), hiredis.PushNotification, int, float, bool, type(None)))
-"""Classes of what holds no text: ``INCOMPLETE``, pushes, numbers."""
+"""Classes of results without text: ``INCOMPLETE``, pushes, numbers."""
 
 HARMLESS = frozenset((bytes, str, int, type(None), list))
-"""Types of replies that can be handed out without a look: no errors, no pushes."""
+"""Types of replies that can be handed out without a check: no errors, no pushes."""
 
 NOT_A_REPLY = (redis_exceptions.InvalidResponse, TypeError, ValueError, MemoryError)
-"""What hiredis raises for what it cannot read, or Python cannot hold: a map whose key is a list, for instance."""
+"""Exceptions of hiredis for data that it cannot read, or that Python cannot hold, such as a map whose key is a list."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether hiredis, which names it as if the server had sent it, or Python found no memory for a reply."""
+    """Whether hiredis or Python had no memory for a reply. hiredis words this as if the server had sent it."""
     return isinstance(error, MemoryError) or (
         isinstance(error, redis_exceptions.InvalidResponse) and str(error) == "Out of memory"
     )
 
 
 def invalid(error: Exception) -> redis_exceptions.RedisError:
-    """Return one of ``NOT_A_REPLY`` as what it means: whatever follows in the stream cannot be told apart any more."""
+    """Return the exception for one of ``NOT_A_REPLY``. The rest of the stream can no longer be split into replies."""
     if is_out_of_memory(error):
         return ReplyTooLargeError()
     if isinstance(error, redis_exceptions.InvalidResponse):
@@ -44,21 +44,21 @@ def invalid(error: Exception) -> redis_exceptions.RedisError:
 
 
 def error_parser(connection: Any) -> Callable[[str], Exception]:
-    """Return what makes an exception of an error reply, for hiredis, which must not meet another one there."""
+    """Return the function that makes exceptions of error replies for hiredis. It must not raise."""
     parse: Callable[[str], Exception] = connection._parser.parse_error
 
     def parse_error(said: str) -> Exception:
         try:
             return parse(said)
         except Exception:
-            # MOVED and ASK without an address, which any script may answer.
+            # MOVED and ASK without an address, which any script may return.
             return redis_exceptions.ResponseError(said)
 
     return parse_error
 
 
 def decoded(reply: Any, encoding: str, errors: str) -> Any:
-    """Decode a reply as hiredis does: every string in it, however deep."""
+    """Decode every string in a reply, at any depth, as hiredis does."""
     if isinstance(reply, bytes):
         return reply.decode(encoding, errors)
     if isinstance(reply, list):
@@ -84,6 +84,6 @@ def make_reader(connection: Any) -> Any:
 
 
 def raise_connection_error(reply: list[Any]) -> None:
-    """Raise the first item of a list if it is a ``ConnectionError`` of redis-py, whose parser does that."""
+    """Raise the first item of a list if it is redis-py's ``ConnectionError``, as redis-py's parser does."""
     if reply and isinstance(reply[0], redis_exceptions.ConnectionError):
         raise reply[0]

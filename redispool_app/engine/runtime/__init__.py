@@ -1,1 +1,1 @@
-"""What the engine needs of the process it runs in."""
+"""What the engine needs from the process it runs in."""

@@ -1,16 +1,16 @@
-"""One task works for all callers that wait for its result, and is replaced when asyncio has lost one of its steps.
+"""One task works for all callers that wait for its result. It is replaced if asyncio has lost one of its steps.
 
-An exception that a signal handler raises inside the event loop can cost a task its next step: the task then waits for
-ever, past every time-out of its own, and so would all that wait for it. Nothing tells a lost step from a slow server at
-once. So the task is looked at every 50 ms while callers wait, and is replaced when
+An exception that a signal handler raises inside the event loop can lose a task's next step. The task then waits for
+ever, past its own timeouts, and so would all its callers. At first a lost step looks like a slow server. So the task is
+checked every 50 ms while callers wait. It is replaced in three cases:
 
-* it waits for something that has come: a result, bytes that the event loop does not read, the end of the connection;
-* an exception has ended the run of the event loop, or met code of this package there, and the task has made no step
-  since for as long as four usual attempts take, twice as long at each further replacement;
-* it has made no step for ``LATE`` seconds, once: there are exceptions that leave no trace.
+* It waits for something that has arrived: a result, bytes that the event loop does not read, an end of file.
+* An exception has ended the run of the event loop, or has hit code of this package there. Since then the task has made
+  no step for the time of four usual attempts. This time doubles at each further replacement.
+* It has made no step for ``LATE`` seconds. This happens once, because some exceptions leave no trace.
 
-A server that is merely slow causes none of the first two. The former task is cancelled and its connection closed before
-the next begins, so that there is one attempt at a time, and a busy server gets no more of them.
+A slow server alone causes neither of the first two cases. The former task is cancelled and its connection closed before
+the next one begins. So there is one attempt at a time, and a busy server gets no more of them.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from .socket_look import poll_of
 from .wait_queue import LOOK_AGAIN, LoopWaiter, WaitQueue
 
 LATE = 5.0
-"""A task that has made no step for so many seconds is replaced, once. TCP has repeated its first packet by then."""
+"""A task without a step for this many seconds is replaced, once. By then TCP has resent its first packet."""
 
 _LOOK = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 _SURE = 3
-"""A step is lost if so many looks in a row find that what it waits for has come; each is a later turn of the loop."""
+"""A step counts as lost if this many checks in a row find that the result has arrived.
+
+Each is a later loop iteration.
+"""
 
 _SHORTEST = 0.1
 _FIRST = 0.25
 _LONGEST = 1.0
-"""Bounds for the wait after an interrupt, in seconds; ``_FIRST`` where no attempt has succeeded yet."""
+"""Limits of the wait after an interrupt, in seconds; ``_FIRST`` if no attempt has succeeded yet."""
 
 
 def patience(usual: float | None) -> float:
-    """Return for how long an interrupted attempt may make no step, if ``usual`` seconds is what one takes."""
+    """Return the seconds without a step that an interrupted attempt gets, if a usual one takes ``usual`` seconds."""
     return _FIRST if usual is None else min(_LONGEST, max(_SHORTEST, 4 * usual))
 
 
 class Attempt:
     """The work of one task for many callers of one event loop.
 
-    ``work(attempt, number)`` is the coroutine function; ``number`` tells the task whether it has been replaced. It
-    stores the connection that it makes in ``connection``, and in ``not_before`` until when it sleeps, if it does.
+    ``work(attempt, number)`` is the coroutine function. By ``number`` the task checks whether it has been replaced. It
+    stores its connection in ``connection``. While it sleeps, it stores the end of the sleep in ``not_before``.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Attempt:
     ) -> None:
         self.has_ended = False
         self.error: BaseException | None = None
-        """Why it failed; None after success."""
+        """The error; None after success."""
         self.number = 0
         self.task: asyncio.Task[None] | None = None
         self.connection: Any = None
@@ -87,11 +90,11 @@ class Attempt:
         self._found = [0, 0]
 
     def is_current(self, number: int) -> bool:
-        """Whether the task of this number is to finish the work: it was neither replaced nor given up."""
+        """Whether the task with this number may finish the work: it was neither replaced nor given up."""
         return number == self.number and not self.has_ended
 
     def begin(self) -> None:
-        """Start the task, or another in its place."""
+        """Start the task, or another one in its place."""
         self.number += 1
         self.connection, self.not_before = None, 0.0
         self._awaited, self._still, self._found = None, 0.0, [0, 0]
@@ -105,7 +108,7 @@ class Attempt:
             raise
 
     async def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for the end; return whether it has come."""
+        """Wait up to ``timeout`` seconds for the end. Return whether it has come."""
         waiter, until = LoopWaiter(), monotonic() + timeout
         try:
             self._waiters.append(waiter)
@@ -151,8 +154,8 @@ class Attempt:
             raise
 
     def _drop(self) -> None:
-        """Let go of the task, and close what it has connected: it may never go on."""
-        # Kept nowhere: a task that has lost its step never ends, and ``asyncio.run`` waits for all that are kept.
+        """Drop the task, and close its connection: it may never go on."""
+        # Referenced nowhere: a task with a lost step never ends, and ``asyncio.run`` waits for all referenced tasks.
         task, connection, self.task = self.task, self.connection, None
         if task is not None:
             task.cancel()
@@ -160,10 +163,10 @@ class Attempt:
         if connection is not None:
             self._cut(connection)
 
-    # Looking.
+    # Checking.
 
     def _begin_looking(self, now: float) -> None:
-        """Schedule two rows of looks, so that one is left if the event loop loses a look of the other."""
+        """Schedule two rows of checks, so that one is left if the event loop loses a check of the other."""
         if self._looks_until:
             put_timers_in_order(self._loop)
         self._looks += 1
@@ -173,7 +176,7 @@ class Attempt:
         self._looks_until = now + 4 * _LOOK
 
     def _look_again(self) -> None:
-        """Called by callers whose wait is over: the looks may have been lost, or the news of the end."""
+        """Called by callers whose wait is over: the checks, or the notice of the end, may have been lost."""
         task, now = self.task, monotonic()
         if self.has_ended:
             return
@@ -187,7 +190,7 @@ class Attempt:
         if self.has_ended or looks != self._looks:
             return
         try:
-            # Before anything else: whatever is interrupted here, the next look goes on with it.
+            # First: whatever is interrupted here, the next check goes on with it.
             self._loop.call_later(_LOOK, self._look, looks, row)
             now = monotonic()
             self._looks_until = now + 4 * _LOOK
@@ -204,7 +207,7 @@ class Attempt:
             raise
 
     def _is_stuck(self, task: asyncio.Task[None] | None, row: int, now: float) -> bool:
-        """Whether the task is to be replaced. Only time counts in which the event loop ran."""
+        """Whether to replace the task. Only time in which the event loop ran counts."""
         awaited = getattr(task, "_fut_waiter", None)
         elapsed, self._last_look = min(now - self._last_look, 2 * _LOOK), now
         if awaited is not self._awaited:
@@ -226,7 +229,7 @@ class Attempt:
 
 
 def _has_news(connection: Any) -> bool:
-    """Whether there is something on redis-py's ``connection`` that an event loop would have noticed by now."""
+    """Whether redis-py's ``connection`` has data or an end of file that an event loop would have noticed by now."""
     writer, reader = getattr(connection, "_writer", None), getattr(connection, "_reader", None)
     if writer is None or reader is None:
         return False

@@ -1,7 +1,7 @@
-"""Calls a function that may block, in a thread of its own, for callers that each wait no longer than they may.
+"""Runs a function that may block in its own thread, for callers that each wait for a limited time.
 
-Callers that want the same at the same time share one call. A call that never returns costs a few threads, however many
-callers there are. No lock is held while the function runs, or while anything here changes.
+Callers with the same key at the same time share one call. A call that never returns uses only a few threads, for any
+number of callers. No lock is held while the function runs, or while anything here changes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from . import fork, threads
 
 _AGAIN_AFTER = 2.0
-"""A call that has taken so many seconds may never return: the next caller begins another ..."""
+"""A call that has taken this many seconds may never return. The next caller then begins another one ..."""
 
 _MOST_AT_ONCE = 3
-"""... unless so many run already."""
+"""... unless this many run already."""
 
 
 class BlockingCall:
-    """One call under way. ``value`` or ``error`` is there once it is ``ended``; ``began`` is in monotonic seconds."""
+    """One call in progress. ``value`` or ``error`` is set once it is ``ended``. ``began`` is in monotonic seconds."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.began = monotonic()
@@ -49,13 +49,13 @@ class BlockingCall:
                 listener()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait up to ``timeout`` seconds, None for ever; return whether the call has ended."""
+        """Wait up to ``timeout`` seconds (None: no limit). Return whether the call has ended."""
         if self._held.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            self._held.release()  # for the next caller that waits
+            self._held.release()  # for the next waiting caller
         return self.ended
 
     async def wait_async(self, timeout: float | None) -> bool:
-        """The twin of ``wait``."""
+        """Async version of ``wait``."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -71,11 +71,11 @@ class BlockingCall:
 
 
 _running: dict[Any, tuple[BlockingCall, ...]] = {}
-"""Calls that may not have ended yet, by what they are for. Two threads that add at once may each have a call."""
+"""Calls that may not have ended yet, by key. Two threads that add at the same time may each have a call."""
 
 
 def begin(key: Any, function: Callable[[], Any]) -> BlockingCall:
-    """Return the call for ``key`` that is under way, else begin it: ``function`` runs in a daemon thread."""
+    """Return the call in progress for ``key``. If there is none, run ``function`` in a daemon thread."""
     calls = _under_way(key)
     if calls and (len(calls) >= _MOST_AT_ONCE or monotonic() - calls[-1].began < _AGAIN_AFTER):
         return calls[-1]
@@ -92,7 +92,7 @@ def begin(key: Any, function: Callable[[], Any]) -> BlockingCall:
     context = contextvars.copy_context()
     try:
         threads.start(run, name="redispool-blocking-call")
-    except RuntimeError:  # an interpreter that shuts down, and uWSGI's master, start no threads
+    except RuntimeError:  # at interpreter shutdown, and in uWSGI's master, no thread can start
         run()
     else:
         _running[key] = (*calls, call)
@@ -100,7 +100,7 @@ def begin(key: Any, function: Callable[[], Any]) -> BlockingCall:
 
 
 def oldest(key: Any) -> float | None:
-    """Return when the oldest call for ``key`` that is under way began, in monotonic seconds; None without one."""
+    """Return when the oldest call in progress for ``key`` began, in monotonic seconds; None without one."""
     return min((call.began for call in _under_way(key)), default=None)
 
 
@@ -108,5 +108,5 @@ def _under_way(key: Any) -> tuple[BlockingCall, ...]:
     return tuple(call for call in _running.get(key, ()) if not call.ended)
 
 
-# In a forked child the threads that run these calls are not there.
+# In a forked child the threads of these calls do not run.
 fork.register(_running.clear)

@@ -1,8 +1,8 @@
-"""Every name of redis-py, asyncio and ssl that this package overrides or reads although its owner never promised it.
+"""All names of redis-py, asyncio and ssl that this package overrides or reads although they are not public.
 
-``NAMES`` is the list. ``find_misses`` compares it with what is installed: a method must exist and take the parameters
-that are expected here, an attribute must be mentioned by a method of its class. A later release that renames one of
-them would otherwise go unnoticed: Python calls no override whose name it no longer knows.
+``NAMES`` is the list. ``find_misses`` compares it with the installed packages. A method must exist and accept the
+expected parameters. An attribute must appear in a method of its class. Without this check, a renamed method in a later
+release would go unnoticed: Python would no longer call the override.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 __all__ = ["NAMES", "TESTED", "Miss", "Name", "find_misses", "require"]
 
 TESTED = "redis>=8.1,<9"
-"""The releases of redis-py that the test suite passes with; ``pyproject.toml`` declares the same."""
+"""The releases of redis-py that pass the test suite. ``pyproject.toml`` declares the same."""
 
 
 class Name(NamedTuple):
     """One foreign name.
 
-    ``parameters`` is what the method must take, in order; ``=name`` stands for a parameter that is passed by its name.
-    None: the name is an attribute of instances. ``essential``: without it a command could be sent twice, or a caller
-    could get a wrong reply.
+    ``parameters`` is what the method must accept, in order. ``=name`` is a parameter that is passed by its name. None:
+    the name is an attribute of instances. ``essential``: without it a command could be sent twice, or a caller could
+    get a wrong reply.
     """
 
     owner: str
@@ -39,7 +39,7 @@ class Name(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """A name that is not what ``NAMES`` expects."""
+    """A name that differs from what ``NAMES`` expects."""
 
     name: Name
     problem: str
@@ -210,7 +210,7 @@ NAMES: tuple[Name, ...] = (
 
 
 def find_misses(names: Iterable[Name] = NAMES) -> list[Miss]:
-    """Return what is not as expected in the packages that are installed. No I/O; takes a few milliseconds."""
+    """Return the differences from the installed packages. No I/O; takes a few milliseconds."""
     return [Miss(name, problem) for name in names if (problem := _problem_of(name)) is not None]
 
 
@@ -218,7 +218,7 @@ _required = False
 
 
 def require() -> None:
-    """Raise ``RuntimeError`` if an essential name is missed, warn about the others; does its work once per process."""
+    """Raise ``RuntimeError`` if an essential name is missing. Warn about the others. Works once per process."""
     global _required
     if _required:
         return
@@ -250,13 +250,13 @@ def _problem_of(name: Name) -> str | None:
 
 
 def _mentioned(owner: Any) -> set[str]:
-    """Return the names that the methods of a class mention, among them those of its instances' attributes."""
+    """Return the names in the methods of a class, including the attributes of its instances."""
     codes = [getattr(each, "__code__", None) for base in inspect.getmro(owner) for each in vars(base).values()]
     return {name for code in codes if isinstance(code, CodeType) for name in code.co_names}
 
 
 def _compare(found: list[inspect.Parameter], expected: list[str]) -> str | None:
-    """Say what is wrong with the parameters of a method; those that are not expected must be optional."""
+    """Describe what is wrong with a method's parameters. Unexpected ones must be optional."""
     marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     shown = [marks.get(each.kind, "") + each.name for each in found]
     by_position = [each for each in expected if not each.startswith(("=", "*"))]
@@ -271,7 +271,7 @@ def _compare(found: list[inspect.Parameter], expected: list[str]) -> str | None:
 
 
 def _installed(package: str) -> str:
-    """Return which release of a package, or of Python for a part of it, is installed."""
+    """Return the installed release of a package, or of Python for a module of it."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:

@@ -1,14 +1,14 @@
-"""The one place that hears of a fork: every piece of state that a forked child must renew registers its hook here.
+"""The registry of fork hooks: all state that a forked child must renew registers its hook here.
 
-Python runs ``os.register_at_fork`` hooks only when Python itself forks. uWSGI, C extensions and ``ctypes`` fork without
-it. So each process also has a mark that a fork takes away: a page of memory that the kernel wipes in the child
-(``MADV_WIPEONFORK``, Linux 4.14 and later). Code that is about to use something inherited looks at the mark first,
-once per batch or exchange::
+Python runs ``os.register_at_fork`` hooks only if Python itself forks. uWSGI, C extensions and ``ctypes`` fork without
+it. So each process also has a mark that a fork clears: a page of memory that the kernel wipes in the child
+(``MADV_WIPEONFORK``, Linux 4.14 and later). Code that is about to use inherited state checks the mark first, once per
+batch or exchange::
 
     if not mark[0]:
         renew()
 
-A process id would not do: it can be reused, and asking for it takes six times as long. Where the kernel has no such
+A process id would not be enough: it can be reused, and reading it takes six times as long. Where the kernel has no such
 page, the mark compares process ids.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 __all__ = ["generation", "mark", "register", "renew", "renew_lock", "use_running_loop"]
 
 _WIPE_ON_FORK = 18
-"""``MADV_WIPEONFORK``, which the ``mmap`` module does not name."""
+"""``MADV_WIPEONFORK``, which the ``mmap`` module does not define."""
 
 _STALE_LOOP = (
     "This event loop was made before the process was forked and cannot go on in the child: "
@@ -61,12 +61,12 @@ def _make_mark() -> mmap.mmap | _ProcessIdMark:
 
 
 mark = _make_mark()
-"""``mark[0]`` is false in a forked child whose hooks have not all run yet. One look takes 20 ns."""
+"""``mark[0]`` is false in a forked child whose hooks have not all run yet. One check takes 20 ns."""
 
 mark[0] = 1
 
 generation = 0
-"""How many renewals lie between this process and the one that imported this module first."""
+"""Number of renewals between this process and the one that first imported this module."""
 
 _renewed_in: int | None = None
 """The process id of the last renewal."""
@@ -80,26 +80,26 @@ def _no_loop() -> None:
 
 
 _latest: Callable[[], asyncio.AbstractEventLoop | None] = _no_loop
-"""Returns the loop that was the last to be put among those."""
+"""Returns the loop that was added to these last."""
 
 _stale_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 """Event loops of a process that forked without Python's knowledge: they share one epoll with the parent's."""
 
 _first: dict[int, Callable[[], Hook | None]] = {}
 _others: dict[int, Callable[[], Hook | None]] = {}
-"""The hooks, by the order of their registration. Each value returns its hook, or None once the hook's owner is gone."""
+"""The hooks, in the order of registration. Each value returns its hook, or None once the hook's owner is gone."""
 
 _numbers = count()
 _renewals: dict[int, Any] = {}
-"""The lock of the renewal under way, by process id. An inherited lock could be held by a thread that is not here."""
+"""The lock of the renewal in progress, by process id. A thread that does not run here could hold an inherited lock."""
 
 
 def register(hook: Hook, *, first: bool = False) -> None:
-    """Run ``hook`` in each forked child, before anything inherited is used there.
+    """Run ``hook`` in each forked child, before any inherited state is used there.
 
-    Hooks run in the order of their registration, those with ``first`` before all others. A bound method does not keep
-    its object alive. A hook must not log, wait or do I/O on a socket, and must do no harm when it runs twice: it runs
-    again if the renewal was interrupted.
+    Hooks run in the order of registration; those with ``first`` run before all others. A bound method does not keep its
+    object alive. A hook must not log, wait or do I/O on a socket. It may run twice, because it runs again after an
+    interrupted renewal.
     """
     hooks, number = _first if first else _others, next(_numbers)
     if isinstance(hook, MethodType):
@@ -112,7 +112,7 @@ def register(hook: Hook, *, first: bool = False) -> None:
 def renew_lock(owner: Any, name: str = "_lock") -> None:
     """Give ``owner`` a new lock as its attribute ``name``, now and in each forked child.
 
-    An inherited lock may be held by a thread that does not run in the child.
+    A thread that does not run in the child may hold an inherited lock.
     """
     reference = weakref.ref(owner, partial(_others.pop, number := next(_numbers)))
 
@@ -125,10 +125,11 @@ def renew_lock(owner: Any, name: str = "_lock") -> None:
 
 
 def renew(*, heard: bool = False) -> None:
-    """Run all hooks, unless that has been done in this process. Other threads wait until it is done.
+    """Run all hooks, unless that has been done in this process. Other threads wait for the end.
 
-    ``heard``: Python made the fork, and has told asyncio. Raises what a hook raises; the next look begins again. A
-    signal handler or finalizer that interrupts the renewal and looks, too, completes it, and the interrupted one stops.
+    ``heard``: Python made the fork, and has informed asyncio. Raises what a hook raises; the next check begins again.
+    If a signal handler or finalizer interrupts the renewal and checks the mark, it completes the renewal. The
+    interrupted one then stops.
     """
     global generation, _renewed_in
     with _renewals.setdefault(os.getpid(), threading.RLock()):
@@ -149,14 +150,14 @@ def renew(*, heard: bool = False) -> None:
 def use_running_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop, which is going to use connections of this process.
 
-    Raises ``RuntimeError`` where none runs, and for one that existed before a fork that Python did not make.
+    Raises ``RuntimeError`` if none runs, and for one that existed before a fork that Python did not make.
     """
     global _latest
     if not mark[0]:
         renew()
     loop = asyncio._get_running_loop()
     if loop is None:
-        # Python 3.11 sees by the process id that the running loop is the parent's.
+        # Python 3.11 detects by the process id that the running loop belongs to the parent.
         raise RuntimeError(_STALE_LOOP if len(_stale_loops) else "no running event loop")
     if loop is _latest():
         return loop
@@ -173,12 +174,12 @@ def _refuse_inherited_loops() -> None:
     _stale_loops.update(_loops)
     _loops.clear()
     if asyncio._get_running_loop() in _stale_loops:
-        asyncio._set_running_loop(None)  # as Python does after a fork that it makes itself
+        asyncio._set_running_loop(None)  # as Python does after its own forks
 
 
 def _after_fork_in_child() -> None:
     if _renewed_in != os.getpid():
-        # Whatever the page says: an emulator may take the advice and not follow it.
+        # Independent of the page: an emulator may accept the advice and ignore it.
         mark[0] = 0
     renew(heard=True)
 

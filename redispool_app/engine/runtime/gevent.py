@@ -1,7 +1,7 @@
-"""Whether this process runs in a way that the engine has not been made for: it refuses that before it waits or sends.
+"""Detects runtimes that the engine does not support, and refuses them before it waits or sends.
 
-gevent that patches late, eventlet, and a free-threaded Python would each end as a hang or a time-out, which looks like
-Redis's fault.
+gevent that patches late, eventlet, and a free-threaded Python would each cause a hang or a timeout that looks like a
+fault of Redis.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _QUEUE_AT_IMPORT = queue.SimpleQueue
 
 
 class UnsupportedRuntimeError(RuntimeError):
-    """This process runs in a way that the engine has not been made for; the message names the cure."""
+    """This process runs in a way that the engine does not support. The message names the cure."""
 
 
 def refuse_unsupported_runtime() -> None:
-    """Raise ``UnsupportedRuntimeError`` where threads, locks or the interpreter are not what the engine relies on.
+    """Raise ``UnsupportedRuntimeError`` if threads, locks or the interpreter are not what the engine relies on.
 
-    eventlet comes first, as it replaces the queue, too. A greenlet that waits on what was there before the patching
-    holds up all others of its thread, for ever; gevent's own rule is to patch before anything else is imported. Without
-    the GIL single C calls, which take the place of locks here, are not known to be atomic.
+    eventlet comes first, because it also replaces the queue. A greenlet that waits on an object created before the
+    patching blocks all others of its thread for ever. gevent's own rule is to patch before all other imports. Single C
+    calls take the place of locks here, and without the GIL they are not known to be atomic.
     """
     if _is_patched_by_eventlet():
         raise UnsupportedRuntimeError(
@@ -41,7 +41,7 @@ def refuse_unsupported_runtime() -> None:
 
 
 def _is_patched_by_eventlet() -> bool:
-    """Ask eventlet, where it has been imported, whether it has replaced sockets or threads."""
+    """Whether eventlet, if imported, has replaced sockets or threads."""
     patcher = sys.modules.get("eventlet.patcher")
     is_patched = getattr(patcher, "is_monkey_patched", None)
     return is_patched is not None and bool(is_patched("socket") or is_patched("thread"))

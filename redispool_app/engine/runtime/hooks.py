@@ -1,7 +1,7 @@
-"""Calls code of the project or of other packages that must not affect the caller: log handlers, listeners, callbacks.
+"""Calls foreign code that must not affect the caller: log handlers, listeners, callbacks.
 
-Nothing that holds a lock, a role or a place in a queue may call ``tell``: the hook may block, and may call Redis. It
-leaves what is to be told in an ``Untold``, for the moment when nothing is held any more.
+Code that holds a lock, a role or a place in a queue must not call ``tell``: the hook may block, and may call Redis.
+Such code puts the call into an ``Untold`` for later, when nothing is held.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import ParamSpec
 P = ParamSpec("P")
 
 Untold = deque[Callable[[], object]]
-"""What is still to be told, in its order. Each function tells one thing."""
+"""Calls that are still to be made, in order. Each function makes one."""
 
 logger = logging.getLogger("redispool_app.hooks")
 
 INTERVAL = 10.0
-"""After a report the next errors of hooks are counted, not reported, for so many seconds."""
+"""Seconds after a report in which further errors of hooks are counted and not reported."""
 
 _silent_until = -float("inf")
 _left_out = 0
 
 
 def tell(hook: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Call ``hook``. An exception that it raises is logged and goes no further.
+    """Call ``hook``. Its exception is logged and goes no further.
 
-    An exception that is no ``Exception``, such as ``KeyboardInterrupt``, does: it is not the hook's.
+    An exception that is no ``Exception``, such as ``KeyboardInterrupt``, is raised: it is not the hook's.
     """
     try:
         hook(*args, **kwargs)
@@ -40,12 +40,12 @@ def tell(hook: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
 
 
 def tell_all(untold: Untold) -> None:
-    """Call what has gathered in ``untold``, each once."""
+    """Make the calls gathered in ``untold``, each once."""
     while untold:
         try:
             hook = untold.popleft()
         except IndexError:
-            return  # another caller tells it
+            return  # another caller makes it
         tell(hook)
 
 
@@ -67,9 +67,9 @@ def _report(hook: Callable[..., object], error: Exception) -> None:
             extra={"hook": name, "left_out": left_out},
         )
     except Exception:
-        # Logging itself is what fails. ``logging`` writes its handlers' errors there, too.
+        # Logging itself fails. ``logging`` writes its handlers' errors there, too.
         if logging.raiseExceptions and sys.stderr is not None:
             try:
                 traceback.print_exception(error, file=sys.stderr)
             except Exception:
-                return  # there is nowhere left to say it
+                return  # there is no place left to report it

@@ -1,7 +1,7 @@
-"""One daemon thread that closes idle connections for all pools of threads in a process.
+"""One daemon thread that closes idle connections for all thread pools of a process.
 
-It is started when a pool has an idle connection, sleeps until the first one is due, and ends when none is idle. A pool
-is held weakly. There is no lock: a finalizer or a signal handler may give a connection back at any point.
+It is started when a pool has an idle connection, sleeps until the first one is due, and ends when none is idle. Pools
+are referenced weakly. There is no lock: a finalizer or a signal handler may return a connection at any point.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from . import fork, threads
 from .wait_queue import ThreadWaiter
 
 _SHORTEST = 0.01
-"""The thread looks at most once in so many seconds."""
+"""Minimum seconds between two checks of the thread."""
 
 _THREAD = 0
 
 
 class Pool(Protocol):
-    """What the thread looks after."""
+    """A pool that the thread watches."""
 
     def close_idle(self) -> float | None:
-        """Close what is due; return the seconds until the next is, None when nothing is idle."""
+        """Close what is due. Return the seconds until the next one is due; None if none is idle."""
 
 
 _pools: dict[int, weakref.ref[Any]] = {}
 _running: dict[int, ThreadWaiter] = {}
-"""What wakes the thread; at most one entry, so that one call settles which thread it is."""
+"""Wakes the thread. At most one entry, so that one call decides which thread it is."""
 
 
 def watch(pool: Pool) -> None:
-    """Look after a pool that has an idle connection, until it has none."""
+    """Watch a pool that has an idle connection, until it has none."""
     key = id(pool)
     known = _pools.get(key)
     if known is None or known() is not pool:
@@ -44,7 +44,7 @@ def watch(pool: Pool) -> None:
 
 
 def forget(pool: Pool) -> None:
-    """Do not look after a pool any more: it is closed."""
+    """Stop watching a pool: it is closed."""
     _pools.pop(id(pool), None)
     if (waiter := _running.get(_THREAD)) is not None:
         waiter.wake()
@@ -56,7 +56,7 @@ def _start() -> None:
         return
     try:
         threads.start(_run, waiter, name="redispool-idle")
-    except RuntimeError:  # no thread can be started; the next connection that is given back tries again
+    except RuntimeError:  # no thread can be started; the next returned connection tries again
         _running.pop(_THREAD, None)
     except BaseException:
         _running.pop(_THREAD, None)
@@ -71,7 +71,7 @@ def _run(waiter: ThreadWaiter) -> None:
                 waiter.wait(max(_SHORTEST, seconds))
                 continue
             _running.pop(_THREAD, None)
-            if not _pools:  # what came since the look has found this thread, or has started another
+            if not _pools:  # a pool added since the check has found this thread, or has started another
                 return
     finally:
         if _running.get(_THREAD) is waiter:
@@ -79,10 +79,10 @@ def _run(waiter: ThreadWaiter) -> None:
 
 
 def _close_idle() -> float | None:
-    """Let each pool close what is due; return the seconds until the next is, None when nothing is idle."""
+    """Let each pool close what is due. Return the seconds until the next one is due; None if none is idle."""
     due: list[float] = []
     for key, reference in list(_pools.items()):
-        # Taken out before the look, so that a connection that is given back meanwhile puts its pool in again.
+        # Removed before the check, so that a connection returned meanwhile adds its pool again.
         _pools.pop(key, None)
         pool = reference()
         seconds = None
@@ -96,7 +96,7 @@ def _close_idle() -> float | None:
 
 
 def _after_fork_in_child() -> None:
-    # The thread does not run here, and the idle connections are the parent's.
+    # The thread does not run here, and the idle connections belong to the parent.
     _pools.clear()
     _running.clear()
 

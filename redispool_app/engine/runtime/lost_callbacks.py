@@ -1,11 +1,11 @@
-"""What asyncio loses when ``call_soon`` or ``call_later`` raises: a callback, or the order of its timers.
+"""Repairs what asyncio loses when ``call_soon`` or ``call_later`` raises: a callback, or the order of its timers.
 
-asyncio marks a future as done first and then schedules its callbacks, one ``call_soon`` each. ``call_soon`` of
-asyncio's own event loop is Python code, so a signal handler can raise in it; the callback is then neither scheduled nor
-kept by the future. But the frame in which it was raised still holds it.
+asyncio first marks a future as done and then schedules its callbacks, one ``call_soon`` each. ``call_soon`` of
+asyncio's own event loop is Python code, so a signal handler can raise in it. The callback is then neither scheduled nor
+kept by the future. But the frame in which the exception was raised still refers to it.
 
-asyncio keeps its timers in a heap, and compares them in Python code. What raises there leaves a timer behind a later
-one, which may be many seconds away, and further timers can end up behind it. uvloop has no such heap.
+asyncio keeps its timers in a heap, and compares them in Python code. An exception there leaves a timer behind a later
+one, which may be many seconds away. Further timers can end up behind it. uvloop has no such heap.
 """
 
 from __future__ import annotations
@@ -27,23 +27,29 @@ _ORDINARY = (RedisError, OSError, asyncio.CancelledError, GeneratorExit)
 
 
 def struck_at() -> float:
-    """Return when an exception from outside last met code of this package on an event loop, in monotonic seconds."""
+    """Return when a foreign exception last hit code of this package on an event loop, in monotonic seconds."""
     return _struck_at
 
 
 def run_of_loop() -> Callable[[], Any]:
-    """Return what stands for this run of the running event loop, and keeps nothing alive; see ``has_run_ended``."""
-    hook = sys.get_asyncgen_hooks().firstiter  # each run sets one of its own
+    """Return an object that identifies this run of the running event loop; see ``has_run_ended``.
+
+    It keeps nothing alive.
+    """
+    hook = sys.get_asyncgen_hooks().firstiter  # each run sets its own
     return (lambda: None) if hook is None else ref(hook)
 
 
 def has_run_ended(run: Callable[[], Any]) -> bool:
-    """Whether this is another run. What ends one from outside can lose a callback; the next goes on with the rest."""
+    """Whether this is another run.
+
+    An exception that ends a run can lose a callback; the next run goes on with the rest.
+    """
     return run() is not sys.get_asyncgen_hooks().firstiter
 
 
 def note_strike(error: BaseException) -> None:
-    """Remember that ``error`` was raised, if it is none that connections and their callers raise."""
+    """Record that ``error`` was raised, unless connections and their callers raise it themselves."""
     global _struck_at
     if not isinstance(error, _ORDINARY):
         _struck_at = monotonic()
@@ -68,7 +74,7 @@ def schedule_lost_callbacks(loop: asyncio.AbstractEventLoop, error: BaseExceptio
 
 
 def put_timers_in_order(loop: asyncio.AbstractEventLoop) -> None:
-    """Let each timer of ``loop`` run at its time again, after an exception has come between them."""
+    """Let each timer of ``loop`` run at its time again, after an exception has broken their order."""
     timers = getattr(loop, "_scheduled", None)
     if isinstance(timers, list):
         with suppress(RuntimeError):  # a signal handler has added one meanwhile
@@ -88,9 +94,9 @@ def _schedule(loop: asyncio.AbstractEventLoop, call: dict[str, Any]) -> None:
 
 
 def abort(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-    """Call ``transport.abort()``; if that is interrupted, finish it and raise.
+    """Call ``transport.abort()``. If that is interrupted, finish it and raise.
 
-    asyncio would not do the rest at a second call, and would go on watching a descriptor that a later socket may have.
+    asyncio would not do the rest at a second call. It would go on watching a descriptor that a later socket may get.
     """
     try:
         transport.abort()
@@ -106,7 +112,7 @@ def abort(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None
 
 
 def _end(transport: Any, loop: Any) -> None:
-    """Let a transport of asyncio's end that has noted that it ends and was kept from scheduling it."""
+    """End a transport of asyncio that has noted its end and was kept from scheduling it."""
     while hasattr(transport, "_ssl_protocol"):
         transport = transport._ssl_protocol._transport
     callback = getattr(transport, "_call_connection_lost", None)

@@ -1,8 +1,8 @@
-"""Whether a call is nested in another call of its own thread.
+"""Whether a call is nested in another call of the same thread.
 
 Signal handlers, finalizers, logging filters and other user code can run between any two lines of the engine, on the
-same thread. What they ask of Redis must not wait for anything that their own thread holds or has yet to do. A call of
-the engine that waits for others is marked like this, in which nothing can interrupt the store, ``try`` and ``del``::
+same thread. A Redis call in such code must not wait for anything that its own thread holds or has yet to do. A call of
+the engine that waits for other callers is marked as follows. Nothing can interrupt the store, ``try`` and ``del``::
 
     thread = get_ident()
     if thread in inside:
@@ -13,9 +13,9 @@ the engine that waits for others is marked like this, in which nothing can inter
     finally:
         del inside[thread]
 
-That is cheap enough for each command on a shared connection. A dedicated connection is held by redis-py's code and by
-users', which set no mark, and a handler can run at the very first step of a method that would set one. So a caller that
-finds no connection free looks at the stack before it waits: ``waits_for_itself``.
+This is fast enough for each command on a shared connection. Code of redis-py and of users holds dedicated connections,
+and sets no mark. A handler can also run at the very first step of a method that would set one. So a caller that finds
+no free connection checks the stack before it waits: ``waits_for_itself``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from . import fork
 F = TypeVar("F", bound=Callable[..., Any])
 
 inside: dict[int, Any] = {}
-"""By thread, what its outermost call on a shared connection is busy with."""
+"""By thread, the connection of its outermost call on a shared connection."""
 
 _entries: set[CodeType] = set()
 _inner: set[CodeType] = set()
@@ -49,7 +49,7 @@ def entry(function: F) -> F:
 
 
 def serve_calls(*classes: type[Any]) -> None:
-    """Mark all functions of these classes: none of them stands below a call that is not nested in it."""
+    """Mark all functions of these classes: none of them is on the stack below a call that is not nested in it."""
     for each in classes:
         for found in vars(each).values():
             function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
@@ -58,7 +58,7 @@ def serve_calls(*classes: type[Any]) -> None:
 
 
 def waits_for_itself(*, is_call: bool = True) -> bool:
-    """Whether the function that asks serves a nested call: the call below cannot go on, and give back, before its end.
+    """Whether the calling function serves a nested call. The call below it cannot go on, and return its connection.
 
     ``is_call``: the function is itself part of a call that may have entered by a marked function.
     """
@@ -78,7 +78,7 @@ def waits_for_itself(*, is_call: bool = True) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    # Only this thread runs here; it may itself be inside a call, which ends later.
+    # Only this thread runs here. It may itself be inside a call, which ends later.
     own = get_ident()
     for thread in list(inside):
         if thread != own:

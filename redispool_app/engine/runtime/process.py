@@ -1,4 +1,4 @@
-"""Which process this is: on which host, serving what, since when."""
+"""The identity of this process: its host, its role, its start."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ _SERVERS = frozenset(
 )
 _DEVELOPMENT_SERVERS = frozenset({"runserver", "runserver_plus", "runworker"})
 _MANAGEMENT = frozenset({"manage", "django", "django-admin"})
-# Servers that embed Python have no command line of it to read, but a module of their own.
+# Servers that embed Python have no command line to read, but a module of their own.
 _EMBEDDING = ("mod_wsgi", "uwsgi", "unit")
 
 _born = time.time(), monotonic()
 
 
 def host() -> str:
-    """Return this machine's (or container's) name as it stands in connection names: no spaces, no colons."""
+    """Return this machine's (or container's) name as used in connection names: no spaces, no colons."""
     return host_name()
 
 
 def worker_id() -> str:
-    """Return ``host:pid``, which tells this process from all others."""
+    """Return ``host:pid``, which identifies this process."""
     return f"{host()}:{os.getpid()}"
 
 
 def started() -> float:
-    """When this process loaded the app, or was forked since (Unix time)."""
+    """When this process loaded the app, or was forked after that (Unix time)."""
     return _born[0]
 
 
 def age() -> float:
-    """Seconds since ``started()``; not moved by a clock that is set."""
+    """Seconds since ``started()``. Setting the clock does not change it."""
     return monotonic() - _born[1]
 
 
 def role() -> str:
-    """Return what this process is for: ``server: uvicorn``, ``command: redis_health``, ``celery``, ``program: x``.
+    """Return the role of this process: ``server: uvicorn``, ``command: redis_health``, ``celery``, ``program: x``.
 
-    Read from the names on the command line; no argument but a management command's name is ever shown.
+    Read from the names on the command line. Arguments are not shown, except the name of a management command.
     """
     return _role()
 

@@ -1,11 +1,11 @@
-"""Single flight: of all callers that want the same thing at once, one does the work, the others get its result.
+"""Single flight: of all callers that want the same result at once, one does the work and the others share the result.
 
-Threads and tasks of any event loop may wait for the same flight, each with its own time-out and its own waker. The
-leader is settled by one call of ``dict.setdefault``; nothing here takes a lock that another caller could wait for.
+Threads and tasks of any event loop may wait for the same flight. Each has its own timeout and its own waker. One call
+of ``dict.setdefault`` decides which caller leads. Nothing here takes a lock that another caller could wait for.
 
 User code (a signal handler, a finalizer, an exception thrown into a thread) can run between any two calls. So a leader
-marks its flight as ended by a plain store, before it does anything else to leave it, and the next caller takes over.
-The pattern, in which no interrupt leaves a flight behind:
+marks its flight as ended by a plain store, before it does anything else to leave it. The next caller then takes over.
+With this pattern no interrupt leaves a flight behind:
 
     own = Flight()
     try:
@@ -16,7 +16,7 @@ The pattern, in which no interrupt leaves a flight behind:
         own.ended = True
         own.leave()
 
-A caller whose own thread or task leads the flight (``own.is_nested_in(flight)``) must not wait: it works for itself.
+A caller whose own thread or task leads the flight (``own.is_nested_in(flight)``) must not wait. It does its own work.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from . import fork
 from .fork import mark
 
 LOOK_AGAIN = 0.5
-"""A waiter looks every so many seconds whether the leader has left: its waker may have been lost in an interrupt."""
+"""Seconds between two checks of a waiter whether the leader has left. An interrupt may have lost its waker."""
 
 _NEXT = 0
 _process = object()
-"""Stands for this process: a forked child has another."""
+"""Identifies this process. A forked child has another object."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """One piece of work, made by the caller that may lead it; ``task`` is its task where it does not block its thread.
+    """One piece of work, created by the caller that may lead it. ``task`` is its task, if it does not block its thread.
 
-    ``began`` is in monotonic seconds. ``ended`` is set by the leader when it has finished, failed or was interrupted.
+    ``began`` is in monotonic seconds. The leader sets ``ended`` when it has finished, failed or was interrupted.
     """
 
     __slots__ = ("_landed", "_leader", "_process", "_successor", "_wakers", "began", "ended", "thread")
@@ -61,7 +61,7 @@ class Flight(Generic[T]):
         # Weakly: the last flight is kept, and must not keep the event loop of its leader.
         self._leader = weakref.ref(task) if task is not None else None
         self.ended = False
-        # Dicts of one entry: the first to store it is settled in one step.
+        # Dicts of one entry: one step decides which value is stored first.
         self._landed: dict[int, tuple[T | None, BaseException | None]] = {}
         self._successor: dict[int, Flight[T]] = {}
         self._wakers: deque[Callable[[], object]] = deque()
@@ -73,7 +73,7 @@ class Flight(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether another caller may take over: the leader has ended, or was a thread of the process that forked."""
+        """Whether another caller may take over: the leader has ended, or was a thread of the parent process."""
         return self.ended or self._process is not _process
 
     def is_nested_in(self, other: Flight[Any]) -> bool:
@@ -87,29 +87,32 @@ class Flight(Generic[T]):
             return False  # dropped with its event loop, which ends the flight
         return mine is leader or mine.get_loop() is not leader.get_loop()
 
-    # What the leader does.
+    # Methods of the leader.
 
     def land(self, value: T) -> None:
-        """Give ``value`` to the waiters; the first outcome stays."""
+        """Give ``value`` to the waiters. The first outcome stays."""
         self._landed.setdefault(0, (value, None))
         self.leave()
 
     def fail(self, error: BaseException) -> None:
-        """Raise a copy of ``error`` for each waiter; the first outcome stays."""
+        """Raise a copy of ``error`` for each waiter. The first outcome stays."""
         self._landed.setdefault(0, (None, error))
         self.leave()
 
     def leave(self) -> None:
-        """Wake the waiters; may be called again."""
+        """Wake the waiters. May be called again."""
         wakers = self._wakers
         while wakers:
             with suppress(IndexError, RuntimeError):  # another call was faster; an event loop has ended
                 wakers.popleft()()
 
-    # What the others do.
+    # Methods of the waiters.
 
     def wait(self, timeout: float) -> bool:
-        """Block this thread until the flight has landed or ended, at most ``timeout`` seconds; return if it has."""
+        """Block this thread until the flight has landed or ended, at most ``timeout`` seconds.
+
+        Return whether it has.
+        """
         if self._landed or self.is_over:
             return True
         until = monotonic() + timeout
@@ -128,7 +131,7 @@ class Flight(Generic[T]):
             self._forget(woken.release)
 
     async def wait_async(self, timeout: float) -> bool:
-        """Do the same in a task. Cancelling it does not affect the flight."""
+        """Async version of ``wait``. Cancelling it does not affect the flight."""
         if self._landed or self.ended:
             return True
         until, loop = monotonic() + timeout, asyncio.get_running_loop()
@@ -162,17 +165,17 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """The flight for one thing. Flights form a chain, in which each has one successor: only one can lead."""
+    """The flight for one thing. Flights form a chain in which each has one successor, so only one can lead."""
 
     __slots__ = ("latest",)
 
     def __init__(self) -> None:
         self.latest: Flight[T] = Flight()
-        """The last flight; one that is over while no caller leads."""
+        """The last flight. It is over if no caller leads."""
         self.latest.ended = True
 
     def join(self, own: Flight[T], longest: float = float("inf")) -> Flight[T]:
-        """Return the flight under way; if there is none, ``own``, which its maker now leads.
+        """Return the flight in progress. If there is none, return ``own``, which its maker now leads.
 
         A flight that takes more than ``longest`` seconds is taken over.
         """
@@ -180,15 +183,15 @@ class SingleFlight(Generic[T]):
         flight = self.latest
         while flight is not own and (flight.is_over or monotonic() - flight.began > longest):
             flight = flight._successor.setdefault(_NEXT, own)
-        # Another thread may store an earlier one at the same time: its chain leads here.
+        # Another thread may store an earlier one at the same time. Its chain leads here.
         self.latest = flight
         return flight
 
 
 class Flights(Generic[K, T]):
-    """The flights for many things, by key. A key is forgotten when its flight ends.
+    """The flights for many things, by key. A key is dropped when its flight ends.
 
-    In a race between two callers that meet the end of one flight, both may lead: the work is then done twice.
+    If two callers see the end of one flight at the same time, both may lead. The work is then done twice.
     """
 
     __slots__ = ("_under_way",)
@@ -200,14 +203,17 @@ class Flights(Generic[K, T]):
         return len(self._under_way)
 
     def join(self, key: K, own: Flight[T], is_stale: Callable[[Flight[T]], bool] = lambda _: False) -> Flight[T]:
-        """Return the flight for ``key``; if there is none, it is over or ``is_stale``, ``own``, led by its maker."""
+        """Return the flight for ``key``.
+
+        If there is none, or it is over or ``is_stale``, return ``own``, led by its maker.
+        """
         _belongs_here(own)
         while (flight := self._under_way.setdefault(key, own)) is not own and (flight.is_over or is_stale(flight)):
             self._remove(key, flight)
         return flight
 
     def leave(self, key: K, own: Flight[T]) -> None:
-        """Forget ``own``, which has ended, and wake its waiters; also if it was never under way."""
+        """Drop ``own``, which has ended, and wake its waiters, even if it was never in progress."""
         self._remove(key, own)
         own.leave()
 
@@ -217,14 +223,14 @@ class Flights(Generic[K, T]):
 
 
 def _belongs_here(own: Flight[Any]) -> None:
-    # Not when it is made: the hooks that a fork runs make flights.
+    # Not when it is created: hooks that run in a forked child create flights.
     if not mark[0]:
         fork.renew()
     own._process = _process
 
 
 def copy_of(error: BaseException) -> BaseException:
-    """Return an equal exception: many callers share a flight, and a traceback must not be shared."""
+    """Return an equal exception. Many callers share a flight, and they must not share a traceback."""
     try:
         copy = type(error)(*error.args)
     except Exception:

@@ -1,5 +1,6 @@
-"""A look at the socket of a connection: what has come there and was not read yet, perhaps because the event loop was
-blocked. A connection that the server has closed is found before anything is written to it.
+"""Checks the socket of a connection for unread data, which a blocked event loop may not have read.
+
+So a connection that the server has closed is found before a command is written to it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ HUNG_UP = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | geta
 
 
 def poll_of(transport: asyncio.Transport) -> Poll | None:
-    """Return the ``poll`` of the transport's socket; it takes milliseconds. None where there is no such call."""
+    """Return ``poll`` for the transport's socket; its timeout is in milliseconds. None if there is no such call."""
     held = transport.get_extra_info("socket")
     descriptor = -1 if held is None else held.fileno()
     if descriptor < 0 or not hasattr(select, "poll"):
@@ -30,7 +31,7 @@ def poll_of(transport: asyncio.Transport) -> Poll | None:
 
 
 def has_ended(connection: Any) -> bool:
-    """Whether the server has closed this asyncio connection of redis-py, read by the event loop or not."""
+    """Whether the server has closed this asyncio connection of redis-py, even if the event loop has not read that."""
     writer = connection._writer
     if writer is None:
         return False
@@ -44,13 +45,13 @@ def has_ended(connection: Any) -> bool:
 
 
 def has_unread(connection: Any) -> bool:
-    """Do what ``can_read(0)`` does for a blocking connection of redis-py, in half the time.
+    """Do the same as ``can_read(0)`` for a blocking connection of redis-py, in half the time.
 
-    Also true when the server has closed it. Raises what ``can_read`` raises.
+    Also true if the server has closed it. Raises what ``can_read`` raises.
     """
     held, reader = connection._sock, getattr(connection._parser, "_reader", None)
     if held.__class__ is not socket.socket or reader.__class__ is not hiredis.Reader or not hasattr(select, "poll"):
-        return bool(connection.can_read(timeout=0))  # TLS among them, which may have decrypted what is to be read
+        return bool(connection.can_read(timeout=0))  # for example TLS, which may have decrypted data already
     known = connection.__dict__.get("_looked_at")
     if known is None or known[0] is not held:
         poll = select.poll()
@@ -60,7 +61,7 @@ def has_unread(connection: Any) -> bool:
 
 
 async def connect(connection: Any) -> None:
-    """Connect if need be, and again if the server has closed the connection."""
+    """Connect if needed, and again if the server has closed the connection."""
     if has_ended(connection):
         await connection.disconnect(nowait=True)
     await connection.connect()

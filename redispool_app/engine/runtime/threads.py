@@ -1,11 +1,12 @@
-"""The one place that starts background threads, and knows where none may be started or relied on: under uWSGI.
+"""Starts background threads, and knows where none may be started or relied on: under uWSGI.
 
-uWSGI loads the application in its master, which then forks the workers in C. A child of such a fork can hang in the
-interpreter if another thread of the parent waited for the GIL: only a fork that Python makes hands the GIL on. So a
-module that uses Redis while it loads starts no thread there. In the workers, mules and spoolers threads start as usual;
-but without uWSGI's ``--enable-threads`` they run only while a request does: uWSGI keeps the GIL between requests.
+uWSGI loads the application in its master, which then forks the workers in C. If another thread of the parent waits for
+the GIL, a child of such a fork can hang in the interpreter: only Python's own fork hands the GIL on. So a module that
+uses Redis while it loads starts no thread there.
 
-A process cannot be asked in general whether C code is going to fork it; uWSGI's can.
+In the workers, mules and spoolers threads start as usual. But without uWSGI's ``--enable-threads`` they run only during
+a request: uWSGI keeps the GIL between requests. In general, a process cannot find out whether C code is going to fork
+it. Under uWSGI it can.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["NoThreadHereError", "may_start", "run_freely", "start"]
 
 
 _OFF = (b"false", b"off", b"no", b"0")
-"""How an option of uWSGI's is switched off."""
+"""How an option of uWSGI is switched off."""
 
 
 class NoThreadHereError(RuntimeError):
@@ -28,12 +29,12 @@ class NoThreadHereError(RuntimeError):
 
 def may_start() -> bool:
     """Whether this process may start background threads: no C code is known that is going to fork it."""
-    uwsgi = sys.modules.get("uwsgi")  # put there by uWSGI before the application loads; not to be imported elsewhere
+    uwsgi = sys.modules.get("uwsgi")  # added by uWSGI before the application loads; not importable elsewhere
     if uwsgi is None or not hasattr(uwsgi, "worker_id"):
         return True
     if uwsgi.worker_id() or uwsgi.mule_id() or uwsgi.i_am_the_spooler():
         return True
-    # One process without a master serves where it has loaded. Where there is a master, there is a fork.
+    # A single process without a master serves where it has loaded. With a master there is a fork.
     return bool(uwsgi.masterpid() == 0 and uwsgi.numproc == 1)
 
 
@@ -48,11 +49,14 @@ def run_freely() -> bool:
 
 
 LONGEST_START = 1.0
-"""Seconds within which a thread must have begun: one without memory, or into which an exception is thrown, may not."""
+"""Seconds within which a thread must have begun. It may fail to begin: no memory, or an exception thrown into it."""
 
 
 class _Begun(threading.Event):
-    """What ``Thread.start`` waits for, for ever where the thread ends in its first steps: here with a time-out."""
+    """The event that ``Thread.start`` waits for, here with a timeout.
+
+    The standard one waits for ever if the thread fails.
+    """
 
     def wait(self, timeout: float | None = None) -> bool:
         if not super().wait(LONGEST_START if timeout is None else timeout) and timeout is None:
@@ -61,7 +65,7 @@ class _Begun(threading.Event):
 
 
 class Thread(threading.Thread):
-    """A thread whose starter does not wait for it for ever."""
+    """A thread whose start has a time limit."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -69,10 +73,10 @@ class Thread(threading.Thread):
 
 
 def start(target: Callable[..., object], *args: Any, name: str) -> threading.Thread:
-    """Run ``target(*args)`` in a daemon thread; return the thread.
+    """Run ``target(*args)`` in a daemon thread. Return the thread.
 
-    Raises ``NoThreadHereError`` in uWSGI's master, and ``RuntimeError`` where the interpreter shuts down, the system
-    has no more threads, or the thread has not begun within ``LONGEST_START``. In the last case it may still begin.
+    Raises ``NoThreadHereError`` in uWSGI's master. Raises ``RuntimeError`` at interpreter shutdown, if the system has
+    no more threads, or if the thread has not begun within ``LONGEST_START``. In the last case it may still begin.
     """
     if not may_start():
         raise NoThreadHereError("No thread can be started in uWSGI's master, which forks its workers in C.")

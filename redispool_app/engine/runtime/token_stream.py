@@ -1,7 +1,7 @@
-"""New tokens of a streaming credential provider, for everything in this process that uses them.
+"""New tokens of a streaming credential provider, for all their users in this process.
 
-Such a provider (Entra ID, IAM) keeps one callback. redis-py's clients each set their own, and so only the last of them
-would hear of a token. Here the provider has one callback, which calls all.
+Such a provider (Entra ID, IAM) keeps one callback. Each redis-py client sets its own, so only the last client would get
+a token. Here the provider has one callback, which calls all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Callback = Callable[[Any], Any]
 
 
 class _Done:
-    """What a callback returns to a provider that may or may not await it."""
+    """The result of a callback for a provider that may or may not await it."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield from ()
@@ -40,10 +40,10 @@ class TokenStream:
         self._provider = weakref.ref(provider)
         self._callbacks: dict[object, tuple[Callable[[], Callback | None], asyncio.AbstractEventLoop | None]] = {}
         self.latest: Any = None
-        """The last token, None before the first."""
+        """The last token; None before the first."""
 
     def add(self, callback: Callback) -> None:
-        """Call ``callback`` with each new token, in the thread that brings it; a coroutine runs on this event loop."""
+        """Call ``callback`` with each new token, in the thread that brings it. A coroutine runs on this event loop."""
         loop = asyncio._get_running_loop()
         if isinstance(callback, MethodType):
             key: object = (id(callback.__self__), callback.__func__)
@@ -53,7 +53,7 @@ class TokenStream:
         self.listen()
 
     def listen(self) -> None:
-        """Be the provider's callback, again if another client has taken that place."""
+        """Become the provider's callback, again if another client has replaced it."""
         provider = self._provider()
         if provider is not None:
             provider.on_next(self._receive)
@@ -104,7 +104,7 @@ def stream_of(provider: StreamingCredentialProvider) -> TokenStream:
 
 
 class ListenedProvider(StreamingCredentialProvider):
-    """Stands in for a streaming provider where redis-py would set its own callbacks: they are added to the others."""
+    """Wraps a streaming provider. If redis-py sets its own callbacks, they are added to the others."""
 
     def __init__(self, provider: StreamingCredentialProvider) -> None:
         self.provider = provider
@@ -122,14 +122,14 @@ class ListenedProvider(StreamingCredentialProvider):
         self.stream.add(callback)
 
     def on_error(self, callback: Callback) -> None:
-        """Errors are logged; redis-py's callback would raise them in the provider's thread."""
+        """Do nothing: errors are logged. redis-py's callback would raise them in the provider's thread."""
 
     def is_streaming(self) -> bool:
         return bool(self.provider.is_streaming())
 
 
 def listened(provider: Any) -> Any:
-    """Return a provider's stand-in if it streams, else the provider."""
+    """Return a wrapper of a provider if it streams; otherwise the provider itself."""
     if isinstance(provider, StreamingCredentialProvider) and not isinstance(provider, ListenedProvider):
         return ListenedProvider(provider)
     return provider

@@ -1,17 +1,17 @@
-"""One queue for every kind of wait: callers stand in line and are woken in the order in which they came.
+"""The queue for every kind of wait: callers are woken in the order in which they came.
 
-Nothing is handed over here, so nothing can be lost on the way. What the callers wait for (a free connection, room, the
-end of a pause) stays where it is. A caller that is woken takes it by itself, in one step, or waits again. So each step
-may be repeated, by any thread, and may be interrupted anywhere. The rules for the users of a queue:
+The queue hands nothing over, so nothing can be lost on the way. What the callers wait for (a free connection, room, the
+end of a pause) stays where it is. A woken caller takes it by itself, in one step, or waits again. So any thread may
+repeat each step, and each step may be interrupted anywhere. Rules for the users of a queue:
 
-* A giver puts what it brings in its place first, and calls ``wake_first`` then.
+* A giver first puts what it brings in its place, and then calls ``wake_first``.
 * A caller that must wait appends its waiter, calls ``wake_first`` for what has come meanwhile, and waits.
 * A caller that leaves, served or not, removes its waiter and then calls ``wake_first``: its turn goes to the next.
-* A task that does not go on within ``LOOK_AGAIN`` of its turn was lost by its event loop; the turn goes to the next.
+* If a task does not go on within ``LOOK_AGAIN`` of its turn, its event loop has lost it. The turn goes to the next.
 
 There is no lock and no condition variable, so a signal handler or a finalizer may use a queue at any point of the same
-thread. CPython runs other threads, handlers and finalizers only after a call, and entering and leaving are single calls
-in C. In a ``finally`` block, ``remove`` must be the first call: then no interrupt can leave a waiter behind.
+thread. CPython runs other threads, handlers and finalizers only after a call. Entering and leaving are single C calls.
+In a ``finally`` block, ``remove`` must be the first call: then no interrupt can leave a waiter behind.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from time import monotonic
 from typing import Any, Protocol
 
 LOOK_AGAIN = 1.0
-"""A caller that waits calls ``wake_first`` every so many seconds: the giver may have been interrupted before it did."""
+"""Seconds between two calls of ``wake_first`` by a waiting caller. An interrupt may have prevented the giver's call."""
 
 _LOOK = 0.25
-"""Seconds between two looks for the waits of an event loop that are over."""
+"""Seconds between two checks for expired waits of an event loop."""
 
 
 class Waiter(Protocol):
-    """One caller in the queue. ``owner`` tells for whom it waits, where that matters."""
+    """One caller in the queue. ``owner`` is the object it waits for, where that matters."""
 
     owner: Any
 
@@ -54,7 +54,7 @@ class ThreadWaiter:
     is_lost = False
 
     def __init__(self, owner: Any = None) -> None:
-        # A plain lock, not an event: the Python code of that one can be interrupted while it holds a lock of its own.
+        # A plain lock, not an event: an event's Python code can be interrupted while it holds a lock of its own.
         self._turn = threading.Lock()
         self._turn.acquire()
         self.owner = owner
@@ -64,14 +64,14 @@ class ThreadWaiter:
             self._turn.release()
 
     def wait(self, timeout: float) -> bool:
-        """Block up to ``timeout`` seconds; return whether this caller was woken. It may wait again afterwards."""
+        """Block up to ``timeout`` seconds. Return whether this caller was woken. It may wait again afterwards."""
         return self._turn.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
 class _Looks:
-    """Ends the waits of one event loop that are over: a timer for each would cost more than the wait.
+    """Ends the expired waits of one event loop. A timer for each wait would cost more than the wait.
 
-    Two looks are always due while a task waits: what a signal handler raises within the first would leave all waiting.
+    While a task waits, two checks are always scheduled: an exception in the first would otherwise leave all waiting.
     """
 
     __slots__ = ("__weakref__", "_due", "_loop", "ends")
@@ -79,9 +79,9 @@ class _Looks:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop, partial(_looks.pop, id(loop)))
         self._due: list[float] = []
-        """When the next looks come (monotonic seconds)."""
+        """When the next checks run (monotonic seconds)."""
         self.ends: dict[asyncio.Future[None], float] = {}
-        """The waits, and when each is over."""
+        """The waits, and when each expires."""
 
     def add(self, future: asyncio.Future[None], seconds: float) -> None:
         now = monotonic()
@@ -104,7 +104,7 @@ class _Looks:
         if not self.ends:
             return
         now = monotonic()
-        self._schedule(now)  # first: what is left when this is interrupted, the next look ends
+        self._schedule(now)  # first: after an interrupt the next check ends what is left
         for future, end in list(self.ends.items()):
             if end <= now:
                 _end(future)
@@ -112,11 +112,11 @@ class _Looks:
 
 
 _looks: dict[int, _Looks] = {}
-"""By the id of an event loop. A loop that is dropped takes its own along."""
+"""By the id of an event loop. A loop that is dropped takes its own entry along."""
 
 
 class LoopWaiter:
-    """A task of an event loop that waits until it is woken. Must be made in that loop."""
+    """A task of an event loop that waits until it is woken. Must be created in that loop."""
 
     __slots__ = ("_future", "_loop", "owner", "woken", "woken_at")
 
@@ -132,8 +132,8 @@ class LoopWaiter:
         return self.woken and monotonic() - self.woken_at > LOOK_AGAIN
 
     def wake(self) -> None:
-        # Also from the loop's own thread: a signal handler may run while the loop waits for the network, and the loop
-        # would not notice the future before its next event.
+        # Also from the loop's own thread: a signal handler may run while the loop waits for the network. The loop would
+        # not notice the future before its next event.
         if self.woken:
             return
         with suppress(RuntimeError):  # the loop has ended, and its callers with it
@@ -148,11 +148,11 @@ class LoopWaiter:
             _end(future)
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait up to ``timeout`` seconds, None for ever; return whether this caller was woken. It may wait again.
+        """Wait up to ``timeout`` seconds (None: no limit). Return whether this caller was woken. It may wait again.
 
-        A wait of ``LOOK_AGAIN`` seconds or more may end by a quarter of a second late.
+        A wait of ``LOOK_AGAIN`` seconds or more may end up to a quarter of a second late.
         """
-        # Not ``asyncio.wait``, which takes three times as long. A wake-up at the last moment is seen by ``woken``.
+        # Not ``asyncio.wait``, which takes three times as long. ``woken`` shows a wake-up at the last moment.
         loop, timer, looks = self._loop, None, None
         self._future = future = loop.create_future()
         try:
@@ -178,14 +178,14 @@ def _end(future: asyncio.Future[None]) -> None:
 
 
 class WaitQueue(deque[Any]):
-    """The callers that wait, in the order in which they came: ``append`` enters, ``remove`` leaves."""
+    """The waiting callers, in the order in which they came: ``append`` enters, ``remove`` leaves."""
 
     def has_place(self, waiter: Waiter, most: int) -> bool:
         """Whether ``waiter``, which is in the queue, is among the first ``most``."""
         return len(self) <= most or self.index(waiter) < most
 
     def wake_first(self, count: int) -> None:
-        """Wake the first ``count`` callers; those that were woken before and have not left yet are among them."""
+        """Wake the first ``count`` callers. Callers that were woken before and have not left yet are counted."""
         place = 0
         while count > 0:
             try:
@@ -206,7 +206,7 @@ class WaitQueue(deque[Any]):
                 if not waiter.woken:
                     waiter.wake_here()
                 elif waiter.is_lost:
-                    count += 1  # its turn goes to one that comes later
+                    count += 1  # its turn goes to a later one
 
     def wake_all(self, owner: Any = None) -> None:
         """Wake all callers, or those that wait for ``owner``: what they wait for has ended."""

@@ -1,7 +1,7 @@
 """A daemon thread that exists only while it is needed: at most one, started by the first caller that needs it.
 
-Starting it takes no lock, so a signal handler or finalizer that interrupts the start may ask for the thread, too. If
-the start itself is interrupted, the thread and the next caller settle in one step which of them goes on.
+Starting it takes no lock. A signal handler or finalizer that interrupts the start may also ask for the thread. If the
+start itself is interrupted, one step decides whether the thread or the next caller goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _THREAD, _NEITHER = "thread", "neither"
 
 
 class Run(Flight[None]):
-    """One life of the thread; ``is_over`` when it has ended or never began. ``stopped``: it is asked to end."""
+    """One life of the thread. ``is_over``: it has ended or never began. ``stopped``: it was asked to end."""
 
     __slots__ = ("_owner", "abandoned", "stopped")
 
@@ -27,16 +27,16 @@ class Run(Flight[None]):
 
     @property
     def is_over(self) -> bool:
-        # If its start was interrupted, the first to look settles whether the thread may still begin.
+        # If its start was interrupted, the first check decides whether the thread may still begin.
         return super().is_over or (self.abandoned and self._owner.setdefault(0, _NEITHER) is _NEITHER)
 
     def may_begin(self) -> bool:
-        """Whether the thread, which has just begun, may go on; settled for good."""
+        """Whether the thread, which has just begun, may go on. The decision is final."""
         return self._owner.setdefault(0, _THREAD) is _THREAD
 
 
 class Worker:
-    """Runs ``work`` in a daemon thread when asked to, unless that thread is there already."""
+    """Runs ``work`` in a daemon thread on request, unless that thread exists already."""
 
     def __init__(self, name: str, work: Callable[[Run], None]) -> None:
         self._name = name
@@ -45,11 +45,11 @@ class Worker:
 
     @property
     def latest(self) -> Flight[None]:
-        """The last run, under way or over."""
+        """The last run, in progress or over."""
         return self._runs.latest
 
     def ensure(self) -> bool:
-        """Start the thread unless it runs; return False where no thread can be started."""
+        """Start the thread unless it runs. Return False if no thread can be started."""
         if not self._runs.latest.is_over:
             return True
         own = Run()
@@ -59,12 +59,12 @@ class Worker:
         except BaseException as error:
             own.abandoned = True
             if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-                return False  # the interpreter is shutting down, or has no more threads, or uWSGI's master has none
+                return False  # interpreter shutdown, no more threads in the system, or uWSGI's master
             raise
         return True
 
     def stop(self) -> None:
-        """Ask the thread to end. It is not awaited, and a new one may be started at once."""
+        """Ask the thread to end, without waiting. A new one may be started at once."""
         run = self._runs.latest
         if isinstance(run, Run):
             run.stopped = run.ended = True
