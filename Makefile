@@ -12,6 +12,8 @@ NEWEST_PYTHON ?= $(shell for version in 3.13 3.12; do \
 PIP_OPTIONS = install --quiet --disable-pip-version-check
 PIP = $(VENV)/bin/python -m pip $(PIP_OPTIONS)
 PYTEST = $(VENV)/bin/python -m pytest
+COVERAGE_VENV = $(if $(NEWEST_PYTHON),$(VENV_NEWEST),$(VENV))
+COVERAGE = $(COVERAGE_VENV)/bin/python -m coverage
 SUITE = -n 6 --dist loadfile --no-loadscope-reorder
 
 # Harnesses of which `make test` runs a sample; the laboratory runs them at every place.
@@ -47,7 +49,7 @@ LOWEST = \
 # Tests and benchmarks share the processors with no other target.
 .NOTPARALLEL:
 .PHONY: help demo test test-all test-rest test-lab test-random test-comparisons test-lowest test-newest \
-	test-matrix suite-on-newest faults lint format bench screenshots messages clean
+	test-matrix suite-on-newest coverage faults lint format bench screenshots messages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +85,13 @@ test-newest: ## run the tests of `make test` on the newest Django, with Python 3
 suite-on-newest: $(VENV_NEWEST)/.dev
 	$(VENV_NEWEST)/bin/python -m pytest $(SUITE)
 
+coverage: ## measure which lines the tests of `make test` reach, subprocesses included
+	$(MAKE) $(COVERAGE_VENV)/.dev
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest $(SUITE)
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+
 test-matrix: $(VENV)/.dev ## run the tests of `make test` on each Python, Django and redis-py
 	$(VENV)/bin/nox
 
@@ -117,7 +126,7 @@ messages: $(VENV)/.dev ## collect and compile the translations
 	cd redispool_app && DJANGO_SETTINGS_MODULE=tests.settings PYTHONPATH=.. ../$(VENV)/bin/python -m django compilemessages
 
 clean: ## delete the environments and everything else that was made
-	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_NEWEST) .nox .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_NEWEST) .nox .coverage .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

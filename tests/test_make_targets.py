@@ -49,7 +49,7 @@ def test_the_commit_hooks_are_the_checks_of_make_lint(tmp_path):
     assert ".venv/bin/codespell" in hooks
 
 
-@pytest.mark.parametrize("target", ["test", "test-all", "faults", "bench", "screenshots"])
+@pytest.mark.parametrize("target", ["test", "test-all", "faults", "bench", "coverage", "screenshots"])
 def test_every_test_file_that_is_named_exists(tmp_path, target):
     for name in set(re.findall(r"tests/[\w/*.]+", dry(target, tmp_path))) - {"tests/faults/results.json"}:
         assert list(ROOT.glob(name)), name
