@@ -38,7 +38,7 @@ def test_the_promises_are_those_of_the_judge():
         f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
         f"within {FAST * 1000:.0f} ms",
         f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
-        f"nobody fails who asks {STRAGGLING} s after the first success",
+        f"no call fails that begins {STRAGGLING} s after the first success",
         f"{LOG_LINES} lines at most",
         f"{ATTEMPTS_PER_SECOND} connection attempts within any second",
         f"`SOCKET_TIMEOUT` {QUICK['SOCKET_TIMEOUT']} s",
@@ -113,6 +113,6 @@ def test_what_the_page_says_of_the_stalls_is_what_was_played():
         f"counted for\n  {stalled.WATCHED} s",
         f"{stalled.BANDWIDTH / 1e6} MB/s for each connection",
         f"a time-out of {stalled.TIMEOUT:.0f} s",
-        f"*above {stalled.LATE:.0f} s*",
+        f"*Above {stalled.LATE:.0f} s*",
     ):
         assert promise in TEXT, promise

@@ -33,9 +33,9 @@ _BROKEN = {"wrong_replies": "wrong", "writes_lost": "lost", "writes_twice": "twi
 _TOLD = {
     "wrong_replies": "Wrong replies",
     "writes_lost": "Acknowledged writes lost",
-    "writes_twice": "Increments done twice",
+    "writes_twice": "Increments executed twice",
     "writes_denied_yet_done": "Writes denied yet done",
-    "unknown": "Callers told that an outcome is unknown",
+    "unknown": "Calls with an outcome reported as unknown",
 }
 _SUMMED = {"failed", "unknown", *_BROKEN}
 
@@ -57,11 +57,11 @@ def _totals(results: Results) -> Iterator[str]:
     sums = {name: f"{sum(row.get(name) or 0 for row in rows):,}" for name in ("operations", *sorted(_SUMMED))}
     yield (
         f"{len(rows)} scenarios of {len(faults)} faults, {sums['operations']} operations: {sums['wrong_replies']} wrong"
-        f" replies, {sums['writes_lost']} acknowledged writes lost, {sums['writes_twice']} done twice;"
+        f" replies, {sums['writes_lost']} acknowledged writes lost, {sums['writes_twice']} executed twice."
     )
     yield (
-        f"{sums['failed']} were told that they failed, {sums['unknown']} that their outcome is unknown."
-        f" Scenarios that broke a promise: {_broken(rows)}."
+        f"{sums['failed']} failed, and {sums['unknown']} had an unknown outcome."
+        f" Scenarios that violated a guarantee: {_broken(rows)}."
     )
     yield (
         f"Measured on {machine['system']}, {machine['cores']} cores, Python {machine['python']},"
@@ -82,7 +82,7 @@ def _faults(results: Results) -> Iterator[str]:
 
 
 def _broken(rows: list[dict[str, Any]]) -> int:
-    """Return how many scenarios broke a promise."""
+    """Return how many scenarios violated a guarantee."""
     return sum(row["verdict"] != "survived" for row in rows)
 
 
