@@ -44,7 +44,6 @@ AVOIDED = {
     "be told": "get, receive",
     "told to": "configured to, patched to",
     "break a promise": "violate a guarantee",
-    "cut off": "end early, close",
 }
 """Words that readers with average English stumble over, and what to write instead."""
 
@@ -52,7 +51,6 @@ LONGEST = 30
 """Words in a sentence, at most."""
 
 _FENCE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
-_GENERATED = re.compile(r"<!-- (\w+): from results\.json -->.*?<!-- \1: end -->", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 _IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
@@ -64,7 +62,7 @@ _WORD = re.compile(r"[^\W_][\w'.,-]*")
 
 
 def sentences(markdown: str) -> Iterator[str]:
-    """Yield each sentence of a page, and each cell of its tables. Code, pictures and generated tables are left out.
+    """Yield each sentence of a page, and each cell of its tables. Code and pictures are left out.
 
     A name in code counts as one word, whatever it holds.
     """
@@ -84,7 +82,7 @@ def avoided_words(sentence: str) -> list[str]:
 
 def _blocks(markdown: str) -> Iterator[str]:
     """Yield paragraphs, list items, headings and cells, each as one line."""
-    text = _COMMENT.sub("", _GENERATED.sub("", _FENCE.sub("\n\n", markdown)))
+    text = _COMMENT.sub("", _FENCE.sub("\n\n", markdown))
     text = _LINK.sub(r"\1", _IMAGE.sub("", _CODE.sub("code", text)))
     lines: list[str] = []
     for line in [*text.splitlines(), ""]:
