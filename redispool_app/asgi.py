@@ -1,7 +1,7 @@
 """Starts Redis with the ASGI server and closes it with the server.
 
-Speaks the lifespan protocol (https://asgi.readthedocs.io/en/latest/specs/lifespan.html) for an application that
-does not, Django's among them, and around one that does.
+Implements the lifespan protocol (https://asgi.readthedocs.io/en/latest/specs/lifespan.html) for applications without
+it, such as Django's, and wraps applications that have it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SHUTDOWN = "lifespan.shutdown"
 
 
 def lifespan(application: Application) -> Application:
-    """Wrap an ASGI application: the pools of all aliases open when the server starts and close when it stops.
+    """Wrap an ASGI application. The pools of all aliases open when the server starts and close when it stops.
 
-    An outage at the start is logged and the server starts all the same; the pools
-    recover by themselves. Wrong settings stop the start, with one line that says
-    what to correct. An application with a lifespan of its own starts after Redis and stops before it.
+    An outage at the start is logged, and the server starts all the same: the pools recover by themselves. Wrong
+    settings stop the start, with one line that says what to correct. An application with its own lifespan starts after
+    Redis and stops before it.
     """
 
-    # A coroutine function, because on Python 3.11 some servers tell ASGI from WSGI by nothing else.
+    # A coroutine function, because on Python 3.11 some servers tell ASGI from WSGI only by this.
     async def with_redis(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _Lifespan(application, receive, send).run(scope)
@@ -46,7 +46,7 @@ def lifespan(application: Application) -> Application:
 
 
 class _Lifespan:
-    """One start and stop of a server. What the application leaves unanswered is answered for it."""
+    """One start and stop of a server. Events that the application does not answer are answered here."""
 
     def __init__(self, application: Application, receive: Receive, send: Send) -> None:
         self._application = application
@@ -54,7 +54,7 @@ class _Lifespan:
         self._send = send
         self._managers: list[RedisConnectionManager] = []
         self._startup: Any = None
-        # Event types: what the application has taken, and what the server has an answer to.
+        # Event types: those that the application has received, and those that the server has an answer to.
         self._taken: set[str] = set()
         self._answered: set[str] = set()
         self._startup_failed = False
@@ -83,7 +83,7 @@ class _Lifespan:
             )
 
     async def _run_application(self, scope: Any) -> str | None:
-        """Run the application's own lifespan to its end; return why its shutdown failed."""
+        """Run the application's own lifespan to its end. Return why its shutdown failed."""
         try:
             await self._application(scope, self._receive_for_application, self._send_for_application)
         except Exception as error:
@@ -94,9 +94,9 @@ class _Lifespan:
             if self._startup_failed:
                 return None
             if _STARTUP not in self._answered:
-                # Fatal or not is the server's policy (uvicorn's --lifespan). The pools close with the event loop.
+                # The server decides whether this is fatal (uvicorn's --lifespan). The pools close with the event loop.
                 raise
-            # Raised on, it would end the protocol, and with it the chance to close the pools in order.
+            # If it were raised on, it would end the protocol, and the pools could not be closed in order.
             tell(logger.exception, "The application's lifespan ended with an exception.")
             return f"{type(error).__name__}: {error}" if _SHUTDOWN in self._taken else None
         return None
@@ -109,7 +109,7 @@ class _Lifespan:
     async def _send_for_application(self, answer: Any) -> None:
         kind = answer["type"]
         if kind != "lifespan.startup.complete":
-            # The server may be gone as soon as it has this answer.
+            # The server may end as soon as it has this answer.
             await self._close()
         self._startup_failed |= kind == "lifespan.startup.failed"
         self._answered.add(kind.rpartition(".")[0])

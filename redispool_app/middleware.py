@@ -1,7 +1,7 @@
-"""``request.redis``, ``await request.aredis()``, and an outage answered with 503.
+"""``request.redis``, ``await request.aredis()``, and a 503 response during an outage.
 
-A request that does not use Redis pays for two attributes: no I/O, no check, no settings parsed. Where
-``SERVER_TIMING`` is True, the response says what Redis cost (https://www.w3.org/TR/server-timing/).
+A request that does not use Redis costs two attributes: no I/O, no check, no parsed settings. If ``SERVER_TIMING`` is
+True, the response reports the time spent on Redis (https://www.w3.org/TR/server-timing/).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .redis_pool import redis_connection_manager
 
 logger = logging.getLogger("redispool_app.request")
 
-# Ours are subclasses of these. Error replies, lock and watch errors are the view's own business.
+# This package's errors are subclasses of these. The view handles error replies, lock and watch errors itself.
 _OUTAGES = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
 
 _LOG_INTERVAL = 60.0
@@ -52,7 +52,7 @@ _PAGE = """<!doctype html>
 
 
 class RedisRequest(HttpRequest):
-    """What a request is behind the middleware; for annotations only."""
+    """The type of a request behind the middleware; for annotations only."""
 
     redis: SyncRedis
     """The blocking client, for sync code. Nothing is checked, connected or raised before its first use."""
@@ -62,11 +62,10 @@ class RedisRequest(HttpRequest):
 
 
 class RedisPoolMiddleware:
-    """Give every request the clients of the ``default`` pool, and answer 503 when a view finds Redis out.
+    """Give every request the clients of the ``default`` pool. Answer 503 if a view finds Redis unavailable.
 
-    The answer carries ``Retry-After`` (whole seconds, at least 1) and says nothing
-    about the cause. It is JSON, or for browsers the template ``503.html`` (context:
-    ``detail``, ``retry_after``) if the project has one, else a built-in page.
+    The response carries ``Retry-After`` (whole seconds, at least 1) and does not mention the cause. It is JSON.
+    Browsers get the project's template ``503.html`` (context: ``detail``, ``retry_after``), or a built-in page.
     """
 
     sync_capable = True
@@ -90,11 +89,11 @@ class RedisPoolMiddleware:
         return self._respond_timed_async(request) if self._is_async else self._respond_timed(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Turn an outage that a view raised into a 503; leave every other exception alone."""
+        """Turn an outage that a view raised into a 503. Leave every other exception alone."""
         if not isinstance(exception, _OUTAGES):
             return None
         response = _service_unavailable(request, self._retry_after(exception))
-        # Also keeps django.request from reporting each of a thousand requests as an error.
+        # Also keeps ``django.request`` from logging each of many requests as an error.
         tell(
             log_response,
             "Answered %s with 503: %s: %s",
@@ -116,7 +115,7 @@ class RedisPoolMiddleware:
         return max(1, math.ceil(seconds))
 
     def _level(self, exception: Exception) -> str:
-        """An outage that stands was logged when it was found; anything else is told once a minute per kind."""
+        """A known outage was logged when it was found. Anything else is logged once a minute per kind."""
         known = self._manager.is_down and not isinstance(exception, PoolClosed)
         if known or isinstance(exception, RedisUnavailable):
             return "debug"
@@ -129,7 +128,7 @@ class RedisPoolMiddleware:
     # Server-Timing.
 
     def _is_timed(self) -> bool:
-        """Whether SERVER_TIMING is on, parsed once per ``REDIS_POOL`` object. Off when the settings are broken."""
+        """Whether SERVER_TIMING is on, parsed once per ``REDIS_POOL`` object. Off if the settings are broken."""
         seen, timed = self._timing
         current = getattr(settings, SETTING, None)
         if current is not seen:
@@ -160,7 +159,7 @@ class RedisPoolMiddleware:
 
 
 def _with_server_timing(response: HttpResponseBase, tally: CommandTally) -> HttpResponseBase:
-    """Say what Redis cost: the sum of all waits until the response was there. No command, no header."""
+    """Report the time spent on Redis: the sum of all waits up to the response. Without a command there is no header."""
     if tally.commands:
         noun = "command" if tally.commands == 1 else "commands"
         ours = f'redis;dur={tally.seconds * 1000:.1f};desc="{tally.commands} {noun}"'
@@ -170,7 +169,7 @@ def _with_server_timing(response: HttpResponseBase, tally: CommandTally) -> Http
 
 
 def _service_unavailable(request: HttpRequest, retry_after: int) -> HttpResponse:
-    # JSON first: whoever sends */* is a program. Browsers name text/html.
+    # JSON first: a client that sends */* is a program. Browsers name text/html.
     accepted = request.get_preferred_type(["application/json", "text/html"])
     context = {"detail": _DETAIL, "retry_after": retry_after}
     response: HttpResponse
@@ -190,5 +189,5 @@ def _page(context: dict[str, Any]) -> str:
         template = loader.get_template("503.html")
     except TemplateDoesNotExist:
         return _PAGE.format(**context)
-    # Without the request: a context processor could need the session, and the session Redis.
+    # Without the request: a context processor could need the session, and the session needs Redis.
     return template.render(context)

@@ -1,8 +1,8 @@
-"""Django signals for what happens to the pools of this process; docs/signals.md lists their arguments.
+"""Django signals for the events of this process's pools; docs/signals.md lists their arguments.
 
-Receivers run in a thread of their own, one event after the other, so that none ever delays a command. What happens
-while ``QUEUE`` events wait for slow receivers is dropped, counted and logged. Nothing is queued, and no thread runs,
-for a signal without receivers.
+Receivers run in a separate thread, one event after the other, so that none delays a command. If ``QUEUE`` events wait
+for slow receivers, further events are dropped, counted and logged. For a signal without receivers nothing is queued,
+and no thread runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 logger = logging.getLogger("redispool_app.signals")
 
 QUEUE = 1000
-"""So many events wait for their receivers at most."""
+"""Maximum number of events that wait for their receivers."""
 
 pool_created = Signal()
 """A manager has built its pool from the settings, or opened it again after ``close()``.
@@ -46,15 +46,15 @@ line that names the cure), ``fault_kind`` (str or None), ``at`` (Unix seconds).
 """
 
 pool_exhausted = Signal()
-"""A caller was refused because connections, room or even places to wait had run out; at most once per second and pool.
+"""A caller was refused because no connection, room or place to wait was left. At most once per second and pool.
 
-``sender``, ``alias`` as above; ``reason`` (str, what the caller was told), ``exhausted_total`` (int, how many callers
-of this process were refused so far).
+``sender``, ``alias`` as above; ``reason`` (str, the error text of the caller), ``exhausted_total`` (int, number of
+callers of this process that were refused so far).
 """
 
 
 class Dispatcher:
-    """Carries events from whoever makes them happen to the receivers, in a daemon thread."""
+    """Passes events on to the receivers, in a daemon thread."""
 
     def __init__(self, most: int = QUEUE) -> None:
         self.most = most
@@ -63,14 +63,14 @@ class Dispatcher:
         fork.register(self.after_fork_in_child)
 
     def _start_anew(self) -> None:
-        # Its put never waits, not even for a put that a signal handler or a finaliser has interrupted.
+        # Its ``put`` never waits, even if a signal handler or a finaliser has interrupted another ``put``.
         self._queue: SimpleQueue[tuple[Any, Callable[[], Any]]] = SimpleQueue()
         self._worker = Worker("redispool-signals", self._run)
         self._limits: dict[Any, LogLimit] = {}
         """By the alias of the pool whose events were dropped."""
 
     def announce(self, signal: Signal, sender: Any, **arguments: Any) -> None:
-        """Let ``signal`` be sent soon. Returns at once and never raises."""
+        """Send ``signal`` soon. Returns at once and never raises."""
         if not signal.receivers:
             return
         if not mark[0]:
@@ -85,11 +85,11 @@ class Dispatcher:
         self._queue.put((alias, lambda: signal.send_robust(sender, **arguments)))
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the thread is not here, and the events are the parent's."""
+        """In a forked child: the thread does not run here, and the events belong to the parent."""
         self._start_anew()
 
     def _run(self, run: Run) -> None:
-        # Not before there is something to send: settings may not be configured where nobody listens.
+        # Only when there is an event to send: without receivers, settings may not be configured.
         from django.db import close_old_connections
 
         queue = self._queue
@@ -97,7 +97,7 @@ class Dispatcher:
             alias, send = queue.get()
             close_old_connections()
             try:
-                send()  # Django logs what a receiver raises, to ``django.dispatch``
+                send()  # Django logs a receiver's exception, to ``django.dispatch``
             except Exception:
                 tell(logger.exception, "Redis pool %r: an event could not be sent.", alias, extra={"pool": alias})
             finally:
@@ -108,7 +108,7 @@ dispatcher = Dispatcher()
 
 
 class Announcer(Listener):
-    """Announces what happens to one manager's pool."""
+    """Announces the events of one manager's pool."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager

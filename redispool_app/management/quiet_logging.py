@@ -1,4 +1,4 @@
-"""Keeps a command from telling the same fault twice: in its own words, and as Python's logging of last resort."""
+"""Keeps a command from reporting a fault twice: in its own output, and by Python's last-resort log handler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_last_resort() -> Iterator[None]:
-    """Where the project logs nothing of this app, keep Python from printing to stderr what the app logs."""
+    """Keep Python's last-resort handler from printing this app's log to stderr, if the project does not log it."""
     logger, silence = logging.getLogger("redispool_app"), logging.NullHandler()
     if not logger.hasHandlers():
         logger.addHandler(silence)

@@ -1,4 +1,4 @@
-"""The table of all workers that ``redis_health --all`` prints: once, appended again and again, or redrawn in place."""
+"""The table of all workers that ``redis_health --all`` prints: once, repeatedly, or redrawn in place."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def lines(
     good: Paint = _plain,
     bad: Paint = _plain,
 ) -> list[str]:
-    """Return the lines of the table: for each alias its workers, what is wrong with the roster, the differences.
+    """Return the lines of the table. For each alias: its workers, faults of the worker list, and differences.
 
-    The others colour a heading, a healthy state and what is wrong.
+    The other arguments colour a heading, a healthy state, and a fault.
     """
     pools = [(alias, roster, [_cells(worker) for worker in roster.workers]) for alias, roster in rosters]
     rows = [HEADINGS, *(row for _, _, cells in pools for row in cells)]
@@ -76,7 +76,7 @@ def _cells(worker: dict[str, Any]) -> tuple[str, ...]:
         f"{worker['seen_seconds']:.1f} s ago",
         error or _NOTHING,
     )
-    # The last column is cut by the terminal's width alone.
+    # Only the terminal's width cuts the last column.
     return (*(fitted(cell, _LONGEST_CELL) for cell in cells[:-1]), cells[-1])
 
 
@@ -104,7 +104,7 @@ def _painted(line: str, widths: Sequence[int], paint: Paint) -> str:
 
 
 def fitted(line: str, width: int) -> str:
-    """Cut a line to so many characters, of which those that only colour it are none."""
+    """Cut a line to this many characters. Colour codes do not count."""
     if len(_COLOUR.sub("", line)) <= width:
         return line
     kept, left = "", max(0, width - 1)
@@ -117,19 +117,20 @@ def fitted(line: str, width: int) -> str:
 
 
 class Screen:
-    """A terminal that is redrawn in place, line by line, so that nothing flickers; ``write`` takes raw text."""
+    """A terminal that is redrawn in place, line by line, without flicker. ``write`` takes raw text."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._begun = False
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines, cut to the terminal's width and as many as there is room for, in place of those before."""
+        """Show these lines in place of the former ones, cut to the terminal's width and height."""
         size = shutil.get_terminal_size()
         room = max(1, size.lines - 1)
         if len(lines) > room:
             lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more lines"]
-        # Home; each line, and what was longer there before; whatever was below. The first time all is wiped.
+        # Cursor home. Then each line and the erasure of its old rest, then the erasure below. The first time all is
+        # erased.
         start = "\x1b[H" if self._begun else "\x1b[2J\x1b[H"
         self._begun = True
         self._write(start + "".join(f"{fitted(line, size.columns)}\x1b[K\n" for line in lines) + "\x1b[J")

@@ -1,5 +1,5 @@
-"""What the pools measure, under the names of OpenTelemetry's conventions, for Prometheus and for OpenTelemetry.
+"""The metrics of the pools, named by OpenTelemetry's conventions, for Prometheus and for OpenTelemetry.
 
-``definitions`` is the table of all metrics, ``readings`` takes the numbers at the moment somebody collects them, and
-each exporter turns those into its own form. Nothing here runs between two collections.
+``definitions`` is the table of all metrics. ``collect`` reads the numbers at the moment of a collection. Each exporter
+converts them into its own form. Nothing here runs between two collections.
 """

@@ -1,7 +1,7 @@
-"""The numbers of every pool of this process at one moment, taken when somebody collects them. No I/O.
+"""The numbers of every pool of this process at one moment, read for each collection. No I/O.
 
-Each is a total or a state as the pool itself holds it, never a difference, so that nothing drifts when a collection
-is missed or there are several collectors.
+Each number is a total or a state that the pool itself keeps, never a difference. So missed collections and several
+collectors do no harm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from redispool_app.redis_pool import RedisConnectionManager, get_managers
 from .definitions import ALIAS, METRICS, NAMESPACE, POOL_NAME, STATES, SYSTEM, Kind, Metric
 
 _FINEST, _COARSEST = 1.9e-5, 11.0
-"""Operations are counted in four ranges to each doubling; one to each, from 20 µs to 10 s, is exported."""
+"""Operations are counted in four ranges for each doubling.
+
+One range for each doubling is exported, from 20 µs to 10 s.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +46,21 @@ class PoolReading:
         return {POOL_NAME: self.name, ALIAS: self.alias}
 
     def values(self, metric: Metric) -> Iterator[tuple[dict[str, str], float]]:
-        """Return what a metric says of this pool: attributes and number. Nothing where there is no number yet."""
+        """Return the values of a metric for this pool: attributes and number. Empty while there is no number."""
         for value, source in metric.sources.items():
             number = self.numbers.get(source)
             if number is not None:
                 yield {**self.attributes, **({metric.attribute: value} if metric.attribute else {})}, number
 
     def distributions(self, metric: Metric) -> Iterator[tuple[dict[str, str], Distribution]]:
-        """The same of a histogram."""
+        """The same for a histogram."""
         for source in metric.sources.values():
             if source in self.times:
                 where = {SYSTEM: "redis", NAMESPACE: self.namespace} if SYSTEM in metric.attributes else {}
                 yield {**self.attributes, **where}, self.times[source]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the reading JSON-ready; the last bound of every distribution, infinity, is left out."""
+        """Return the reading JSON-ready. The last bound of every distribution, infinity, is left out."""
         times = {
             name: {"bounds": [bound for bound, _ in pairs[:-1]], "counts": [count for _, count in pairs], "sum": total}
             for name, (pairs, total) in self.times.items()
@@ -73,7 +76,7 @@ class PoolReading:
 
     @classmethod
     def from_dict(cls, document: Any) -> Self:
-        """Read what ``as_dict`` returned, in another process and perhaps in another version.
+        """Read the result of ``as_dict`` of another process, perhaps of another version.
 
         Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else.
         """
@@ -95,7 +98,7 @@ class PoolReading:
 
 
 def take() -> list[PoolReading]:
-    """Return a reading of every configured pool. Settings that name no pool at all give one that is misconfigured."""
+    """Return a reading of every configured pool. If the settings name no pool, return one that is misconfigured."""
     try:
         managers = get_managers()
     except ImproperlyConfigured:
@@ -106,7 +109,7 @@ def take() -> list[PoolReading]:
 def read(manager: RedisConnectionManager) -> PoolReading:
     """Return a reading of one pool. Never raises for an outage or wrong settings."""
     info = manager.get_pool_info()
-    # Settings that are wrong name no app.
+    # Wrong settings name no app.
     name = info.get("client_name") or client_name("", manager.alias)
     numbers: dict[str, float] = {f"state_{state}": int(info["state"] == state) for state in STATES}
     if info["state"] == "misconfigured":
@@ -132,7 +135,7 @@ def read(manager: RedisConnectionManager) -> PoolReading:
 
 
 def coarsened(distribution: Distribution) -> Distribution:
-    """Keep one bound to each doubling, and infinity: fewer numbers, every one of them exact."""
+    """Keep one bound for each doubling, and infinity: fewer numbers, all of them exact."""
     pairs, total = distribution
     kept: list[tuple[float, int]] = []
     for bound, count in pairs:

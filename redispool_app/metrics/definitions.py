@@ -1,7 +1,7 @@
-"""The table of all metrics: what each is called, what it means, and which number of a pool it shows.
+"""The table of all metrics: the name of each, its meaning, and the number of a pool that it shows.
 
 Names, kinds and units of ``db.client.*`` are those of OpenTelemetry's database conventions
-(https://opentelemetry.io/docs/specs/semconv/db/database-metrics/); what these do not know is called ``redispool.*``.
+(https://opentelemetry.io/docs/specs/semconv/db/database-metrics/). Metrics outside these are called ``redispool.*``.
 Prometheus' names follow from them by OpenTelemetry's own rules
 (https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/).
 """
@@ -17,11 +17,11 @@ SCOPE = "redispool_app"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 
 POOL_NAME = "db.client.connection.pool.name"
-"""Attribute of every metric: ``app:host:pid:alias``, unique, and the connection's name in CLIENT LIST."""
+"""Attribute of every metric: ``app:host:pid:alias``. It is unique, and equals the connection's name in CLIENT LIST."""
 ALIAS = "redispool.alias"
 """Attribute of every metric: the alias in ``REDIS_POOL``, the same in all processes."""
 SYSTEM = "db.system.name"
-"""Attribute of ``db.client.operation.duration``, which the conventions require."""
+"""Attribute of ``db.client.operation.duration`` that the conventions require."""
 NAMESPACE = "db.namespace"
 """Attribute of ``db.client.operation.duration``: the number of the database."""
 
@@ -29,7 +29,10 @@ STATES = ("unknown", "healthy", "unhealthy", "closed", "misconfigured")
 
 
 class Kind(StrEnum):
-    """An OpenTelemetry instrument: a counter only grows; an updowncounter may be added up over pools, a gauge not."""
+    """An OpenTelemetry instrument.
+
+    A counter only grows. An updowncounter may be added up over pools, a gauge may not.
+    """
 
     COUNTER = "counter"
     UPDOWNCOUNTER = "updowncounter"
@@ -53,19 +56,19 @@ class Metric:
 
     @property
     def prometheus_name(self) -> str:
-        """The name of the metric family, without the ``_total`` that a counter's samples end with."""
+        """The name of the metric family, without the ``_total`` of a counter's samples."""
         unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         return prometheus_label(self.name) + unit
 
     @property
     def sample_names(self) -> list[str]:
-        """The names that PromQL can ask for."""
+        """The names that PromQL can query."""
         ends = {Kind.COUNTER: ["_total"], Kind.HISTOGRAM: ["_bucket", "_sum", "_count"]}
         return [self.prometheus_name + end for end in ends.get(self.kind, [""])]
 
     @property
     def attributes(self) -> list[str]:
-        """The names of all attributes that its values carry."""
+        """The names of all attributes of its values."""
         more = [self.attribute] if self.attribute else []
         return [POOL_NAME, ALIAS, *more, *([SYSTEM, NAMESPACE] if self.name == "db.client.operation.duration" else [])]
 
@@ -96,17 +99,17 @@ METRICS: tuple[Metric, ...] = (
         name="db.client.connection.count",
         kind=Kind.UPDOWNCOUNTER,
         unit="{connection}",
-        description="Open connections; the shared ones, and those that somebody has borrowed, are used.",
+        description="Open connections. Shared and borrowed ones count as used.",
         attribute="db.client.connection.state",
         sources={"idle": "connections_idle", "used": "connections_used"},
     ),
     _now(
         "db.client.connection.idle.max", "{connection}", "connections_max",
-        "How many connections may lie idle: MAX_CONNECTIONS for each event loop in use, and for the threads.",
+        "Maximum idle connections: MAX_CONNECTIONS for each event loop in use, and for the threads.",
     ),
     _now(
         "db.client.connection.max", "{connection}", "connections_max",
-        "How many connections may be open: MAX_CONNECTIONS for each event loop in use, and for the threads.",
+        "Maximum open connections: MAX_CONNECTIONS for each event loop in use, and for the threads.",
     ),
     _now(
         "db.client.connection.pending_requests", "{request}", "waiting",
@@ -114,41 +117,41 @@ METRICS: tuple[Metric, ...] = (
     ),
     _counter(
         "db.client.connection.timeouts", "{timeout}", "acquire_timeouts_total",
-        "Callers that waited in vain: PoolTimeout.",
+        "Callers that got no connection in time: PoolTimeout.",
     ),
     _times(
         "db.client.connection.create_time", "create",
-        "How long it took to connect, handshake and authentication included.",
+        "Time to connect, with handshake and authentication.",
     ),
     _times(
         "db.client.connection.wait_time", "wait",
-        "How long borrowers waited for a connection of their own, connecting included.",
+        "Time that callers waited for a dedicated connection, with the time to connect.",
     ),
-    _times("db.client.connection.use_time", "use", "How long borrowers kept a connection of their own."),
+    _times("db.client.connection.use_time", "use", "Time that callers kept a dedicated connection."),
     _times(
         "db.client.operation.duration", "operation",
-        "How long callers waited for replies on the shared connections, a pipeline's caller once.",
+        "Time that callers waited for replies on shared connections; a pipeline counts once.",
     ),
     Metric(
         name="redispool.state",
         kind=Kind.UPDOWNCOUNTER,
         unit="{pool}",
-        description="1 for the state that the pool is in, 0 for the others.",
+        description="1 for the pool's state, 0 for the others.",
         attribute="redispool.state",
         sources={state: f"state_{state}" for state in STATES},
     ),
     _now("redispool.paused", "{pool}", "paused", "1 while the pool is paused and its callers wait."),
-    _now("redispool.in_flight", "{command}", "commands_in_flight", "Commands whose replies are still to come."),
+    _now("redispool.in_flight", "{command}", "commands_in_flight", "Commands without a reply yet."),
     _now("redispool.shared_connections", "{connection}", "connections_shared", "Shared connections that are open."),
     _now("redispool.loops", "{loop}", "loops", "Event loops with a client of this pool."),
     _counter(
         "redispool.commands", "{command}", "commands_total",
-        "Commands answered on the shared connections, a pipeline counted as one.",
+        "Commands answered on shared connections; a pipeline counts once.",
     ),
-    _counter("redispool.batches", "{batch}", "batches_total", "Times that a batch of replies was handed out."),
+    _counter("redispool.batches", "{batch}", "batches_total", "Batches of replies handed out."),
     _metric(
         "redispool.batch.size", Kind.GAUGE, "{command}", "batch_size_mean",
-        "Commands to a batch, on average since the process started.",
+        "Commands per batch, on average since the process started.",
     ),
     _counter("redispool.sent", "By", "bytes_sent_total", "Bytes written to the shared connections."),
     _counter("redispool.received", "By", "bytes_received_total", "Bytes read from the shared connections."),
@@ -158,16 +161,22 @@ METRICS: tuple[Metric, ...] = (
         "redispool.outcomes_unknown", "{command}", "outcome_unknown_total",
         "Writes whose reply was lost: OutcomeUnknown.",
     ),
-    _counter("redispool.exhausted", "{request}", "exhausted_total", "Callers refused because there was nothing left."),
-    _counter("redispool.slow_commands", "{command}", "slow_commands_total", "Callers that waited SLOW_COMMAND."),
-    _counter("redispool.reconnects", "{connection}", "reconnects_total", "Shared connections made anew after a loss."),
+    _counter(
+        "redispool.exhausted", "{request}", "exhausted_total",
+        "Callers refused because no connection, room or place to wait was left.",
+    ),
+    _counter(
+        "redispool.slow_commands", "{command}", "slow_commands_total",
+        "Callers that waited at least SLOW_COMMAND.",
+    ),
+    _counter("redispool.reconnects", "{connection}", "reconnects_total", "Shared connections replaced after a loss."),
     _counter(
         "redispool.held_back_connections", "{connection}", "held_back_connections_total",
         "Shared connections made while the server held commands back on the others.",
     ),
     _counter(
         "redispool.large_reply_connections", "{connection}", "large_reply_connections_total",
-        "Shared connections made while a large reply was on its way on the others.",
+        "Shared connections made while a large reply was received on the others.",
     ),
     _counter("redispool.connections_opened", "{connection}", "connections_opened_total", "Connections opened."),
     _counter("redispool.connections_closed", "{connection}", "connections_closed_total", "Connections closed."),
@@ -176,10 +185,10 @@ METRICS: tuple[Metric, ...] = (
         "redispool.timeouts", "{error}", "timeouts_total",
         "Failures of connections and of attempts to connect that were timeouts.",
     ),
-    _counter("redispool.health_checks", "{check}", "health_checks_total", "Health checks carried out."),
+    _counter("redispool.health_checks", "{check}", "health_checks_total", "Health checks made."),
     _metric(
         "redispool.health_check.latency", Kind.GAUGE, "s", "health_check_latency",
-        "How long the last PING took.",
+        "Round trip of the last PING.",
     ),
 )  # fmt: skip
 """All metrics, in the order in which they are exported."""

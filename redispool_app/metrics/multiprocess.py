@@ -1,8 +1,8 @@
-"""One scrape, all processes: each answers on a Unix socket in ``PROMETHEUS_MULTIPROC_DIR``, asked when it is scraped.
+"""One scrape for all processes: each answers on a Unix socket in ``PROMETHEUS_MULTIPROC_DIR`` when it is scraped.
 
-A web server's workers share a port, so a scrape meets one of them by chance. That one asks the others, whose numbers
-are therefore of the same moment, cost nothing between scrapes and are gone with their process: a dead process
-accepts no connection. Nothing is done while the variable, which is prometheus_client's own, is not set.
+A web server's workers share a port, so a scrape reaches a random one. That worker asks the others. So all numbers are
+of the same moment, cost nothing between scrapes, and end with their process: a dead process accepts no connection.
+Nothing is done unless this variable of prometheus_client is set.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ logger = logging.getLogger("redispool_app.metrics")
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX, _SUFFIX = "redispool-", ".sock"
 _PATIENCE = 1.0
-"""Seconds for all processes together to answer; who is later is missing from this scrape."""
+"""Seconds for all processes together to answer. A later answer is missing from this scrape."""
 _BACKLOG = 16
 _LONGEST_ANSWER = 8 * 1024 * 1024
 _LONGEST_PATH = 100
-"""Bytes; a socket's address holds 104 to 108, by system."""
+"""Bytes. A socket's address holds 104 to 108, depending on the system."""
 
 
 def directory() -> Path | None:
-    """Return the directory that the processes share, None when the site has not named one."""
+    """Return the directory that the processes share; None if the site has not named one."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else None
 
@@ -53,14 +53,14 @@ def gather(patience: float = _PATIENCE) -> list[PoolReading]:
     deadline = monotonic() + patience
     with contextlib.ExitStack() as peers:
         asked = [peers.enter_context(peer) for path in _others(shared) if (peer := _ask(path)) is not None]
-        # All have been asked before the first is listened to.
+        # All have been asked before the first answer is read.
         for peer in asked:
             readings += _answer_of(peer, deadline)
     return readings
 
 
 def serve() -> None:
-    """Answer other processes from now on; asked for as often as anybody likes. Does nothing without the variable."""
+    """Answer other processes from now on. May be called repeatedly. Does nothing without the variable."""
     if not mark[0]:
         fork.renew()
     if _responder.is_started or (shared := directory()) is None or not threads.may_start():
@@ -74,11 +74,14 @@ def serve() -> None:
 
 
 class _Responder:
-    """This process's socket and the thread behind it."""
+    """This process's socket and its thread."""
 
     def __init__(self) -> None:
         self._permits: list[None] = [None]
-        """The caller that takes it starts. Taking is one step: a signal handler may come here at any point."""
+        """The caller that takes this starts the thread.
+
+        Taking is one step: a signal handler may run here at any point.
+        """
         self._socket: socket.socket | None = None
         self._path: Path | None = None
 
@@ -87,7 +90,7 @@ class _Responder:
         return not self._permits
 
     def start(self, shared: Path) -> None:
-        """Open the socket and start the thread. Raises ``OSError``; does not try again in this process."""
+        """Open the socket and start the thread. Raises ``OSError``. Does not try again in this process."""
         try:
             self._permits.pop()
         except IndexError:
@@ -97,10 +100,10 @@ class _Responder:
         try:
             with _address(shared / name) as address:
                 listening.bind(address)
-            # Only this user may read the metrics, whatever the umask says.
+            # Only this user may read the metrics, whatever the umask is.
             (shared / name).chmod(0o600)
             listening.listen(_BACKLOG)
-            # Only now can others find it: before, they would have taken it for a dead process's.
+            # Others can find it only from here on. Earlier they would have taken it for a dead process's socket.
             self._path = (shared / name).rename(shared / (name + _SUFFIX))
         except OSError:
             listening.close()
@@ -112,7 +115,7 @@ class _Responder:
         return path == self._path
 
     def stop(self) -> None:
-        """Take the socket away."""
+        """Remove the socket."""
         if not mark[0]:
             fork.renew()
         if not self.is_started:
@@ -128,7 +131,7 @@ class _Responder:
         self._permits = [None]
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the socket is the parent's, who must not seem to live on here."""
+        """In a forked child: the socket belongs to the parent, which must not appear to live on here."""
         inherited, self._socket = self._socket, None
         self._path, self._permits = None, [None]
         if inherited is not None:
@@ -170,10 +173,10 @@ def _ask(path: Path) -> socket.socket | None:
             peer.connect(address)
         return peer
     except ConnectionRefusedError:
-        # Killed before it could take its socket away.
+        # The process was killed before it could remove its socket.
         path.unlink(missing_ok=True)
     except OSError:
-        pass  # too many ask it already, or it has just gone
+        pass  # too many processes ask it already, or it has just ended
     peer.close()
     return None
 
@@ -194,7 +197,7 @@ def _answer_of(peer: socket.socket, deadline: float) -> list[PoolReading]:
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """Yield what a socket call takes for ``path``, which may be longer than an address holds."""
+    """Yield the address for ``path`` in a socket call. The path may be longer than an address holds."""
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         yield str(path)
         return

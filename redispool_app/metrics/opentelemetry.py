@@ -1,4 +1,4 @@
-"""The metrics for OpenTelemetry: observable instruments, and the histograms, which no observable instrument can be.
+"""The metrics for OpenTelemetry: observable instruments, and histograms, for which no observable instrument exists.
 
 Needs the extra ``opentelemetry``. Nothing is registered unless ``instrument()`` is called.
 """
@@ -30,8 +30,8 @@ _AGE = 0.2
 def instrument(meter_provider: MeterProvider | None = None) -> None:
     """Register the metrics with ``meter_provider``, or with the global one. Call it once for each provider.
 
-    Every number is observed when the provider collects; no Redis I/O. Histograms are added by
-    ``with_histograms()``; a provider without it gets all other metrics.
+    Every number is observed when the provider collects, without Redis I/O. ``with_histograms()`` adds the histograms. A
+    provider without it gets all other metrics.
     """
     meter = get_meter(SCOPE, __version__, meter_provider, SCHEMA_URL)
     readings = _Recent()
@@ -55,7 +55,7 @@ def with_histograms(exporter: MetricExporter) -> MetricExporter:
 
 
 class _Recent:
-    """The last reading, taken anew when it is too old."""
+    """The last reading, renewed when it is too old."""
 
     _lock: threading.Lock
 

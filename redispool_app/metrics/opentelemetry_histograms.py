@@ -1,7 +1,7 @@
-"""Histograms for OpenTelemetry as the pools have counted them, added to what an exporter of its SDK is given.
+"""Histograms for OpenTelemetry as the pools have counted them, added to the data of an SDK exporter.
 
-The API has no observable histogram: an instrument would have to be told of every single command. So the finished
-counts are put beside the SDK's own, just before they leave.
+The API has no observable histogram: an instrument would have to record every single command. So the finished counts are
+added to the SDK's own just before the export.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .definitions import SCHEMA_URL, SCOPE
 
 
 class HistogramExporter(MetricExporter):
-    """Passes everything on to another exporter, and the pools' histograms with it."""
+    """Passes all data on to another exporter, and adds the pools' histograms."""
 
     def __init__(self, exporter: MetricExporter) -> None:
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)

@@ -20,9 +20,9 @@ from .definitions import METRICS, Kind, Metric, prometheus_label
 
 
 class PoolCollector(Collector):
-    """Collects from all pools of this process; with ``PROMETHEUS_MULTIPROC_DIR`` set, from those of all processes.
+    """Collects from all pools of this process, or of all processes if ``PROMETHEUS_MULTIPROC_DIR`` is set.
 
-    For a registry of your own: ``registry.register(PoolCollector())``. Reads what the pools have counted; no Redis I/O.
+    For a registry of your own: ``registry.register(PoolCollector())``. Reads the pools' counts, without Redis I/O.
     """
 
     def describe(self) -> Iterator[Family]:
@@ -37,7 +37,7 @@ class PoolCollector(Collector):
 
 
 def register(registry: CollectorRegistry = REGISTRY) -> None:
-    """Let a registry collect from the pools, once; the default registry does so since ``AppConfig.ready``."""
+    """Let a registry collect from the pools, once. ``AppConfig.ready`` does this for the default registry."""
     if getattr(registry, _MARK, None) is None:
         collector = PoolCollector()
         registry.register(collector)
@@ -45,7 +45,7 @@ def register(registry: CollectorRegistry = REGISTRY) -> None:
 
 
 def scrape(accept: str = "") -> tuple[bytes, str]:
-    """Return the metrics of the pools, and nothing else, as text and its content type, chosen by ``accept``."""
+    """Return only the pools' metrics, as text and its content type. ``accept`` chooses the format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(PoolCollector())
     encode, content_type = choose_encoder(accept)

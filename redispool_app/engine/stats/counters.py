@@ -1,4 +1,4 @@
-"""Counts what the shared connection does, at the price of a few additions per batch."""
+"""Counters of the shared connection, at the cost of a few additions per batch."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from itertools import accumulate
 from redispool_app.engine.runtime.single_flight import Flight, SingleFlight
 
 HELD_BACK = "held_back"
-"""Nothing comes: the server holds a command back."""
+"""No data comes: the server holds a command back."""
 
 LARGE_REPLY = "large_reply"
-"""Bytes come, but no reply is complete."""
+"""Data comes, but no reply is complete."""
 
 _BASE = 1e-5
 _STEPS_PER_OCTAVE = 4
 _BUCKETS = 96
-"""From 10 µs to about 3 minutes, four buckets to each doubling: a percentile is exact to about 10 %."""
+"""From 10 µs to about 3 minutes, with four buckets for each doubling: a percentile is exact to about 10 %."""
 
 _BOUNDS = [_BASE * 2 ** (index / _STEPS_PER_OCTAVE) for index in range(_BUCKETS - 1)]
-"""The upper bound of each bucket, in seconds; the last has none."""
+"""The upper bound of each bucket, in seconds. The last bucket has none."""
 
 
 _MOST_ENDED = 50
-"""So many totals of connections that have ended are kept apart at most."""
+"""Maximum number of ended connections whose totals are kept separately."""
 
 
 class Statistics:
-    """Totals of one event loop's shared connections, and the distribution of its round trips.
+    """Totals of one event loop's shared connections, and the distribution of their round trips.
 
-    The round trip of each batch of commands is measured once, from the moment its callers asked, and counts for all
-    of them. A pipeline, or MULTI to EXEC, counts as one command.
+    The round trip of each batch of commands is measured once, from the moment its callers asked, and counts for each of
+    them. A pipeline, or MULTI to EXEC, counts as one command.
     """
 
     __slots__ = (
@@ -62,26 +62,26 @@ class Statistics:
         self.held_back = 0
         """Connections made because the server held a command back on the others ..."""
         self.large_replies = 0
-        """... and because a large reply was on its way there."""
+        """... and because a large reply was being received there."""
         self.refused = 0
         self.unknown = 0
         self.seconds = 0.0
         self.buckets = [0] * _BUCKETS
 
     def sample(self, seconds: float, commands: int = 1) -> None:
-        """Record the round trip of so many commands."""
+        """Record the round trip of this many commands."""
         self.buckets[bisect_left(_BOUNDS, seconds)] += commands
         self.seconds += seconds * commands
 
     def count_connection(self, reason: str | None) -> None:
-        """Count a connection that was made because the others were stalled; for reasons see ``stalls``."""
+        """Count a connection that was made because the others were stalled. For the reasons see ``stalls``."""
         if reason == LARGE_REPLY:
             self.large_replies += 1
         else:
             self.held_back += 1
 
     def add(self, other: Statistics) -> None:
-        """Take over another's totals."""
+        """Add the totals of another object."""
         for name in self.__slots__:
             if name == "buckets":
                 self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
@@ -89,7 +89,7 @@ class Statistics:
                 setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def percentiles(self, wanted: Iterable[float] = (0.5, 0.95, 0.99)) -> list[float | None]:
-        """Return round trips in seconds, None for each before the first sample."""
+        """Return round trips in seconds; None for each before the first sample."""
         total = sum(self.buckets)
         found: list[float | None] = []
         for part in wanted:
@@ -104,9 +104,9 @@ class Statistics:
         return found
 
     def histogram(self) -> tuple[list[tuple[float, int]], float]:
-        """Return how many commands took up to so many seconds, for each upper bound, and the sum of all seconds.
+        """Return, for each upper bound in seconds, how many commands took up to that long, and the sum of all seconds.
 
-        Cumulative, as Prometheus wants it; the last bound is infinity, and its count that of all commands.
+        Cumulative, as Prometheus expects. The last bound is infinity, and its count includes all commands.
         """
         counts = accumulate(list(self.buckets))
         return list(zip([*_BOUNDS, math.inf], counts, strict=True)), self.seconds
@@ -134,7 +134,7 @@ class Statistics:
 
 
 class PastStatistics:
-    """The totals of connections that have ended, added up from time to time. ``add`` is one step, and nothing waits."""
+    """The totals of connections that have ended, added up from time to time. ``add`` is one step and never waits."""
 
     __slots__ = ("_ended", "_merging")
 
@@ -143,7 +143,7 @@ class PastStatistics:
         self._merging: SingleFlight[None] = SingleFlight()
 
     def add(self, ended: Statistics) -> None:
-        """Take over the totals of a connection, which nothing adds to any more."""
+        """Add the totals of a connection. They must not change after this."""
         self._ended.append(ended)
         if len(self._ended) > _MOST_ENDED:
             self._merge()
@@ -162,7 +162,7 @@ class PastStatistics:
                 merged = Statistics()
                 for each in self._ended[:_MOST_ENDED]:
                     merged.add(each)
-                # One step; meanwhile others only append.
+                # One step. Meanwhile other callers only append.
                 self._ended[:_MOST_ENDED] = [merged]
         finally:
             own.ended = True

@@ -1,7 +1,7 @@
-"""Keeps what callers can trigger often from filling a log: one message per subject and interval, with a count.
+"""Keeps frequent events from filling a log: one message per subject and interval, with a count.
 
-The rule: after a message about a subject the next ``INTERVAL`` seconds are silent about it; what was left out is
-counted, and the next message says how many.
+After a message about a subject, further messages about it are suppressed for ``INTERVAL`` seconds. They are counted,
+and the next message contains the count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.hooks import tell
 
 INTERVAL = 10.0
-"""Seconds of silence after a message."""
+"""Seconds without another message after a message."""
 
 
 class LogLimit:
-    """One subject's permission to log. Safe for threads, costs a comparison while it is silent."""
+    """Limits the log messages about one subject.
+
+    Safe for threads. While it suppresses messages it costs one comparison.
+    """
 
     def __init__(self, interval: float = INTERVAL, clock: Callable[[], float] = time.monotonic) -> None:
         self.interval = interval
@@ -32,12 +35,12 @@ class LogLimit:
         self._left_out = 0
 
     def log(self, logger: logging.Logger, level: int, text: str, *args: object, extra: dict[str, Any]) -> bool:
-        """Log, or count it as left out; return whether it was logged. ``extra["left_out"]`` becomes the count.
+        """Log the message or count it as suppressed. Return whether it was logged.
 
-        What a handler or filter raises goes no further.
+        ``extra["left_out"]`` becomes the count. Exceptions of a log handler or filter go no further.
         """
         now = self._clock()
-        # No call from the comparison to the last store: neither another thread nor a signal handler comes between.
+        # No call between the comparison and the last store: no other thread or signal handler can run there.
         if now < self._silent_until:
             self._left_out += 1
             return False

@@ -1,6 +1,6 @@
 """Reports commands of a shared connection to redis-py's own OpenTelemetry metrics (``redis.observability``).
 
-A project that wants them sets them up before its first command, as redis-py asks.
+A project that wants them sets them up before its first command, as redis-py requires.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Telemetry:
-    """Records as redis-py does for the commands it carries out itself."""
+    """Records as redis-py does for the commands that it runs itself."""
 
     __slots__ = ("_address", "_database", "_port")
 
@@ -29,11 +29,11 @@ class Telemetry:
 
     @classmethod
     def of(cls, pool: Any) -> Self | None:
-        """Return the reporter for a pool; None, which costs nothing, while redis-py's metrics are off."""
+        """Return the reporter for a pool; None, without any cost, while redis-py's metrics are off."""
         return cls(pool) if recorder.is_enabled() else None
 
     async def of_reply(self, name: Any, reply: Awaitable[T]) -> T:
-        """Await a command (``MULTI`` and ``PIPELINE`` stand for units), record how long it took or that it raised."""
+        """Await a command and record its duration or its exception. ``MULTI`` and ``PIPELINE`` stand for pipelines."""
         started = monotonic()
         try:
             found = await reply

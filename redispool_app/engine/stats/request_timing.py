@@ -1,4 +1,4 @@
-"""Counts one caller's commands and the time it waited for them, for instance during one request."""
+"""Counts one caller's commands and the time it waited for them, for example during one request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from contextvars import ContextVar
 class CommandTally:
     """``commands`` sent and ``seconds`` waited for them.
 
-    Commands awaited side by side each add their own wait, so ``seconds`` can
-    exceed the time on the clock.
+    Commands awaited at the same time each add their own wait. So ``seconds`` can exceed the elapsed time.
     """
 
     __slots__ = ("commands", "seconds")
@@ -19,10 +18,10 @@ class CommandTally:
         self.seconds = 0.0
 
     def add(self, commands: int, seconds: float) -> None:
-        # One request may use several threads. No lock: CPython runs nothing else here, for nothing is called.
+        # One request may use several threads. No lock: without a call CPython runs nothing else here.
         self.commands += commands
         self.seconds += seconds
 
 
 current_tally: ContextVar[CommandTally | None] = ContextVar("redispool_tally", default=None)
-"""The tally of whatever runs now; None (the default) costs one look-up per command and counts nothing."""
+"""The tally of the current context; None (the default) costs one look-up per command and counts nothing."""

@@ -1,7 +1,7 @@
-"""Which callers of this process waited longest: by the name of what they asked, never by keys or values. No I/O.
+"""The callers of this process that waited longest, by the name of their command, never by keys or values. No I/O.
 
-Nothing is measured for this: a batch of replies knows when its callers asked, and only one that waited at least
-``threshold`` seconds is looked at. Its name is read from the bytes that were sent.
+Nothing is measured for this. A batch of replies knows when its callers asked. Only a batch that waited at least
+``threshold`` seconds is examined. The name is read from the bytes that were sent.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .log_throttle import LogLimit
 logger = logging.getLogger("redispool_app.commands")
 
 MOST = 32
-"""So many of the slowest are remembered ..."""
+"""Number of the slowest commands that are kept ..."""
 
 HORIZON = 3600.0
-"""... of the last so many seconds, so that a bad start does not hide today's trouble."""
+"""... from the last this many seconds, so that a slow start does not hide today's problems."""
 
 _AT = attrgetter("at")
 _NAME = re.compile(rb"[A-Za-z0-9_.-]{1,40}")
@@ -55,8 +55,8 @@ class _Slow(NamedTuple):
 class SlowCommands:
     """The slowest callers of one pool in this process. Safe for threads.
 
-    ``note`` only remembers. It may be called while a role or a place in a queue is held, so it leaves the log message
-    in ``untold``: functions to be called by ``hooks.tell_all`` when nothing is held any more.
+    ``note`` only records. It may be called while a role or a place in a queue is held. So it leaves the log message in
+    ``untold``, for ``hooks.tell_all`` to deliver when nothing is held.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SlowCommands:
     ) -> None:
         self.alias = alias
         self.threshold = threshold
-        """Seconds from which on a wait is remembered."""
+        """Minimum wait in seconds that is recorded."""
         self.untold: Untold = deque() if untold is None else untold
         self._clock = clock
         self._limit = LogLimit()
@@ -76,12 +76,12 @@ class SlowCommands:
         fork.register(self.after_fork_in_child)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: those were the parent's callers."""
+        """In a forked child: the recorded callers belong to the parent."""
         self._kept: list[_Slow] = []
         self.total = 0
 
     def note(self, command: str, seconds: float, callers: int = 1) -> None:
-        """Remember that so many ``callers`` waited ``seconds`` for ``command`` until now."""
+        """Record that this many ``callers`` have just waited ``seconds`` for ``command``."""
         if seconds < self.threshold:
             return
         now = self._clock()
@@ -93,19 +93,25 @@ class SlowCommands:
             if is_full and slow <= before[-1]:
                 break
             kept = heapq.nlargest(MOST, [slow, *(each for each in before if each.at >= now - HORIZON)])
-            # In one step, without a call: if another caller came between, again.
+            # In one step, without a call. Repeat if another caller was faster.
             if self._kept is before:
                 self._kept = kept
                 break
         self.untold.append(partial(self._log, slow))
 
     def note_all(self, packed: Iterable[tuple[bytes, int]], seconds: float) -> None:
-        """Remember callers who waited together, by what each sent: packed bytes, and how many commands that is."""
+        """Record callers that waited together.
+
+        For each: the packed bytes it sent, and the number of commands in them.
+        """
         for command, callers in Counter(name_of(sent, commands) for sent, commands in packed).items():
             self.note(command, seconds, callers)
 
     def as_list(self) -> list[dict[str, Any]]:
-        """Return the slowest, slowest first, JSON-ready: ``at`` in Unix seconds, ``callers`` that waited together."""
+        """Return the slowest commands, slowest first, JSON-ready.
+
+        ``at`` is in Unix seconds, ``callers`` waited together.
+        """
         horizon = self._clock() - HORIZON
         return [each.as_dict() for each in self._kept if each.at >= horizon]
 
@@ -121,9 +127,9 @@ class SlowCommands:
 
 
 def note_alone(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> None:
-    """Remember a caller that had a connection of ``pool`` to itself since ``started``, for one command or several.
+    """Record a caller that used a dedicated connection of ``pool`` since ``started``, for one command or several.
 
-    What may wait for somebody else, and what waited for the end of a pause, is not slow.
+    A command that may wait for another client, or that waited for the end of a pause, is not slow.
     """
     monitor = getattr(pool, "monitor", None)
     if monitor is None or not stack:
@@ -137,7 +143,7 @@ def note_alone(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> Non
 
 
 def name_of(packed: bytes, commands: int = 1) -> str:
-    """Return the name of a packed command; of a unit of several the first one's, and how many more: ``"GET +9"``."""
+    """Return the name of a packed command. For a pipeline: the first one's, and how many follow, as in ``"GET +9"``."""
     transaction = packed.startswith(_MULTI)
     start = len(_MULTI) if transaction else 0
     # *2 $3 GET: the third of these lines.
@@ -148,14 +154,14 @@ def name_of(packed: bytes, commands: int = 1) -> str:
 
 
 def name_of_args(args: Iterable[Any], commands: int = 1) -> str:
-    """The same for a command that is not packed yet, its name first."""
+    """The same for a command that is not packed yet, name first."""
     name = next(iter(args), b"")
     encoded = name.encode(errors="replace") if isinstance(name, str) else bytes(name)
     return _with_count(_shown(encoded.split()[:1]), commands)
 
 
 def _shown(found: list[bytes]) -> str:
-    # What is no name could be anything, perhaps what somebody typed.
+    # A value that is not a name could be anything, even text that a user typed.
     return found[0].decode().upper() if found and _NAME.fullmatch(found[0]) else "?"
 
 

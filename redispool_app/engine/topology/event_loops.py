@@ -1,11 +1,11 @@
 """One asyncio client per running event loop, closed when its loop ends.
 
-A connection belongs to one loop. Each loop's client is held by an async generator: ``asyncio.run`` awaits
-``loop.shutdown_asyncgens()``, whose ``finally`` closes the client while the loop still runs. A loop that ends
-without that is found closed by ``sweep``.
+A connection belongs to one loop. An async generator holds each loop's client. ``asyncio.run`` awaits
+``loop.shutdown_asyncgens()``, and the generator's ``finally`` closes the client while the loop still runs. ``sweep``
+finds loops that ended without that.
 
-A loop may also be dropped without being closed. So only the loop itself keeps its client and everything else refers to
-it weakly: when the loop is garbage, the client is, too, and its finalizer closes the sockets.
+A loop may also be dropped without being closed. So only the loop itself keeps its client, and everything else refers to
+it weakly. If the loop is garbage, so is the client, and its finalizer closes the sockets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from redispool_app.engine.stats.counters import PastStatistics, Statistics
 
 
 class LoopClient:
-    """One event loop's client, its pool and the lock that is held during its health checks."""
+    """One event loop's client, its pool, and the lock that is held during its health checks."""
 
     __slots__ = ("__weakref__", "check_lock", "client", "generation", "keeper", "loop_ref", "owner", "pool")
 
@@ -33,7 +33,7 @@ class LoopClient:
     ) -> None:
         self.loop_ref = weakref.ref(loop)
         self.owner: LoopClients | None = owner
-        """What counts this client; None once its loop has ended."""
+        """The object that counts this client; None once its loop has ended."""
         self.generation = fork.generation
         self.client = client
         self.pool = pool
@@ -41,7 +41,7 @@ class LoopClient:
         self.keeper: AsyncGenerator[None, None] | None = None
 
     async def close(self, timeout: float) -> None:
-        """Drain the pool for up to ``timeout`` seconds and let the keeper go. Must run on this client's loop."""
+        """Drain the pool for up to ``timeout`` seconds and end the keeper. Must run on this client's loop."""
         await self.pool.drain(timeout)
         keeper, self.keeper = self.keeper, None
         if keeper is not None:
@@ -59,18 +59,18 @@ class LoopClients:
 
     def __init__(self, build: Callable[[], tuple[AsyncRedis, AsyncPool]]) -> None:
         self._build = build
-        # No lock: each change is one step, and what a caller finds in between is counted or closed all the same.
+        # No lock: each change is one step, and a client found between two steps is counted or closed all the same.
         self.by_loop: dict[int, weakref.ref[LoopClient]] = {}
         self._retired: list[weakref.ref[LoopClient]] = []
         self._past = PastStatistics()
         fork.register(self.after_fork_in_child)
 
     def current(self) -> LoopClient | None:
-        """Return the running loop's client if it has one."""
+        """Return the running loop's client, if it has one."""
         loop = asyncio.get_running_loop()
         reference = self.by_loop.get(id(loop))
         entry = reference() if reference is not None else None
-        # A loop that ended can leave its id to the next one.
+        # A new loop can have the id of an ended one.
         return entry if entry is not None and entry.loop_ref() is loop else None
 
     def all(self) -> list[LoopClient]:
@@ -78,7 +78,7 @@ class LoopClients:
         return [entry for reference in list(self.by_loop.values()) if (entry := reference()) is not None]
 
     async def open(self) -> LoopClient:
-        """Return the running loop's client, building it if need be. No I/O.
+        """Return the running loop's client. Build it if needed. No I/O.
 
         Raises ``RuntimeError`` on an event loop that existed before the process was forked.
         """
@@ -87,21 +87,22 @@ class LoopClients:
         if entry is not None:
             return entry
         self.sweep()
-        # Finalizers run in the order in which objects were made: the client's must come before those of its transports.
+        # Finalizers run in the order in which objects were created: the client's must come before those of its
+        # transports.
         held: list[LoopClient] | None = getattr(loop, _HELD, None)
         if held is None:
             held = []
             setattr(loop, _HELD, held)
         entry = LoopClient(self, loop, *self._build())
         held.append(entry)
-        # The first step registers the generator with this loop; it does not suspend.
+        # The first step registers the generator with this loop. It does not suspend.
         entry.keeper = self._keep(entry)
         self.by_loop[id(loop)] = weakref.ref(entry)
         await anext(entry.keeper)
         return entry
 
     def retire_current(self) -> LoopClient | None:
-        """Take the running loop's client out of service; the caller closes it."""
+        """Take the running loop's client out of service. The caller closes it."""
         if not mark[0]:
             fork.renew()
         entry = self.current()
@@ -110,7 +111,7 @@ class LoopClients:
         return entry
 
     def retire_all(self) -> list[LoopClient]:
-        """Take every client out of service; the caller closes those whose loop still runs."""
+        """Take every client out of service. The caller closes those whose loop still runs."""
         if not mark[0]:
             fork.renew()
         entries = self.all()
@@ -120,7 +121,7 @@ class LoopClients:
         return entries
 
     def call_each(self, function: Callable[[LoopClient], None]) -> None:
-        """Let every loop that runs call ``function`` with its client, soon."""
+        """Schedule a call of ``function`` with its client on every running loop."""
         if not mark[0]:
             fork.renew()
         for entry in self.all():
@@ -144,7 +145,7 @@ class LoopClients:
         self._forget(entry)
         keeper, entry.keeper = entry.keeper, None
         if keeper is not None:
-            # It has nothing to wait for. Left to the collector, it would be handed to the loop.
+            # It has nothing to wait for. The garbage collector would hand it to the loop.
             with contextlib.suppress(StopIteration, RuntimeError):
                 keeper.aclose().send(None)
 
@@ -153,7 +154,7 @@ class LoopClients:
         return [pool_numbers(entry.pool) for entry in self.all()]
 
     def statistics(self) -> Statistics:
-        """Return what the shared connections of all loops have done, those that ended included."""
+        """Return the counters of the shared connections of all loops, including those that ended."""
         total = self._past.total()
         for entry in self._entries():
             if entry.pool._sharing is not None:
@@ -161,7 +162,7 @@ class LoopClients:
         return total
 
     def _entries(self) -> list[LoopClient]:
-        """Return the clients in service and those that were taken out of it, each once."""
+        """Return the clients in service and those taken out of it, each once."""
         retired = [entry for reference in list(self._retired) if (entry := reference()) is not None]
         return list({id(entry): entry for entry in [*self.all(), *retired]}.values())
 
@@ -186,7 +187,7 @@ class LoopClients:
                     self._forget(entry)
 
     def _forget(self, entry: LoopClient) -> None:
-        """A client's loop has ended; its totals stay."""
+        """A client's loop has ended. Its totals stay."""
         entry.owner = None
         self._drop(entry)
         loop = entry.loop_ref()
@@ -195,7 +196,7 @@ class LoopClients:
             held.remove(entry)
         with contextlib.suppress(ValueError):
             self._retired.remove(weakref.ref(entry))
-        # It stays with its pool: a caller that still has the client is told that the pool is closed.
+        # The flag stays on its pool: a caller that still has the client gets ``PoolClosed``.
         sharing = entry.pool._sharing
         if sharing is not None:
             fresh = Statistics()
@@ -209,7 +210,7 @@ class LoopClients:
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that runs in this thread, None where there is none."""
+    """Return the event loop that runs in this thread; None without one."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -217,9 +218,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def pool_numbers(pool: Any) -> dict[str, int]:
-    """Return what a pool's state says now."""
+    """Return the present numbers of a pool."""
     state = pool.state
-    # A connection object outlives its socket: one that failed lies idle, unconnected, until it is used again.
+    # A connection object outlives its socket: a failed one is idle and unconnected until it is used again.
     idle = sum(1 for connection in state.idle if connection._counted)
     in_use = state.in_use
     sharing = pool._sharing
@@ -241,4 +242,4 @@ _HELD = "_redispool_clients"
 """The attribute of an event loop that keeps its clients, one for each pool."""
 
 _graveyard: list[LoopClient] = []
-"""Clients inherited through a fork; kept so that no finaliser closes what is the parent's."""
+"""Clients inherited through a fork. Kept so that no finaliser closes the parent's sockets."""

@@ -1,4 +1,4 @@
-"""One real PING, through the pool that callers use where it can be had, within one deadline.
+"""One real PING within one deadline, if possible through the pool that callers use.
 
 A check of a server that is not known to be healthy also asks what kind of server it is, in the same round trip.
 """
@@ -29,9 +29,9 @@ from .ping_target import _Replies, _warn
 
 
 async def ping(pool: AsyncPool, timeout: float) -> float:
-    """PING on a connection of ``pool``, or beside it when it is exhausted; return the round trip in seconds.
+    """PING on a connection of ``pool``, or on an extra one if the pool is exhausted. Return the round trip in seconds.
 
-    Raises redis-py's errors, ``TimeoutError`` after ``timeout`` seconds included.
+    Raises redis-py's errors, among them ``TimeoutError`` after ``timeout`` seconds.
     """
     try:
         async with asyncio.timeout(timeout):
@@ -48,14 +48,14 @@ async def _ping_through(pool: AsyncPool) -> float:
         return await _ask(pool.monitor, sharing.probe)
     connection = pool.take_at_once()
     if connection is None:
-        # All are in use, perhaps by commands that block: that says nothing about the server.
+        # All are in use, perhaps by commands that block. That says nothing about the server.
         return await _ping_on_new(pool)
     try:
         was_connected = connection.is_connected
         await pool.ready(connection)
         return await _ping(connection, pool)
     except (redis_exceptions.ConnectionError, redis_exceptions.InvalidResponse) as error:
-        # An idle connection may have died unnoticed: only a new one tells about the server.
+        # An idle connection may have died unnoticed. Only a new one tells about the server.
         if not was_connected or isinstance(error, redis_exceptions.AuthenticationError):
             raise
         await connection.disconnect(nowait=True)
@@ -88,7 +88,7 @@ async def _ping(connection: Any, pool: AsyncPool) -> float:
 
 
 async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[_Replies]]) -> float:
-    """Carry out a check by ``exchange``, which returns errors as values; return the first round trip in seconds."""
+    """Run a check with ``exchange``, which returns errors as values. Return the first round trip in seconds."""
     asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
     started = perf_counter()
     replies = await (exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1))

@@ -26,7 +26,7 @@ from .ping_target import _Replies, _warn
 
 
 def ping_sync(pool: SyncPool, timeout: float) -> float:
-    """The same for threads; a connection's own timeouts are shortened to what is left of ``timeout``."""
+    """The same for threads. A connection's own timeouts are shortened to what is left of ``timeout``."""
     return _ping_through_sync(pool, monotonic() + timeout)
 
 
@@ -80,7 +80,7 @@ def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
 
 
 def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], _Replies]) -> float:
-    """The twin of ``_ask``."""
+    """Blocking version of ``_ask``."""
     asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
     started = perf_counter()
     replies = exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1)

@@ -1,4 +1,4 @@
-"""What the asyncio and the blocking PING have in common: their replies, and the warnings that these are."""
+"""Common parts of the asyncio and the blocking PING: the type of their replies, and the warnings in these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings from which a pool set is built."""
+"""The settings from which a ``PoolSet`` is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redispool_app.engine.multiplex.base import SharingLimits
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """What a pool set is built from; times in seconds. ``kind`` is ``tcp``, ``tls`` or ``unix``."""
+    """The settings of a ``PoolSet``. Times are in seconds. ``kind`` is ``tcp``, ``tls`` or ``unix``."""
 
     alias: str
     where: str
@@ -33,4 +33,4 @@ class PoolSettings:
     sharing: SharingLimits | None = None
     slow_command: float = math.inf
     app: str | None = None
-    """What the connections' names begin with; None gives them none."""
+    """Prefix of the connections' names; None gives them no names."""

@@ -1,7 +1,8 @@
-"""Carries a few commands of the app's own on a connection that the process has already.
+"""Sends a few of the app's own commands on an existing connection of the process.
 
-That is the threads' shared one if it is open, else that of an event loop that runs in another thread, else the
-threads' one, which is made. What goes wrong says nothing about the pool: no caller of it waited for this.
+That is the threads' shared connection if it is open, otherwise that of an event loop in another thread. If none is
+open, the threads' connection is made. Errors here do not change the health: no caller of the pool waited for the
+commands.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ Command = Sequence[bytes | str | int | float]
 
 
 class NotConnectedError(redis_exceptions.ConnectionError):
-    """No connection is open, and none was to be made."""
+    """No connection is open, and the caller did not allow a new one."""
 
 
 def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, connect: bool = True) -> list[Any]:
-    """Send ``commands`` as one unit, not atomic, and return their replies undecoded, errors among them as values.
+    """Send ``commands`` together, not atomic. Return their replies undecoded; errors are values in the list.
 
-    May send them twice if a connection was lost, so twice must be as good as once. Blocks its thread for up to about
-    ``timeout`` seconds. Raises ``PoolClosed``, ``RedisUnavailable`` (without I/O), redis-py's ``ConnectionError`` and
-    ``TimeoutError``, and without ``connect`` ``NotConnectedError`` where no connection is open.
+    May send them twice if a connection was lost, so repeating them must be safe. Blocks its thread for up to about
+    ``timeout`` seconds. Raises ``PoolClosed``, ``RedisUnavailable`` (without I/O), and redis-py's ``ConnectionError``
+    and ``TimeoutError``. With ``connect=False`` it raises ``NotConnectedError`` if no connection is open.
     """
     if not mark[0]:
         fork.renew()
@@ -58,7 +59,7 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
             if last:
                 raise redis_exceptions.ConnectionError(str(error)) from error
         finally:
-            # Closed meanwhile: what this opened is not wanted any more.
+            # Closed meanwhile: the connection that this call opened is not needed.
             if monitor.closed and (late := pool_set._retire_sync()) is not None:
                 late.drain(0)
     raise AssertionError("unreachable")
@@ -70,7 +71,7 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, con
         return sharing.exchange(packed, wanted, deadline)
     for entry in _entries(pool_set):
         with suppress(concurrent.futures.TimeoutError):
-            # Half of the time: a loop that is blocked must leave some for the threads' connection.
+            # Half of the time: a blocked loop must leave some for the threads' connection.
             return _by_loop(entry, packed, wanted, reads, (deadline - monotonic()) / 2)
     pool = pool_set._sync_pair()[1]
     sharing = thread_sharing_of(pool)
@@ -110,7 +111,10 @@ def _open_connection(entry: LoopClient, *, reads: bool) -> SharedConnection | No
 
 
 def _by_loop(entry: LoopClient, packed: bytes, wanted: int, reads: bool, timeout: float) -> list[Any]:
-    """Raises ``concurrent.futures.TimeoutError`` when the loop, or its connection, takes too long or ends."""
+    """Send on an event loop.
+
+    Raises ``concurrent.futures.TimeoutError`` if the loop or its connection is slow or ends.
+    """
     answer: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
     loop = entry.loop_ref()
 
@@ -124,7 +128,7 @@ def _by_loop(entry: LoopClient, packed: bytes, wanted: int, reads: bool, timeout
     def hand_over(reply: asyncio.Future[list[Any]]) -> None:
         error = reply.exception() if not reply.cancelled() else asyncio.CancelledError()
         if not answer.set_running_or_notify_cancel():
-            return  # nobody waits any more
+            return  # no caller waits
         if error is not None:
             answer.set_exception(error)
         else:
@@ -141,11 +145,11 @@ def _by_loop(entry: LoopClient, packed: bytes, wanted: int, reads: bool, timeout
         answer.cancel()
 
 
-# Where nothing is shared.
+# If nothing is shared.
 
 
 def _on_borrowed(pool: SyncPool, packed: bytes, wanted: int, deadline: float, connect: bool) -> list[Any]:
-    """On an idle connection of the pool; raises ``PoolTimeout`` if there is none: nobody shall wait for this."""
+    """Send on an idle connection of the pool. Raises ``PoolTimeout`` if there is none: no caller may wait for this."""
     connection = pool.take_at_once()
     if connection is None:
         raise PoolTimeout("All connections of the pool are in use.")

@@ -1,6 +1,6 @@
-"""Everything one process holds for one server: a client per event loop, one for all threads, one monitor.
+"""All connections of one process to one server: a client per event loop, one for all threads, and one monitor.
 
-The manager is its face; this is its body, and knows nothing of Django.
+The manager wraps this. It does not use Django.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ on_client_built: list[Callable[[], None]] = []
 
 _EMBEDDED_START = 10.0
 _GRACE = 0.5
-_ATTEMPTS = 3  # a check can end without a verdict when its event loop ends, or a reset cuts it
+_ATTEMPTS = 3  # a check can end without a verdict: its event loop ends, or a reset cuts it
 
 
 _LOST_AFTER = 1.0
-"""A check that an interrupt may have met is made once more after so many seconds: a second PING costs little."""
+"""Seconds after which a check that may have been interrupted is repeated. A second PING costs little."""
 
 _VERDICTS = (redis_exceptions.RedisError, OSError, PoolClosed)
-"""What a check raises by itself."""
+"""Errors of a check itself."""
 
 
 class _Check(Flight[bool]):
@@ -69,14 +69,14 @@ class _Check(Flight[bool]):
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether the check takes long and an exception has met its event loop, which is the running one, since."""
+        """Whether the check takes long, and an exception has hit its event loop (the running one) since it began."""
         if monotonic() - self.began <= _LOST_AFTER or self._loop() is not asyncio.get_running_loop():
             return False
         return has_run_ended(self._run) or struck_at() >= self.began - _LOST_AFTER
 
 
 class PoolSet:
-    """Clients for every loop and thread of this process, behind one health verdict."""
+    """Clients for every loop and thread of this process, behind one health state."""
 
     def __init__(self, settings: PoolSettings, listener: Listener | None = None) -> None:
         self.settings = settings
@@ -158,13 +158,13 @@ class PoolSet:
         }
 
     def _retire_dedicated(self, token: Any) -> None:
-        """There is a new token: dedicated connections are replaced when they are free, the shared ones log in."""
+        """There is a new token. Dedicated connections are replaced when they are free; the shared ones log in."""
         self.monitor.retire_connections()
 
-    # Checks: whoever claims the flight PINGs, the others share its verdict.
+    # Checks: the first caller that joins the flight sends the PING; the others share its result.
 
     async def check(self) -> bool:
-        """PING now, or share the PING that is under way; return whether the server is healthy.
+        """PING now, or share a running PING. Return whether the server is healthy.
 
         Raises ``RuntimeError`` on an event loop that existed before the process was forked.
         """
@@ -176,7 +176,7 @@ class PoolSet:
             try:
                 flight = self.monitor.claim(own, longest)
                 if flight is own:
-                    # A task of its own: the caller may be cancelled, the others still get their verdict.
+                    # A task of its own: if the caller is cancelled, the others still get the result.
                     task = loop.create_task(self._check(own))
                     self._keep_task(task)
             finally:
@@ -194,7 +194,7 @@ class PoolSet:
         return self.health.is_healthy
 
     async def _wait_for_check(self, flight: Flight[bool]) -> bool:
-        """Wait for a check to end; return early, with True, if the event loop has lost a step of its task."""
+        """Wait for a check to end. Return early, with True, if the event loop has lost a step of its task."""
         until = monotonic() + self._patience()
         while not (flight.has_landed or flight.is_over) and (left := until - monotonic()) > 0:
             if isinstance(flight, _Check) and flight.may_be_lost:
@@ -203,7 +203,7 @@ class PoolSet:
         return False
 
     def check_sync(self, timeout: float | None = None) -> bool:
-        """The same for threads; with a ``timeout`` (seconds, in place of ``check_timeout``) no check is shared."""
+        """The same for threads. With a ``timeout`` (seconds, in place of ``check_timeout``) no check is shared."""
         for _ in range(_ATTEMPTS):
             if self.monitor.closed:
                 return False
@@ -218,7 +218,7 @@ class PoolSet:
                 own.ended = True
                 own.leave()
             flight.wait(self._patience())
-            # Another caller's deadline does not answer a check that has one of its own.
+            # The deadline of another caller does not decide a check that has its own deadline.
             if flight.has_landed and timeout is None:
                 break
         return self.health.is_healthy
@@ -232,16 +232,16 @@ class PoolSet:
             except _VERDICTS:
                 raise
             except Exception:
-                # As from a signal handler: meant for the code that it met. A second one is a verdict.
+                # As from a signal handler: meant for the code that it interrupted. A second one is a failure.
                 latency = await self._ping()
         except Exception as error:
             self.monitor.failed(error)
         else:
             self.monitor.passed(latency)
         finally:
-            own.ended = True  # also without a verdict: the waiters look again
+            own.ended = True  # also without a result: the waiters check again
             own.leave()
-        # Closed while this check was under way: what it opened is not wanted any more.
+        # Closed during this check: the connection that it opened is not needed.
         if self.monitor.closed and (late := self.loops.retire_current()) is not None:
             await late.close(0)
 
@@ -251,7 +251,7 @@ class PoolSet:
             try:
                 return await ping(entry.pool, self.settings.check_timeout)
             except Exception:
-                # A reset may have cut this check, which says nothing about the server: the next pool tells.
+                # A reset may have cut this check, which says nothing about the server. The next pool decides.
                 if self.monitor.closed or self.loops.current() is entry:
                     raise
         return await ping((await self.loops.open()).pool, self.settings.check_timeout)
@@ -281,18 +281,18 @@ class PoolSet:
         return ping_sync(self._sync_pair()[1], seconds)
 
     def _patience(self) -> float:
-        """How long to wait for somebody else's check: its own limits and a little more."""
+        """Seconds to wait for another caller's check: its own limits and a little more."""
         starting = _EMBEDDED_START if self.settings.embedded is not None else 0.0
         return self.settings.check_timeout + starting + _GRACE
 
     def _leave_silent(self, since: float) -> None:
-        """In an outage, close what was shared before it and lies idle: it may have died without a word."""
+        """In an outage, close idle shared connections made before it: they may have died without notice."""
         self.loops.call_each(lambda entry: _leave_silent(entry.pool, since))
         if (pair := self._sync) is not None:
             _leave_silent(pair[1], since)
 
     def _logged_in(self, login: Login, pool: AsyncPool | SyncPool) -> None:
-        """AUTH was accepted on ``pool``: let every other pool, and those to come, use the same password."""
+        """AUTH was accepted on ``pool``: let every other pool, and later ones, use the same password."""
         login.keep(self.settings.connection_kwargs)
         self.loops.call_each(lambda entry: _log_in_soon(entry.pool, login) if entry.pool is not pool else None)
         if (pair := self._sync) is not None and pair[1] is not pool:
@@ -313,7 +313,7 @@ class PoolSet:
                 submitted = asyncio.run_coroutine_threadsafe(entry.close(timeout), loop)
                 waits.append(asyncio.wrap_future(submitted))
             else:
-                entry.pool.state.closed = True  # its connections are closed by its loop, or when that has ended
+                entry.pool.state.closed = True  # its loop closes its connections, or ``sweep`` after the loop has ended
         pool = self._retire_sync()
         if pool is not None:
             if pool.is_busy:
@@ -325,7 +325,7 @@ class PoolSet:
         self.loops.sweep()
 
     def drain_sync(self, timeout: float) -> None:
-        """The same from sync code; a loop that runs in this very thread closes its client when it goes on."""
+        """The same from sync code. A loop of this very thread closes its client when it goes on."""
         waits: list[concurrent.futures.Future[Any]] = []
         here = running_loop()
         for entry in self.loops.retire_all():
@@ -335,7 +335,7 @@ class PoolSet:
             elif loop is not None and loop.is_running():
                 waits.append(asyncio.run_coroutine_threadsafe(entry.close(timeout), loop))
             else:
-                entry.pool.state.closed = True  # its connections are closed by its loop, or when that has ended
+                entry.pool.state.closed = True  # its loop closes its connections, or ``sweep`` after the loop has ended
         if (pool := self._retire_sync()) is not None:
             pool.drain(timeout)
         concurrent.futures.wait(waits, timeout=timeout + _GRACE)
@@ -352,7 +352,7 @@ class PoolSet:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    # Facts.
+    # Queries.
 
     def stats(self) -> dict[str, int | float | None]:
         """Return the numbers of all pools of this process, added up."""
@@ -378,7 +378,7 @@ class PoolSet:
         return totals
 
     def statistics(self) -> Statistics:
-        """Return what the shared connections of all loops and threads have done, those that ended included."""
+        """Return the counters of the shared connections of all loops and threads, including those that ended."""
         total = self.loops.statistics()
         total.add(self._past.total())
         pair = self._sync
@@ -387,7 +387,7 @@ class PoolSet:
         return total
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the clients and tasks are the parent's; the first use makes others."""
+        """In a forked child: the clients and tasks belong to the parent. The first use creates new ones."""
         _graveyard.append((self._sync, self._tasks))
         self._sync = None
         self._past = PastStatistics()
@@ -400,7 +400,7 @@ def _leave_silent(pool: AsyncPool | SyncPool, since: float) -> None:
 
 
 def _log_in_soon(pool: AsyncPool, login: Login) -> None:
-    """Run by the event loop of ``pool``."""
+    """Called by the event loop of ``pool``."""
     login.adopt(pool)
     send_shared_soon(pool._sharing, login)
 

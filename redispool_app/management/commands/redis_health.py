@@ -1,10 +1,10 @@
 """``manage.py redis_health``: one real health check of each pool, for people, scripts and container probes.
 
-Exit code 0: all pools are healthy. 1: one is not. 2: the settings or the options are wrong; 2 beats 1. With ``--all``
-the workers of every host count too.
+Exit code 0: all pools are healthy. 1: a pool is unhealthy. 2: the settings or the options are wrong; 2 beats 1. With
+``--all`` the workers of every host are included.
 
-The managers stay open, as the command may run inside a process that goes on using them. A process that ends lets go
-of its connections, and of its embedded server, by itself.
+The managers stay open, because the command may run inside a process that goes on using them. A process that ends closes
+its connections, and its embedded server, by itself.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Report:
     fault: str | None = None
     fault_kind: str | None = None
     warning: str | None = None
-    """What stands although the pool is healthy."""
+    """Warnings of a healthy pool."""
     warning_kind: str | None = None
     roster: Roster | None = None
-    """All workers, if they were asked for and the settings are right."""
+    """All workers, if they were requested and the settings are right."""
 
     @property
     def is_healthy(self) -> bool:
         return self.state == "healthy"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready, under the names that ``get_pool_info()`` uses."""
+        """Return it JSON-ready, with the names that ``get_pool_info()`` uses."""
         server = self.server
         return {
             "alias": self.alias,
@@ -83,7 +83,7 @@ class Report:
 
     @property
     def unhealthy_workers(self) -> list[str]:
-        """The ids of workers that say so of themselves."""
+        """The ids of workers that report an unhealthy pool."""
         return self.roster.unhealthy if self.roster is not None else []
 
     def columns(self) -> list[str]:
@@ -102,7 +102,7 @@ class Command(BaseCommand):
         "Check the health of the Redis pools with one PING each. "
         "Exit code 0: all healthy, 1: one is not, 2: the settings or options are wrong."
     )
-    # A fault in the settings is this command's own news, with an exit code of its own.
+    # This command reports faults in the settings itself, with their own exit code.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -121,7 +121,7 @@ class Command(BaseCommand):
         interval = _seconds("--watch", options["watch"])
         self._as_json, self._everyone = options["json"], options["all"]
         self._screen = None
-        # Django's wrapper of a stream knows whether it is a terminal's.
+        # Django's wrapper of a stream knows whether it is a terminal.
         if interval is not None and self._everyone and not self._as_json and self.stdout.isatty():
             self._screen = worker_table.Screen(lambda text: self.stdout.write(text, ending=""))
         with without_last_resort():
@@ -132,7 +132,7 @@ class Command(BaseCommand):
         _raise_verdict(reports)
 
     def _watch(self, aliases: list[str] | None, timeout: float | None, interval: float) -> list[Report]:
-        """Check until Ctrl-C; return the last round's reports."""
+        """Check until Ctrl-C. Return the reports of the last round."""
         reports: list[Report] = []
         try:
             while True:
@@ -193,7 +193,7 @@ class Command(BaseCommand):
 
 def _check_all(aliases: list[str] | None, timeout: float | None) -> Iterator[Report]:
     try:
-        # Once each, in the order given.
+        # Each once, in the given order.
         chosen = list(dict.fromkeys(aliases)) if aliases else get_aliases()
     except ImproperlyConfigured as error:
         yield Report(alias=SETTING, state="misconfigured", fault=str(error))
@@ -203,7 +203,7 @@ def _check_all(aliases: list[str] | None, timeout: float | None) -> Iterator[Rep
 
 
 def _check(alias: str, timeout: float | None) -> Report:
-    """PING the server of one pool, and ask a healthy one what it is."""
+    """PING the server of one pool. Ask a healthy server what it is."""
     try:
         config = get_config(alias)
         manager = RedisConnectionManager(alias)
@@ -215,7 +215,7 @@ def _check(alias: str, timeout: float | None) -> Report:
         if not manager.check_sync(timeout):
             monitor.gate()
             raise monitor.unavailable()
-        # The PING was answered; a user, or a proxy, may do without INFO.
+        # The PING was answered. A user or a proxy may not allow INFO.
         with suppress(redis_exceptions.ResponseError):
             server = fetch(manager)
     except redis_exceptions.RedisError as error:

@@ -1,8 +1,10 @@
-"""``manage.py redis_pool info|reset|pause|resume``: look at the pools, and act on them, here or in every worker.
+"""``manage.py redis_pool info|reset|pause|resume``: show the pools or act on them, here or in every worker.
 
-A command is a process of its own, with pools of its own. Without ``--all`` it looks at those and acts on those, which
-matters where it is called inside a longer program; with ``--all`` it asks the workers that publish, and waits until
-each has obeyed. Exit code 0: done, and healthy. 1: a pool is unhealthy, or a worker has not obeyed. 2: the settings or
+A command runs in its own process, with its own pools. Without ``--all`` it shows those and acts on those. This is
+useful when it is called inside a longer program. With ``--all`` it asks the workers that publish, and waits until each
+has carried out the order.
+
+Exit code 0: done, and healthy. 1: a pool is unhealthy, or a worker has not carried out the order. 2: the settings or
 the options are wrong; 2 beats 1.
 """
 
@@ -36,12 +38,12 @@ MISCONFIGURED = 2
 _DEFAULT_PAUSE = 30.0
 _POLLS_PER_INTERVAL = 10
 _GRACE = 2.0
-"""Seconds that a worker gets beyond two intervals, and beyond CLOSE_TIMEOUT if it is to reset."""
+"""Seconds that a worker gets beyond two intervals, and beyond CLOSE_TIMEOUT for a reset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of the command for one pool. ``problem`` is one line, None if there is none."""
+    """The result of the command for one pool. ``problem`` is one line, or None."""
 
     alias: str
     problem: str | None = None
@@ -53,7 +55,7 @@ class Outcome:
     missing: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready: ``info``, or the roster, or the order's fate, and the ``problem``."""
+        """Return it JSON-ready: ``info``, or the workers, or the result of the order, and the ``problem``."""
         if self.info is not None:
             return self.info
         if self.roster is not None:
@@ -82,7 +84,7 @@ class Command(BaseCommand):
         action, everyone = options["action"], options["all"]
         seconds = _seconds(action, options["seconds"])
         if not everyone:
-            # Not among the JSON, which a program reads.
+            # Not part of the JSON, which a program reads.
             note = self.stderr if options["json"] else self.stdout
             note.write(
                 f"This concerns the command's own process ({process.worker_id()}), which is none of the site's "
@@ -180,7 +182,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
     patience = 2 * interval + _GRACE + (manager.config.close_timeout if action == "reset" else 0.0)
     obeyed: set[str] = set()
     waiting, gone = set(workers), set[str]()
-    with suppress(KeyboardInterrupt):  # tells who has not obeyed so far
+    with suppress(KeyboardInterrupt):  # then show which workers have not carried out the order
         for seen in _watch(manager, patience, interval / _POLLS_PER_INTERVAL):
             obeyed |= {each["id"] for each in seen if each["id"] in waiting and orders.has_obeyed(each, order)}
             gone = waiting - obeyed - {each["id"] for each in seen}
@@ -198,7 +200,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
 
 
 def _watch(manager: RedisConnectionManager, patience: float, pause: float) -> Iterator[list[dict[str, Any]]]:
-    """Yield the workers again and again, for up to ``patience`` seconds, whenever all of them can be seen."""
+    """Yield the workers repeatedly, for up to ``patience`` seconds, whenever all of them are visible."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(min(pause, 0.5))
