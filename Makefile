@@ -49,7 +49,7 @@ LOWEST = \
 # Tests and benchmarks share the processors with no other target.
 .NOTPARALLEL:
 .PHONY: help demo test test-all test-rest test-lab test-random test-comparisons test-lowest test-newest \
-	test-matrix suite-on-newest coverage faults lint format bench screenshots messages clean
+	test-matrix suite-on-newest coverage faults lint format bench bench-check screenshots messages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -116,6 +116,9 @@ format: $(VENV)/.dev ## fix style and format
 bench: $(VENV)/.bench ## measure, and write benchmarks/results.json and the pictures
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.manager
+
+bench-check: $(VENV)/.bench ## compare a short run with benchmarks/results.json; fail below 0.8 of a ratio
+	$(VENV)/bin/python -m benchmarks.check
 
 screenshots: $(VENV)/.dev ## draw the pictures of the status page again
 	SCREENSHOTS=1 $(VENV)/bin/python -m pytest tests/browser -k picture

@@ -6,24 +6,13 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from . import async_engine, django_cache, django_view, goals, in_flight, publishing, report, sync_engine
-from .contest import Effort
+from . import goals, in_flight, publishing, report
+from .parts import PARTS, effort_of
 from .samples import Situation
 from .server import running_server
 
 RESULTS = Path(__file__).with_name("results.json")
 PICTURES = Path(__file__).parent.parent / "docs"
-PARTS = {
-    "get": async_engine.measure,
-    "sync": sync_engine.measure,
-    "cache": django_cache.measure,
-    "view": django_view.measure_gets,
-    "cacheview": django_view.measure_cache,
-    "publishing": publishing.measure,
-}
-VIEWS = ("view", "cacheview")
-# A publication a second: what one costs is only seen in rounds that are longer.
-LONG_ROUNDS = ("publishing",)
 CROWD = "crowd"
 
 
@@ -41,10 +30,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     rounds = 3 if options.quick else options.rounds
-    effort = Effort(rounds, 0.15)
-    # A round of requests takes longer, as a process has to start for it.
-    effort_of_views = Effort((rounds + 1) // 2, 0.8 if options.quick else 1.2)
-    long_effort = Effort(rounds, 2.0)
     situations: list[Situation] = []
     footprints: list[in_flight.Footprint] = []
     met: list[goals.Goal] = []
@@ -53,8 +38,7 @@ def main() -> None:
         report.show_machine(facts)
         for part, measure in PARTS.items():
             if options.only in (None, part):
-                effort_of_part = effort_of_views if part in VIEWS else long_effort if part in LONG_ROUNDS else effort
-                situations += measure(server, effort_of_part, report.show_situation)
+                situations += measure(server, effort_of(part, rounds, quick=options.quick), report.show_situation)
         if options.only in (None, "publishing"):
             met.append(goals.of_publishing(publishing.share_of_a_processor(server)))
         if options.only in (None, CROWD):

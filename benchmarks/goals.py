@@ -15,7 +15,7 @@ from .peers import GLIDE, OURS, REDIS_PY
 from .samples import Series, Situation, Work
 from .sync_engine import GET_SYNC, REDIS_PY_SYNC
 
-_SIZE = 100
+SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Goal:
 def of_ratios(situations: Iterable[Situation]) -> Iterator[Goal]:
     for situation in situations:
         for ratio in RATIOS:
-            if (ratio.work, ratio.callers, _SIZE) == (situation.work, situation.callers, situation.size):
+            if (ratio.work, ratio.callers, SIZE) == (situation.work, situation.callers, situation.size):
                 yield _compared(situation, ratio)
 
 
