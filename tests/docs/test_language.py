@@ -28,6 +28,11 @@ def test_no_word_is_one_that_readers_stumble_over(page: str) -> None:
     assert found == []
 
 
+def test_each_change_is_one_line() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")[2].splitlines()
+    assert [line for line in lines if line.startswith(" ") or len(line) > 120] == []
+
+
 def test_a_long_sentence_is_found_in_a_paragraph_an_item_and_a_cell() -> None:
     long = "one " * LONGEST + "more."
     page = f"# Heading\n\nShort. {long}\nAlso short.\n\n* {long}\n\n| a | {long} |\n|---|---|\n\n```\n{long}\n```\n"

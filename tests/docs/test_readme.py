@@ -96,7 +96,7 @@ def test_the_figures_are_those_that_were_measured():
             assert figure == figures.get(name, figures.get(f"{name} asyncio")), "copy it from benchmarks/results.json"
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_picture_file_and_heading_that_is_linked_exists(page: str) -> None:
     for path, anchor in links(page):
         assert path.exists(), path
