@@ -17,7 +17,6 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.errors import UnansweredHandshakeError
-from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
@@ -28,55 +27,26 @@ from .handshake_errors import LastWords
 from .lifecycle import (
     _SETINFO,
     _SETNAME,
+    Observed,
     _adopt_login,
-    _cause_of,
     _count_closed,
     _count_opened,
     _name_for,
     _not_ours,
+    _raise_reported,
     _refuse_if_forked,
-    _reported,
 )
-from .state import TracksState
 
 
-class ObservedAsync(TracksState):
+class ObservedAsync(Observed):
     """Mixin for a ``redis.asyncio`` connection class. Put it before that class."""
 
-    is_spare = False
-    """Whether it is made in advance. Its failure is a reason to check, and no proof of an outage."""
-    life_share = 1.0
-    """The share of the maximum lifetime after which it is closed."""
-    _login: Any = None
-    """The AUTH of a client whose password it uses, if that is not the one it was created with."""
-    is_patient = False
-    """Whether the reply being read waits for another client. A timeout then says nothing about the server."""
-
-    def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
-        self.monitor = monitor
-        self._counted = False
-        self._opened_at = 0.0
-        self._asked_at = 0.0
-        self._borrowed_at: float | None = None
-        self._returned_at = 0.0
-        self._started = monotonic()
-        self._last_words: LastWords | None = None
-        self._name: str | None = None
-        """The name that is still to be sent ..."""
-        self._named = False
-        """... and whether the reply to that is still to be read."""
-        self._inherited = False
-        """Whether its socket belongs to the process that this one was forked from."""
-        self._made_on: tuple[Callable[[], Any], int] | None = None
-        """A weak reference to the event loop of its last attempt to connect, and the fork generation then."""
-        super().__init__(**kwargs)
+    _made_on: tuple[Callable[[], Any], int] | None = None
+    """A weak reference to the event loop of its last attempt to connect, and the fork generation then."""
 
     async def _connect(self) -> None:
-        loop = fork.use_running_loop()
-        self._inherited, generation = False, fork.generation
+        loop, generation = fork.use_running_loop(), self._begin_connecting()
         self._made_on = (weakref.ref(loop), generation)
-        self._asked_at = monotonic()
-        self._started = -math.inf if self.is_spare else self._asked_at
         try:
             await super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -140,19 +110,11 @@ class ObservedAsync(TracksState):
         if self._inherited:
             await self.disconnect(nowait=True)
             raise _not_ours(self)
-        self._started = -math.inf if self.is_spare else monotonic()
-        if not isinstance(command, str | bytes | list | tuple):
-            command = list(command)  # an iterator can be read only once
-        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
-        if spoilt:
-            self.is_outdated = True  # before the command is sent: an interrupt must not hide it
+        command, spoilt, count = self._account(command)
         try:
             await super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            told = _reported(self, error)
-            if told is not error:
-                raise told from _cause_of(told, error)
-            raise
+            _raise_reported(self, error)
         finally:
             if spoilt:
                 self.is_outdated = True  # the call itself may have connected
@@ -176,10 +138,7 @@ class ObservedAsync(TracksState):
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.RedisError, MemoryError) as error:
             self.replies_due -= isinstance(error, redis_exceptions.ResponseError)
-            told = _reported(self, error)
-            if told is not error:
-                raise told from _cause_of(told, error)
-            raise
+            _raise_reported(self, error)
         # With a timeout given by the caller, None means no reply.
         if response is not None or timeout is None:
             self.replies_due -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from time import monotonic
 from typing import Any
 
@@ -12,7 +11,6 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.errors import UnansweredHandshakeError, UnansweredNameError
-from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
@@ -23,19 +21,18 @@ from .handshake_errors import LastWords
 from .lifecycle import (
     _SETINFO,
     _SETNAME,
+    Observed,
     _adopt_login,
-    _cause_of,
     _count_closed,
     _count_opened,
     _name_for,
     _not_ours,
+    _raise_reported,
     _refuse_if_forked,
-    _reported,
 )
-from .state import TracksState
 
 
-class ObservedSync(TracksState):
+class ObservedSync(Observed):
     """Mixin for a ``redis`` connection class. Put it before that class."""
 
     _connect_callbacks: Any
@@ -44,27 +41,6 @@ class ObservedSync(TracksState):
 
     is_hurried = False
     """Whether it connects for a caller that has little time left."""
-    is_spare = False
-    """Whether it is made in advance. Its failure is a reason to check, and no proof of an outage."""
-    life_share = 1.0
-    """The share of the maximum lifetime after which it is closed."""
-    _login: Any = None
-    is_patient = False
-    """Whether the reply being read waits for another client. A timeout then says nothing about the server."""
-
-    def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
-        self.monitor = monitor
-        self._counted = False
-        self._opened_at = 0.0
-        self._asked_at = 0.0
-        self._borrowed_at: float | None = None
-        self._returned_at = 0.0
-        self._started = monotonic()
-        self._last_words: LastWords | None = None
-        self._name: str | None = None
-        self._named = False
-        self._inherited = False
-        super().__init__(**kwargs)
 
     @property
     def is_subscribed(self) -> bool:
@@ -72,9 +48,7 @@ class ObservedSync(TracksState):
         return bool(self._connect_callbacks)
 
     def _connect(self) -> Any:
-        self._inherited, generation = False, fork.generation
-        self._asked_at = monotonic()
-        self._started = -math.inf if self.is_spare else self._asked_at
+        generation = self._begin_connecting()
         try:
             connected = super()._connect()  # type: ignore[misc]
         except (OSError, TimeoutError, redis_exceptions.RedisError) as error:
@@ -140,19 +114,11 @@ class ObservedSync(TracksState):
         if self._inherited:
             self.disconnect()
             raise _not_ours(self)
-        self._started = -math.inf if self.is_spare else monotonic()
-        if not isinstance(command, str | bytes | list | tuple):
-            command = list(command)  # an iterator can be read only once
-        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
-        if spoilt:
-            self.is_outdated = True  # before the command is sent: an interrupt must not hide it
+        command, spoilt, count = self._account(command)
         try:
             super().send_packed_command(command, *args, **kwargs)  # type: ignore[misc]
         except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError) as error:
-            told = _reported(self, error)
-            if told is not error:
-                raise told from _cause_of(told, error)
-            raise
+            _raise_reported(self, error)
         except BaseException:
             self.disconnect()  # interrupted: no other caller may read this reply
             raise
@@ -181,10 +147,7 @@ class ObservedSync(TracksState):
             return response
         except (redis_exceptions.RedisError, MemoryError) as error:
             self.replies_due -= isinstance(error, redis_exceptions.ResponseError)
-            told = _reported(self, error, hurried="timeout" in kwargs)
-            if told is not error:
-                raise told from _cause_of(told, error)
-            raise
+            _raise_reported(self, error, hurried="timeout" in kwargs)
         except BaseException:
             self.disconnect()
             raise

@@ -6,22 +6,27 @@ connections after their process forks, or after their event loop ends without cl
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import weakref
 from collections.abc import Callable
 from itertools import repeat
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from redis import exceptions as redis_exceptions
 from redis.event import AsyncReAuthConnectionListener, EventDispatcher, ReAuthConnectionListener
 
 from redispool_app.engine.errors import ReplyTooLargeError
 from redispool_app.engine.health.faults import without_arguments
+from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.protocol.replies import exhaust, is_out_of_memory
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
+
+from .handshake_errors import LastWords
+from .state import TracksState
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every connected connection of this process, async and sync, and shared connections of unmanaged pools."""
@@ -29,10 +34,68 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 _INHERITED = "This connection belongs to the process that this one was forked from; it was closed here."
 
 
+class Observed(TracksState):
+    """What the asyncio and the blocking connections have in common. Put it before a connection class of redis-py."""
+
+    is_spare = False
+    """Whether it is made in advance. Its failure is a reason to check, and no proof of an outage."""
+    life_share = 1.0
+    """The share of the maximum lifetime after which it is closed."""
+    _login: Any = None
+    """The AUTH of a client whose password it uses, if that is not the one it was created with."""
+    is_patient = False
+    """Whether the reply being read waits for another client. A timeout then says nothing about the server."""
+
+    def __init__(self, *, monitor: Monitor, **kwargs: Any) -> None:
+        self.monitor = monitor
+        self._counted = False
+        self._opened_at = 0.0
+        self._asked_at = 0.0
+        self._borrowed_at: float | None = None
+        self._returned_at = 0.0
+        self._started = monotonic()
+        self._last_words: LastWords | None = None
+        self._name: str | None = None
+        """The name that is still to be sent ..."""
+        self._named = False
+        """... and whether the reply to that is still to be read."""
+        self._inherited = False
+        """Whether its socket belongs to the process that this one was forked from."""
+        super().__init__(**kwargs)
+
+    def _begin_connecting(self) -> int:
+        """Return the fork generation in which the attempt to connect begins."""
+        self._inherited, generation = False, fork.generation
+        self._asked_at = monotonic()
+        self._started = -math.inf if self.is_spare else self._asked_at
+        return generation
+
+    def _account(self, command: Any) -> tuple[Any, bool, int]:
+        """Return packed commands to send, whether they leave state, and how many replies they get."""
+        self._started = -math.inf if self.is_spare else monotonic()
+        if not isinstance(command, str | bytes | list | tuple):
+            command = list(command)  # an iterator can be read only once
+        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
+        if spoilt:
+            self.is_outdated = True  # before the command is sent: an interrupt must not hide it
+        return command, spoilt, count
+
+
+def _raise_reported(
+    connection: Any, error: redis_exceptions.RedisError | MemoryError, *, hurried: bool = False
+) -> NoReturn:
+    """Report an error to the monitor. Raise it, or a more precise error in its place."""
+    told = _reported(connection, error, hurried=hurried)
+    if told is error:
+        raise error
+    # Without a cause that repeats what the new error leaves out.
+    raise told from None if without_arguments(str(error)) != str(error) else error
+
+
 def _reported(
     connection: Any, raised: redis_exceptions.RedisError | MemoryError, *, hurried: bool = False
 ) -> redis_exceptions.RedisError:
-    """Report an error to the monitor. Return it, or a more precise error in its place.
+    """Report an error. Return it, or a more precise error in its place.
 
     ``hurried``: the caller chose the timeout, which therefore says nothing about the server.
     """
@@ -80,11 +143,6 @@ def _name_for(connection: Any) -> str | None:
     connection._named = False
     name: Callable[[], str] | None = connection.monitor.client_name
     return None if name is None else name()
-
-
-def _cause_of(told: Exception, error: Exception) -> Exception | None:
-    """Return ``error``, or None if it repeats what ``told`` leaves out."""
-    return None if without_arguments(str(error)) != str(error) else error
 
 
 def _refuse_if_forked(connection: Any, generation: int) -> None:
