@@ -78,7 +78,7 @@ class Dispatcher:
         alias = arguments.get("alias")
         if self._queue.qsize() >= self.most or not (self._worker.ensure() or not threads.may_start()):
             self.dropped += 1
-            text = "Redis pool %r: an event was dropped, as receivers are too slow"
+            text = "Redis pool %r: an event was dropped, because its receivers are too slow"
             extra = {"pool": alias, "dropped_total": self.dropped}
             self._limits.setdefault(alias, LogLimit()).log(logger, logging.WARNING, text, alias, extra=extra)
             return

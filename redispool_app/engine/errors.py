@@ -36,7 +36,9 @@ class ReplyTooLargeError(ConnectionLostError):
     The connection is lost: its next reply cannot be found.
     """
 
-    def __init__(self, message: str = "This process has no memory for the reply: ask for less at once.") -> None:
+    def __init__(
+        self, message: str = "The reply does not fit in this process's memory: request less data at once."
+    ) -> None:
         super().__init__(message, written=True, started=monotonic())
 
 

@@ -144,7 +144,7 @@ def _find(question: _Question) -> None:
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         if not found:
-            raise OSError(f"getaddrinfo knows no address of {host}")
+            raise OSError(f"getaddrinfo found no address of {host}")
         question.land(list(dict.fromkeys(_text(address) for *_, address in found)))
     except BaseException as error:
         question.fail(error)

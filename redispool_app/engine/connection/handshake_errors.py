@@ -67,7 +67,7 @@ class LastWords:
                 said = self._socket.recv(_LONGEST, socket.MSG_DONTWAIT)
         if said and said[:1] not in _FIRST_BYTES:
             # For example a web server that closed the connection during the handshake.
-            return redis_exceptions.InvalidResponse(f"Protocol error: {said[:1]!r} begins no reply")
+            return redis_exceptions.InvalidResponse(f"Protocol error: {said[:1]!r} does not begin a reply")
         if not said.startswith(b"-"):
             return None
         words = said[1:].splitlines()[0].decode(errors="replace")

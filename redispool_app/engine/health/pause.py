@@ -75,7 +75,7 @@ class Pause:
         """
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
             raise ValueError(
-                f"A pause cannot take {seconds!r:.40} s: give a number of seconds above 0, at most {LONGEST:g}."
+                f"A pause cannot last {seconds!r:.40} s: give a number of seconds above 0, at most {LONGEST:g}."
             )
         self._until = monotonic() + seconds
         try:

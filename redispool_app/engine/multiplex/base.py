@@ -273,7 +273,7 @@ class SharingRules:
         self.statistics.refused += 1
         refusal = PoolQueueFull(
             f"{in_flight} commands are in flight and {waiting} callers wait: "
-            "Redis or this process is too slow for so many."
+            "Redis or this process is too slow for this load."
         )
         self._exhausted(refusal)
         return refusal

@@ -238,7 +238,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 if left <= 0:
                     raise PoolTimeout(
                         f"No Redis connection became free within {monotonic() - started:.1f} s "
-                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or return connections sooner."
                     )
         finally:
             state.leave(waiter, here=True)

@@ -259,7 +259,7 @@ class SyncPool(redis.ConnectionPool):
                 if left <= 0:
                     raise PoolTimeout(
                         f"No Redis connection became free within {self.timeout:.1f} s "
-                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or hold connections for less long."
+                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or return connections sooner."
                     )
         finally:
             state.leave(waiter)

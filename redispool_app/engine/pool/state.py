@@ -174,7 +174,7 @@ class PoolState(Generic[C]):
         if not self.waiters.has_place(waiter, self.max_waiting):
             raise PoolQueueFull(
                 f"All {self.max_connections} connections are in use and {self.max_waiting} callers wait: "
-                "raise MAX_CONNECTIONS or MAX_WAITING, or hold connections for less long."
+                "raise MAX_CONNECTIONS or MAX_WAITING, or return connections sooner."
             )
 
     def _move(self, source: list[Slot[C]], lease: Lease[C]) -> C | None:

@@ -31,7 +31,7 @@ def refuse_alone(args: Sequence[Any]) -> None:
     words = sent_words(args)
     name = words[0] if words else ""
     if name in WAITING:
-        raise CommandRefused(f"{name} answers for the writes of its own connection only: {_IN_A_PIPELINE}")
+        raise CommandRefused(f"{name} counts the writes of its own connection only: {_IN_A_PIPELINE}")
     if name == "SELECT":
         raise CommandRefused(
             "SELECT would change the database of one connection of this client, not of the client: "
@@ -39,7 +39,7 @@ def refuse_alone(args: Sequence[Any]) -> None:
         )
     if name in _TRANSACTIONS:
         raise CommandRefused(
-            f"{name} needs a connection of its own: use client.pipeline(), with pipe.watch() for WATCH, or "
+            f"{name} needs a dedicated connection: use client.pipeline(), with pipe.watch() for WATCH, or "
             "client.transaction()."
         )
     _refuse_without_one_reply(words)
@@ -49,7 +49,7 @@ def refuse_silence(words: list[str]) -> None:
     """Raise ``CommandRefused`` for a command after which no connection could read another reply."""
     if words[:2] == ["CLIENT", "REPLY"] and words[2:] in (["OFF"], ["SKIP"]):
         raise CommandRefused(
-            f"CLIENT REPLY {words[2]} has no reply to wait for: write on a connection of your own instead, "
+            f"CLIENT REPLY {words[2]} has no reply to wait for: use a dedicated connection, "
             "client.connection_pool.get_connection()."
         )
     if words and words[0] in _SNAPSHOTS:
@@ -63,11 +63,11 @@ def _refuse_without_one_reply(words: list[str]) -> None:
     refuse_silence(words)
     name = words[0] if words else ""
     if name in _SUBSCRIBING:
-        raise CommandRefused(f"{name} is answered by messages, not by a reply: use client.pubsub().")
+        raise CommandRefused(f"{name} returns messages, not a reply: use client.pubsub().")
     if name == "REPLCONF":
         raise _for_replicas(name)
     if name == "MONITOR":
-        raise CommandRefused("MONITOR is answered by a stream, not by a reply: use client.monitor().")
+        raise CommandRefused("MONITOR returns a stream, not a reply: use client.monitor().")
 
 
 def _for_replicas(name: str) -> CommandRefused:
@@ -90,4 +90,4 @@ def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_writte
 
 def no_writes(name: str) -> CommandRefused:
     """Return the refusal of WAIT on a connection that has written nothing, or that is not the one that wrote."""
-    return CommandRefused(f"{name} has no writes on this connection to answer for: {_IN_A_PIPELINE}")
+    return CommandRefused(f"{name} has no writes on this connection to count: {_IN_A_PIPELINE}")

@@ -40,7 +40,7 @@ def invalid(error: Exception) -> redis_exceptions.RedisError:
         return ReplyTooLargeError()
     if isinstance(error, redis_exceptions.InvalidResponse):
         return error
-    return redis_exceptions.InvalidResponse(f"A reply that cannot be read: {error}")
+    return redis_exceptions.InvalidResponse(f"A reply could not be parsed: {error}")
 
 
 def error_parser(connection: Any) -> Callable[[str], Exception]:

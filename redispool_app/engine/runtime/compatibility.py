@@ -64,25 +64,25 @@ class Miss(NamedTuple):
 _OUTCOME = "reporting a lost write as OutcomeUnknown instead of sending it again"
 _SHARING = "sharing one connection"
 _UNIT = "sending a pipeline as one unit"
-_RESULT = "judging a lost pipeline"
-_WATCH = "noticing that a connection that watched keys was lost"
+_RESULT = "deciding about a lost pipeline"
+_WATCH = "detecting the loss of a connection that watched keys"
 _REPORT = "counting connections and reporting their failures"
-_ACCOUNT = "knowing without a second look what a pipeline leaves on its connection"
+_ACCOUNT = "tracking the state that a pipeline leaves on its connection"
 _INTERRUPT = "closing a connection whose reply an interrupt left unread"
 _HANDSHAKE = "naming connections and explaining refused handshakes"
-_ADDRESS = "connecting within one time-out whatever the name server does"
+_ADDRESS = "connecting within one timeout, with any name server"
 _POOL = "the fair pool of connections"
 _TAKE = "taking over the transport of a connection"
 _ABANDON = "closing the sockets of an event loop that has ended"
-_FORK = "letting go of what a forked child inherited"
+_FORK = "dropping inherited connections in a forked child"
 _LOCK = "locks that outlive a reset of the pool"
-_DISCREET = "hiding what a credential provider says"
-_LIMIT = "keeping a health check within its time-out"
-_PATIENCE = "waiting for what may be silent for long"
-_WAKE = "waking callers whose callback an interrupt has dropped"
-_LOST = "replacing an attempt to connect of which an interrupt has dropped a step"
-_TIMERS = "timers that come on time after an interrupt between them"
-_STREAM = "logging in again with a token that a credential provider streams"
+_REDACTION = "hiding the error texts of a credential provider"
+_LIMIT = "keeping a health check within its timeout"
+_PATIENCE = "waiting for a reply that may take long"
+_WAKE = "waking callers after an interrupt has lost their callback"
+_LOST = "replacing an attempt to connect after an interrupt has lost a step"
+_TIMERS = "running timers on time after an interrupt"
+_STREAM = "logging in with a streamed token of a credential provider"
 _EXPORT = "the exporter of histograms"
 _WARN = "warning about a client that was never closed"
 
@@ -155,7 +155,7 @@ NAMES: tuple[Name, ...] = (
     *_attributes(f"{_SYNC}:AbstractConnection", "sending text in the configured encoding", True, "_command_packer"),
     *_methods(f"{_ASYNC}:AbstractConnection", _REPORT, False, __del__="_warnings"),
     *_attributes(f"{_ASYNC}:AbstractConnection", _TAKE, True, "_reader", "_writer"),
-    *_methods(f"{_ASYNC}:AbstractConnection", "closing what lay idle too long", False, _close=""),
+    *_methods(f"{_ASYNC}:AbstractConnection", "closing idle connections", False, _close=""),
     *_methods(f"{_SYNC}:Connection", _ADDRESS, False, _connect=""),
     *_methods(f"{_SYNC}:SSLConnection", _REPORT, False, _connect=""),
     *_methods(f"{_SYNC}:UnixDomainSocketConnection", _REPORT, False, _connect=""),
@@ -169,7 +169,7 @@ NAMES: tuple[Name, ...] = (
     *_pool(f"{_ASYNC}:ConnectionPool"),
     *_methods(f"{_SYNC}:ConnectionPool", _POOL, False, _checkpid="", make_connection=""),
     # The rest of redis-py.
-    *_methods("redis.credentials:CredentialProvider", _DISCREET, False, get_credentials="", get_credentials_async=""),
+    *_methods("redis.credentials:CredentialProvider", _REDACTION, False, get_credentials="", get_credentials_async=""),
     *_methods("redis.backoff:AbstractBackoff", _LIMIT, False, compute="failures", reset=""),
     *_attributes("redis.retry:AbstractRetry", _LIMIT, False, "_backoff"),
     *_methods(
@@ -184,7 +184,7 @@ NAMES: tuple[Name, ...] = (
     *_methods("redis.credentials:StreamingCredentialProvider", _STREAM, False, is_streaming=""),
     *_methods(f"{_SYNC}:ConnectionPool", _STREAM, False, re_auth_callback="token"),
     *_methods(f"{_ASYNC}:ConnectionPool", _STREAM, False, re_auth_callback="token"),
-    Name("redis._defaults:", "DEFAULT_SOCKET_TIMEOUT", None, "the time-out of a client that was given none", False),
+    Name("redis._defaults:", "DEFAULT_SOCKET_TIMEOUT", None, "the default timeout of a client", False),
     # asyncio and ssl.
     *_methods("asyncio:BaseProtocol", _SHARING, True, connection_lost="exc", pause_writing="", resume_writing=""),
     *_methods("asyncio:Protocol", _SHARING, True, data_received="data", eof_received=""),

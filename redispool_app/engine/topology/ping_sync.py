@@ -65,7 +65,7 @@ def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
     def exchange(packed: bytes, wanted: int) -> _Replies:
         left = deadline - monotonic()
         if left <= 0:
-            raise redis_exceptions.TimeoutError("The health check's time was used up by connecting")
+            raise redis_exceptions.TimeoutError("Connecting took the whole time of the health check")
         connection._sock.settimeout(left)
         connection.send_packed_command([packed], check_health=False)
         replies: _Replies = []

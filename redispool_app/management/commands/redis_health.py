@@ -107,7 +107,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--alias", action="append", metavar="NAME", help="this pool only; may be given again")
-        parser.add_argument("--all", action="store_true", help="show every worker of every host, as each last said")
+        parser.add_argument("--all", action="store_true", help="show every worker of every host with its last report")
         parser.add_argument("--json", action="store_true", help="print one JSON document, per round if watching")
         parser.add_argument(
             "--timeout", metavar="SECONDS", help="how long each PING may take, in place of HEALTH_CHECK_TIMEOUT"

@@ -87,8 +87,8 @@ class Command(BaseCommand):
             # Not part of the JSON, which a program reads.
             note = self.stderr if options["json"] else self.stdout
             note.write(
-                f"This concerns the command's own process ({process.worker_id()}), which is none of the site's "
-                "workers: give --all for those."
+                f"This concerns only the command's own process ({process.worker_id()}), not the site's workers: "
+                "give --all for those."
             )
         outcomes = []
         with without_last_resort():
@@ -161,7 +161,7 @@ def _of_workers(alias: str, action: Any, seconds: float) -> Outcome:
     try:
         interval = manager.config.publish_interval
         if interval is None:
-            switched_off = "PUBLISH_INTERVAL is None, so nobody hears of the workers: set it to a number of seconds."
+            switched_off = "PUBLISH_INTERVAL is None, so no worker publishes its state: set it to a number of seconds."
             return Outcome(alias=alias, problem=switched_off, code=MISCONFIGURED)
         before = roster.read(manager)
         workers = [worker["id"] for worker in before.workers if worker["id"] != process.worker_id()]

@@ -118,7 +118,7 @@ def test_an_exhausted_pool_is_told_in_one_line(server, pool_settings, caplog):
     (record,) = of(caplog, "redispool_app.pool")
     assert (record.levelname, record.pool, record.reason, record.left_out) == ("WARNING", "default", "PoolTimeout", 0)
     assert record.getMessage().startswith("Redis pool 'default' is exhausted: No Redis connection became free")
-    assert record.getMessage().endswith("hold connections for less long.")
+    assert record.getMessage().endswith("return connections sooner.")
 
 
 # How often.
