@@ -78,6 +78,18 @@ def test_every_extra_is_named():
     assert rows == re.findall(r"^([\w-]+) = ", section, re.MULTILINE)
 
 
+def test_the_supported_versions_are_those_that_are_declared():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    (python,) = re.findall(r'requires-python = ">=([\d.]+)"', pyproject)
+    (django,) = re.findall(r'"django>=([\d.]+)"', pyproject)
+    (redis,) = re.findall(r'"redis\[hiredis\]>=([\d.]+),<9"', pyproject)
+    for page in (README, INSTALLATION):
+        section = page.split("## Supported versions")[1]
+        assert re.search(rf"Python(?: \|)? {python} and newer", section)
+        assert re.search(rf"Django(?: \|)? {django} LTS and 6\.x", section)
+        assert re.search(rf"redis-py(?: \|)? {redis} and newer 8\.x", section)
+
+
 def test_the_figures_are_those_that_were_measured():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
 
