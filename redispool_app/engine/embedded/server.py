@@ -59,18 +59,9 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout
         while True:
             own: Flight[None] = Flight()
-            try:
-                start = self._starts.join(own)
-                if start is own:
-                    self._ensure_running(deadline)
-                    own.land(None)
-                    return
-            except Exception as error:
-                own.fail(error)
-                raise
-            finally:
-                own.ended = True
-                own.leave()
+            start = self._starts.lead(own, lambda: self._ensure_running(deadline))
+            if start is own:
+                return
             if own.is_nested_in(start):
                 raise RedisUnavailable(
                     "The embedded server is being started by the call that this one interrupts: try again after it.",

@@ -340,22 +340,7 @@ class ThreadSharing(SharingRules):
     def _connect(self, deadline: float) -> None:
         refuse_unsupported_runtime()
         own: Flight[None] = Flight()
-        try:
-            attempt = self._attempts.join(own)
-            if attempt is own:
-                self._make_connection(deadline)
-                own.land(None)
-        except Exception as error:
-            # As from a signal handler: meant for the code that it interrupted, not for the waiting callers. A second
-            # exception, such as one of a credential provider, is raised for them.
-            if isinstance(error, FAILURES) or self._accident is not None:
-                own.fail(error)
-            else:
-                self._accident = error
-            raise
-        finally:
-            own.ended = True
-            own.leave()
+        attempt = self._attempts.lead(own, lambda: self._make_connection(deadline), self._is_for_all)
         if attempt is own:
             return
         # A nested call has its own connections. It must not wait for its own thread.
@@ -364,6 +349,15 @@ class ThreadSharing(SharingRules):
             raise self.too_late(left)
         if attempt.has_landed:
             attempt.result()  # raises the error of the attempt
+
+    def _is_for_all(self, error: Exception) -> bool:
+        """Whether the error of an attempt is raised for its waiting callers, too."""
+        if isinstance(error, FAILURES) or self._accident is not None:
+            return True
+        # As from a signal handler: meant for the code that it interrupted, not for the waiting callers. A second
+        # exception, such as one of a credential provider, is raised for them.
+        self._accident = error
+        return False
 
     def _make_connection(self, deadline: float) -> None:
         if (delay := self.attempt_delay()) > 0:

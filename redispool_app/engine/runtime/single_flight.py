@@ -16,6 +16,8 @@ With this pattern no interrupt leaves a flight behind:
         own.ended = True
         own.leave()
 
+``SingleFlight.lead()`` is this pattern for work that returns its result.
+
 A caller whose own thread or task leads the flight (``own.is_nested_in(flight)``) must not wait. It does its own work.
 """
 
@@ -185,6 +187,26 @@ class SingleFlight(Generic[T]):
             flight = flight._successor.setdefault(_NEXT, own)
         # Another thread may store an earlier one at the same time. Its chain leads here.
         self.latest = flight
+        return flight
+
+    def lead(
+        self, own: Flight[T], work: Callable[[], T], is_shared: Callable[[Exception], bool] = lambda _: True
+    ) -> Flight[T]:
+        """Join. If ``own`` leads, do ``work`` and give its result to the waiters, or its exception if ``is_shared``.
+
+        Returns the flight that leads. Raises what ``work`` raises.
+        """
+        try:
+            flight = self.join(own)
+            if flight is own:
+                own.land(work())
+        except Exception as error:
+            if is_shared(error):
+                own.fail(error)
+            raise
+        finally:
+            own.ended = True
+            own.leave()
         return flight
 
 
