@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import check
-from benchmarks.goals import RATIOS
+from benchmarks.goals import RATIOS, Ratio
 from benchmarks.parts import PARTS
 
+Results = dict[str, Any]
 LOW, KEPT = 0.79, 0.81
 
 
-def situation_of(results, ratio):
-    situations = results.setdefault(ratio.work.key, [])
+def situation_of(results: Results, ratio: Ratio) -> dict[str, Any]:
+    situations: list[dict[str, Any]] = results.setdefault(ratio.work.key, [])
     for situation in situations:
         if situation["callers"] == ratio.callers:
             return situation
@@ -23,9 +27,9 @@ def situation_of(results, ratio):
     return situations[-1]
 
 
-def made_up(slower=None, by=1.0):
+def made_up(slower: Ratio | None = None, by: float = 1.0) -> Results:
     """Return results in which each ratio is 10, but for the ratio ``slower``."""
-    results = {}
+    results: Results = {}
     for ratio in RATIOS:
         contenders = situation_of(results, ratio)["results"]
         if not any(one["contender"] == ratio.work.ours for one in contenders):
@@ -40,11 +44,11 @@ def made_up(slower=None, by=1.0):
     return results
 
 
-def low_in(measured, recorded=None):
-    return [one.ratio for one in check.compare(recorded or made_up(), measured) if not one.kept]
+def low_in(measured: Results) -> list[Ratio]:
+    return [one.ratio for one in check.compare(made_up(), measured) if not one.kept]
 
 
-def run(tmp_path, recorded, measured):
+def run(tmp_path: Path, recorded: Results, measured: Results) -> int:
     """Return the exit code of the check of two files."""
     paths = [tmp_path / "recorded.json", tmp_path / "measured.json"]
     for path, results in zip(paths, (recorded, measured), strict=True):
@@ -52,18 +56,18 @@ def run(tmp_path, recorded, measured):
     return check.main(["--recorded", str(paths[0]), str(paths[1])])
 
 
-def test_the_same_results_keep_every_ratio():
+def test_the_same_results_keep_every_ratio() -> None:
     assert len(check.compare(made_up(), made_up())) == len(RATIOS)
     assert low_in(made_up()) == []
 
 
 @pytest.mark.parametrize("ratio", RATIOS, ids=lambda ratio: f"{ratio.work.key}-{ratio.callers}-{ratio.against}")
-def test_each_ratio_is_low_below_four_fifths_of_the_recorded_one(ratio):
+def test_each_ratio_is_low_below_four_fifths_of_the_recorded_one(ratio: Ratio) -> None:
     assert low_in(made_up(ratio, LOW)) == [ratio]
     assert low_in(made_up(ratio, KEPT)) == []
 
 
-def test_a_machine_twice_as_slow_keeps_every_ratio():
+def test_a_machine_twice_as_slow_keeps_every_ratio() -> None:
     slow = made_up()
     for situations in slow.values():
         for contender in (one for situation in situations for one in situation["results"]):
@@ -72,13 +76,13 @@ def test_a_machine_twice_as_slow_keeps_every_ratio():
     assert low_in(slow) == []
 
 
-def test_a_ratio_of_a_missing_peer_is_not_kept():
+def test_a_ratio_of_a_missing_peer_is_not_kept() -> None:
     without = made_up()
     del without["sync_get"]
     assert {ratio.work.key for ratio in low_in(without)} == {"sync_get"}
 
 
-def test_a_ratio_that_is_not_recorded_is_not_compared():
+def test_a_ratio_that_is_not_recorded_is_not_compared() -> None:
     recorded = made_up()
     del recorded["sync_get"]
     compared = {one.ratio.work.key for one in check.compare(recorded, made_up())}
@@ -88,43 +92,43 @@ def test_a_ratio_that_is_not_recorded_is_not_compared():
 class Runs:
     """Stands for the measurement: returns made-up results in turn, and notes which parts it was asked for."""
 
-    def __init__(self, *results):
+    def __init__(self, *results: Results) -> None:
         self.results = list(results)
-        self.asked = []
+        self.asked: list[set[str]] = []
 
-    def __call__(self, parts):
+    def __call__(self, parts: Iterable[str]) -> Results:
         self.asked.append(set(parts))
         return copy.deepcopy(self.results.pop(0))
 
 
-def test_every_part_with_a_recorded_ratio_is_measured_once():
+def test_every_part_with_a_recorded_ratio_is_measured_once() -> None:
     runs = Runs(made_up())
     assert all(one.kept for one in check.check(made_up(), runs))
     assert runs.asked == [{"get", "sync", "cache", "view", "cacheview"}]
     assert runs.asked[0] <= set(PARTS)
 
 
-def test_a_part_with_a_low_ratio_is_measured_again():
+def test_a_part_with_a_low_ratio_is_measured_again() -> None:
     low = RATIOS[0]
     runs = Runs(made_up(low, LOW), {"get": made_up()["get"]})
     assert all(one.kept for one in check.check(made_up(), runs))
     assert runs.asked[1:] == [{"get"}]
 
 
-def test_a_ratio_that_is_low_twice_stays_low():
+def test_a_ratio_that_is_low_twice_stays_low() -> None:
     low = RATIOS[0]
     runs = Runs(made_up(low, LOW), {"get": made_up(low, LOW)["get"]})
     assert [one.ratio for one in check.check(made_up(), runs) if not one.kept] == [low]
 
 
-def test_a_missing_peer_is_not_measured_again():
+def test_a_missing_peer_is_not_measured_again() -> None:
     without = made_up()
     del without["sync_get"]
     runs = Runs(without)
     assert {one.ratio.work.key for one in check.check(made_up(), runs) if not one.kept} == {"sync_get"}
 
 
-def test_the_exit_code_tells_whether_a_ratio_is_low(tmp_path, capsys):
+def test_the_exit_code_tells_whether_a_ratio_is_low(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, made_up(), made_up()) == 0
     assert "LOW" not in capsys.readouterr().out
     assert run(tmp_path, made_up(), made_up(RATIOS[0], LOW)) == 1
@@ -132,11 +136,11 @@ def test_the_exit_code_tells_whether_a_ratio_is_low(tmp_path, capsys):
     assert line.split() == "GET of 100 bytes, 1 caller, against redis-py asyncio 10.00 7.90 0.79 LOW".split()
 
 
-def test_results_without_a_ratio_fail_the_check(tmp_path, capsys):
+def test_results_without_a_ratio_fail_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, {}, made_up()) == 1
     assert "run `make bench`" in capsys.readouterr().out
 
 
-def test_the_recorded_results_have_ratios():
+def test_the_recorded_results_have_ratios() -> None:
     recorded = json.loads(check.RECORDED.read_text())
     assert {one.ratio.work.key for one in check.compare(recorded, recorded)} == set(check.PART_OF_WORK)

@@ -21,7 +21,7 @@ os.wait()
 """
 
 
-def run(directory, *arguments):
+def run(directory: Path, *arguments: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     environment |= {"COVERAGE_FILE": str(directory / "coverage"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "coverage", *arguments]
@@ -30,7 +30,7 @@ def run(directory, *arguments):
     return ended.stdout
 
 
-def test_subprocesses_and_forked_children_are_measured(tmp_path):
+def test_subprocesses_and_forked_children_are_measured(tmp_path: Path) -> None:
     pytest.importorskip("coverage")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
