@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
@@ -39,6 +40,32 @@ def test_every_folder_of_the_package_has_its_place_in_the_architecture() -> None
     folders |= {path.parent.name for path in package.glob("engine/*/__init__.py")}
     diagram = ARCHITECTURE.split("```mermaid")[1].split("```")[0]
     assert {name for name in folders if not re.search(rf"\b{name}\b", diagram)} == {"migrations"}
+
+
+def layers(container: str) -> list[set[str]]:
+    """Return the layers of a package from the top, as its import contract has them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (found,) = [each for each in contracts if each["type"] == "layers" and each["containers"] == [container]]
+    return [set(re.findall(r"\w+", layer)) for layer in found["layers"]]
+
+
+def boxes(part: str) -> list[set[str]]:
+    """Return the modules and folders in each box of a part of the diagram."""
+    labels = re.findall(r'^ *\w+\["(.+?)"\]$', part, re.MULTILINE)
+    return [set(label.partition(":")[0].split(" · ")) for label in labels]
+
+
+def test_the_layers_of_the_diagram_are_those_of_the_import_contracts() -> None:
+    diagram = ARCHITECTURE.split("```mermaid")[1].split("```")[0]
+    django, engine, ground = re.split(r"^    end$", diagram, flags=re.MULTILINE)
+    app = layers("redispool_app")
+    places = [[rank for rank, layer in enumerate(app) if box <= layer] for box in (*boxes(django), *boxes(ground))]
+    assert all(places)
+    assert places == sorted(places)
+    rank = {name: place for place, layer in enumerate(layers("redispool_app.engine")) for name in layer}
+    names = [name for box in boxes(engine) for name in box]
+    assert set(names) == set(rank) - {"errors"}
+    assert [rank[name] for name in names] == sorted(rank[name] for name in names)
 
 
 def test_the_decisions_are_those_that_are_listed() -> None:
