@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from typing import Any
 
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine.health.faults import FaultKind
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.health.server_mode import (
-    CLUSTER_NODES,
-    HELLO,
-    PING,
-    check_ping,
-    check_slots,
-    is_in_cluster_mode,
-)
 from redispool_app.engine.multiplex.multiplexer_async import sharing_of
 from redispool_app.engine.pool.pool_async import AsyncPool
 
-from .ping_target import _Replies, _warn
+from .ping_target import Replies, questions
 
 
 async def ping(pool: AsyncPool, timeout: float) -> float:
@@ -74,9 +64,9 @@ async def _ping_on_new(pool: AsyncPool) -> float:
 
 
 async def _ping(connection: Any, pool: AsyncPool) -> float:
-    async def exchange(packed: bytes, wanted: int) -> _Replies:
+    async def exchange(packed: bytes, wanted: int) -> Replies:
         await connection.send_packed_command([packed], check_health=False)
-        replies: _Replies = []
+        replies: Replies = []
         for _ in range(wanted):
             try:
                 replies.append(await connection.read_response(disable_decoding=True))
@@ -87,17 +77,13 @@ async def _ping(connection: Any, pool: AsyncPool) -> float:
     return await _ask(pool.monitor, exchange)
 
 
-async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[_Replies]]) -> float:
-    """Run a check with ``exchange``, which returns errors as values. Return the first round trip in seconds."""
-    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
-    started = perf_counter()
-    replies = await (exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1))
-    latency = perf_counter() - started
-    check_ping(replies[0])
-    if asks_mode:
-        is_clustered = is_in_cluster_mode(replies[1])
-        if is_clustered:
-            (nodes,) = await exchange(CLUSTER_NODES, 1)
-            check_slots(nodes, was_moved=monitor.was_moved)
-        _warn(monitor, replies[1], is_clustered)
-    return latency
+async def _ask(monitor: Monitor, exchange: Callable[[bytes, int], Awaitable[Replies]]) -> float:
+    """Run a check with ``exchange``. Return the first round trip in seconds."""
+    check = questions(monitor)
+    asked = next(check)
+    while True:
+        replies = await exchange(*asked)
+        try:
+            asked = check.send(replies)
+        except StopIteration as end:
+            return float(end.value)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.connection.deadline_sync import shortened
-from redispool_app.engine.health.faults import FaultKind
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.health.server_mode import (
-    CLUSTER_NODES,
-    HELLO,
-    PING,
-    check_ping,
-    check_slots,
-    is_in_cluster_mode,
-)
 from redispool_app.engine.multiplex.multiplexer_sync import thread_sharing_of
 from redispool_app.engine.pool.pool_sync import SyncPool
 
-from .ping_target import _Replies, _warn
+from .ping_target import Replies, questions
 
 
 def ping_sync(pool: SyncPool, timeout: float) -> float:
@@ -62,34 +53,35 @@ def _ping_on_new_sync(pool: SyncPool, deadline: float) -> float:
 
 
 def _ping_sync(connection: Any, deadline: float, pool: SyncPool) -> float:
-    def exchange(packed: bytes, wanted: int) -> _Replies:
+    def exchange(packed: bytes, wanted: int) -> Replies:
         left = deadline - monotonic()
         if left <= 0:
             raise redis_exceptions.TimeoutError("Connecting took the whole time of the health check")
-        connection._sock.settimeout(left)
-        connection.send_packed_command([packed], check_health=False)
-        replies: _Replies = []
-        for _ in range(wanted):
-            try:
-                replies.append(connection.read_response(disable_decoding=True))
-            except redis_exceptions.ResponseError as error:
-                replies.append(error)
-        return replies
+        return exchange_on(connection, packed, wanted, left)
 
     return _ask_sync(pool.monitor, exchange)
 
 
-def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], _Replies]) -> float:
+def exchange_on(connection: Any, packed: bytes, wanted: int, timeout: float) -> Replies:
+    """Send packed commands on a dedicated connection and read so many replies, each within ``timeout`` seconds."""
+    connection._sock.settimeout(timeout)
+    connection.send_packed_command([packed], check_health=False)
+    replies: Replies = []
+    for _ in range(wanted):
+        try:
+            replies.append(connection.read_response(disable_decoding=True))
+        except redis_exceptions.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def _ask_sync(monitor: Monitor, exchange: Callable[[bytes, int], Replies]) -> float:
     """Blocking version of ``_ask``."""
-    asks_mode = not monitor.health.is_healthy or monitor.shows(FaultKind.READONLY)
-    started = perf_counter()
-    replies = exchange(PING + HELLO, 2) if asks_mode else exchange(PING, 1)
-    latency = perf_counter() - started
-    check_ping(replies[0])
-    if asks_mode:
-        is_clustered = is_in_cluster_mode(replies[1])
-        if is_clustered:
-            (nodes,) = exchange(CLUSTER_NODES, 1)
-            check_slots(nodes, was_moved=monitor.was_moved)
-        _warn(monitor, replies[1], is_clustered)
-    return latency
+    check = questions(monitor)
+    asked = next(check)
+    while True:
+        replies = exchange(*asked)
+        try:
+            asked = check.send(replies)
+        except StopIteration as end:
+            return float(end.value)

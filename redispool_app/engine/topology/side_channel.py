@@ -28,6 +28,7 @@ from redispool_app.engine.runtime.fork import mark
 from redispool_app.exceptions import PoolTimeout
 
 from .event_loops import LoopClient, running_loop
+from .ping_sync import exchange_on
 from .standalone import PoolSet
 
 Command = Sequence[bytes | str | int | float]
@@ -153,19 +154,11 @@ def _on_borrowed(pool: SyncPool, packed: bytes, wanted: int, deadline: float, co
     connection = pool.take_at_once()
     if connection is None:
         raise PoolTimeout("All connections of the pool are in use.")
-    replies: list[Any] = []
     try:
         if connection._sock is None and not connect:
             raise NotConnectedError("No connection is open.")
         with pool.monitor.quietly(), shortened(connection, deadline):
             pool.ready(connection)
-            connection._sock.settimeout(max(0.001, deadline - monotonic()))
-            connection.send_packed_command([packed], check_health=False)
-            for _ in range(wanted):
-                try:
-                    replies.append(connection.read_response(disable_decoding=True))
-                except redis_exceptions.ResponseError as error:
-                    replies.append(error)
+            return exchange_on(connection, packed, wanted, max(0.001, deadline - monotonic()))
     finally:
         pool.release(connection)
-    return replies
