@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -352,54 +351,3 @@ def test_what_a_server_says_in_a_pipeline_is_recognised(own_server, pool_setting
     info = manager.get_pool_info()
     assert info["last_error_kind"] == "oom"
     assert "s3cret-value" not in json.dumps(info)
-
-
-class SilentWebServer(threading.Thread):
-    """Waits for the end of the request's head, as h11 does, and only then finds it wrong."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.start()
-
-    def run(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.answer, args=(peer,), daemon=True).start()
-
-    def answer(self, peer):
-        with peer:
-            received = b""
-            while b"\r\n\r\n" not in received:
-                more = peer.recv(1000)
-                if not more:
-                    return
-                received += more
-            peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-@pytest.fixture
-def web_server():
-    server = SilentWebServer()
-    yield server
-    server.listener.shutdown(socket.SHUT_RDWR)
-    server.listener.close()
-    server.join(5)
-
-
-def test_a_web_server_that_waits_in_silence_is_recognised(web_server, pool_settings):
-    manager = pool_settings(f"redis://127.0.0.1:{web_server.port}", HEALTH_CHECK_TIMEOUT=0.5)
-    with pytest.raises(RedisUnavailable, match="not in the Redis protocol: correct the port"):
-        manager.get_sync_client()
-
-
-async def test_a_coroutine_is_told_so_too_within_the_same_time(web_server, pool_settings):
-    manager = pool_settings(f"redis://127.0.0.1:{web_server.port}", HEALTH_CHECK_TIMEOUT=0.5)
-    started = time.monotonic()
-    with pytest.raises(RedisUnavailable, match="not in the Redis protocol: correct the port"):
-        await manager.get_client()
-    assert time.monotonic() - started < 0.5 + SLACK
