@@ -24,17 +24,17 @@ TEXT = PAGE.read_text()
 DOCUMENT = json.loads(RESULTS.read_text())
 
 
-def test_the_tables_are_those_of_the_results():
+def test_the_tables_are_those_of_the_results() -> None:
     assert render(TEXT, DOCUMENT) == TEXT, "run python -m tests.lab.document"
 
 
-def test_another_result_would_be_another_page():
+def test_another_result_would_be_another_page() -> None:
     other = {**DOCUMENT, "rows": [{**DOCUMENT["rows"][0], "worst_wait_ms": 123_456.0}]}
     assert "123,456" in render(TEXT, other)
 
 
-def test_the_promises_are_those_of_the_judge():
-    for promise in (
+def test_the_guarantees_are_those_of_the_judge() -> None:
+    for guarantee in (
         f"plus {SLACK:.0%} and {GRACE * 1000:.0f} ms",
         f"within {FAST * 1000:.0f} ms",
         f"within {RECOVERY:.0f} s plus `RETRY_BACKOFF_CAP`",
@@ -46,10 +46,10 @@ def test_the_promises_are_those_of_the_judge():
         f"`SOCKET_TIMEOUT` {DEFAULTS['SOCKET_TIMEOUT']:.0f} s",
         f"{WATCHED:.0f} s after the fault's end",
     ):
-        assert promise in TEXT, promise
+        assert guarantee in TEXT, guarantee
 
 
-def test_the_limits_that_some_scenarios_have_of_their_own_are_those_of_the_judge():
+def test_the_limits_that_some_scenarios_have_of_their_own_are_those_of_the_judge() -> None:
     attempts = [rules_of(ConnectionsKilled, subject)["attempts_per_second"] for subject in TRANSACTIONS]
     for limit in (
         "({} for coroutines, {} for threads)".format(*attempts),
@@ -62,7 +62,7 @@ def test_the_limits_that_some_scenarios_have_of_their_own_are_those_of_the_judge
         assert limit in TEXT, limit
 
 
-def test_the_peers_defaults_are_those_it_names():
+def test_the_peers_defaults_are_those_it_names() -> None:
     pool = redis.asyncio.Redis.from_url("redis://127.0.0.1").connection_pool
     by_url = pool.make_connection()
     by_host = redis.asyncio.Redis(host="127.0.0.1").connection_pool.make_connection()
@@ -72,26 +72,26 @@ def test_the_peers_defaults_are_those_it_names():
     assert f"again up to {by_host.retry.get_retries()} times" in TEXT
 
 
-def test_no_client_answered_wrongly_or_lost_what_it_acknowledged_as_the_page_says():
+def test_no_client_answered_wrongly_or_lost_what_it_acknowledged_as_the_page_says() -> None:
     rows = DOCUMENT["comparison"]["rows"]
     assert "All of them give each caller its own reply, and what they acknowledge is there." in TEXT
     assert [row for row in rows if row["wrong_replies"] or row["writes_lost"]] == []
 
 
-def test_a_client_that_had_to_be_cut_off_has_no_worst_wait_but_a_bound():
+def test_a_client_whose_connections_were_closed_has_a_bound_instead_of_a_worst_wait() -> None:
     row = {**DOCUMENT["comparison"]["rows"][0], "cut_after_s": 24.0, "all_back_ms": None}
     shown = dict(zip(COLUMNS, cells(row), strict=True))
     assert (shown["worst_wait_ms"], shown["all_back_ms"]) == ("> 24", "not all")
 
 
-def test_every_client_is_compared_under_every_fault():
+def test_every_client_is_compared_under_every_fault() -> None:
     rows = DOCUMENT["comparison"]["rows"]
     assert {row["subject"] for row in rows} == {subject.name for subject in CONTENDERS}
     assert len({(row["fault"], row["subject"]) for row in rows}) == len(rows)
     assert len(rows) % len(CONTENDERS) == 0
 
 
-def test_every_client_is_measured_beside_every_stall():
+def test_every_client_is_measured_beside_every_stall() -> None:
     rows = DOCUMENT["stalled"]["rows"]
     stalls, subjects = (dict.fromkeys(row[name] for row in rows) for name in ("stall", "subject"))
     assert [(row["stall"], row["subject"]) for row in rows] == [(each, who) for each in stalls for who in subjects]
@@ -99,14 +99,14 @@ def test_every_client_is_measured_beside_every_stall():
     assert len(subjects) == 4
 
 
-def test_beside_a_stall_every_caller_of_this_project_was_served():
+def test_beside_a_stall_every_caller_of_this_project_was_served() -> None:
     rows = [row for row in DOCUMENT["stalled"]["rows"] if row["subject"].startswith("redispool")]
     assert len(rows) == 6
     assert [row for row in rows if row["errors"] or row["timed_out"] or row["late"] or row["wrong_replies"]] == []
 
 
-def test_what_the_page_says_of_the_stalls_is_what_was_played():
-    for promise in (
+def test_the_page_describes_the_stalls_that_were_measured() -> None:
+    for guarantee in (
         f"{stalled.READERS} readers",
         f"each {stalled.PACE * 1000:.0f} ms after",
         f"{stalled.WRITERS} writers",
@@ -115,4 +115,4 @@ def test_what_the_page_says_of_the_stalls_is_what_was_played():
         f"a time-out of {stalled.TIMEOUT:.0f} s",
         f"*Above {stalled.LATE:.0f} s*",
     ):
-        assert promise in TEXT, promise
+        assert guarantee in TEXT, guarantee

@@ -36,11 +36,11 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_is_short():
+def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_settings_table_lists_every_key_with_its_default():
+def test_the_settings_table_lists_every_key_with_its_default() -> None:
     section = SETTINGS.split("# Settings")[1].split("## Credential providers")[0]
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", section, re.MULTILINE))
     wanted = {
@@ -51,12 +51,12 @@ def test_the_settings_table_lists_every_key_with_its_default():
     assert list(rows) == list(wanted)
 
 
-def test_every_kind_of_fault_is_named():
+def test_every_kind_of_fault_is_named() -> None:
     section = GUARANTEES.split("## Fault names")[1]
     assert re.findall(r"^\| `([a-z_]+)` \|", section, re.MULTILINE) == list(FaultKind)
 
 
-def test_every_exception_is_named_with_the_exceptions_of_redis_that_it_is():
+def test_every_exception_is_named_with_the_exceptions_of_redis_that_it_is() -> None:
     section = GUARANTEES.split("## Exceptions")[1].split("## Fault names")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE)
     assert {name for name, _ in rows} == {
@@ -71,14 +71,14 @@ def test_every_exception_is_named_with_the_exceptions_of_redis_that_it_is():
         assert set(re.findall(r"`(\w+)`", parents)) <= known
 
 
-def test_every_extra_is_named():
+def test_every_extra_is_named() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     section = pyproject.split("[project.optional-dependencies]")[1].split("[tool")[0]
     rows = re.findall(r"^\| `([\w-]+)` \|", INSTALLATION, re.MULTILINE)
     assert rows == re.findall(r"^([\w-]+) = ", section, re.MULTILINE)
 
 
-def test_the_supported_versions_are_those_that_are_declared():
+def test_the_supported_versions_are_those_that_are_declared() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     (python,) = re.findall(r'requires-python = ">=([\d.]+)"', pyproject)
     (django,) = re.findall(r'"django>=([\d.]+)"', pyproject)
@@ -90,7 +90,7 @@ def test_the_supported_versions_are_those_that_are_declared():
         assert re.search(rf"redis-py(?: \|)? {redis} and newer 8\.x", section)
 
 
-def test_the_figures_are_those_that_were_measured():
+def test_the_figures_are_those_that_were_measured() -> None:
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
 
     def measured(kind: str, callers: int) -> dict[str, str]:
@@ -115,7 +115,7 @@ def test_every_picture_file_and_heading_that_is_linked_exists(page: str) -> None
         assert not anchor or anchor in anchors(path), f"{path.name}#{anchor}"
 
 
-def test_every_page_is_reached_from_the_readme():
+def test_every_page_is_reached_from_the_readme() -> None:
     reached, todo = set(), ["README.md"]
     while todo:
         page = todo.pop()
@@ -125,7 +125,7 @@ def test_every_page_is_reached_from_the_readme():
     assert set(PAGES) - reached == set()
 
 
-def test_the_tests_that_hold_what_security_promises_exist():
+def test_the_tests_that_hold_the_guarantees_of_security_exist() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     assert re.findall(r"`(tests/[\w/]+\.py)`", text)
     assert [path for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (ROOT / path).exists()] == []

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from redispool_app.engine.runtime import process
+from redispool_app.redis_pool import RedisConnectionManager
 from redispool_app.workers import orders, publisher, roster, snapshot
-from tests.support.servers import eventually
+from tests.support.servers import RedisServer, eventually
 from tests.support.workers import INTERVAL, ids, problems
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "workers.md").read_text()
 ME = process.worker_id()
+PoolSettings = Callable[..., RedisConnectionManager]
 
 
-def test_the_permissions_it_names_suffice_for_everything(own_server, pool_settings):
+def test_the_permissions_it_names_suffice_for_everything(own_server: RedisServer, pool_settings: PoolSettings) -> None:
     (line,) = re.findall(r"^ACL SETUSER app (.+)$", MANUAL, re.MULTILINE)
     with own_server.client() as client:
         own = ["+ping", "+client|setname", "+client|setinfo"]
@@ -33,7 +38,7 @@ def test_the_permissions_it_names_suffice_for_everything(own_server, pool_settin
     assert problems(manager) == []
 
 
-def test_its_keys_are_those_that_exist(server, pool_settings):
+def test_its_keys_are_those_that_exist(server: RedisServer, pool_settings: PoolSettings) -> None:
     manager = pool_settings(server.url, PUBLISH_INTERVAL=INTERVAL)
     manager.get_sync_client().ping()
     eventually(lambda: ids(manager) == {ME})
@@ -45,12 +50,12 @@ def test_its_keys_are_those_that_exist(server, pool_settings):
         assert {key.decode(): client.type(key).decode() for key in client.scan_iter()} == wanted
 
 
-def test_it_names_every_key_of_a_snapshot(manager):
+def test_it_names_every_key_of_a_snapshot(manager: RedisConnectionManager) -> None:
     section = MANUAL.partition("## A snapshot")[2].partition("## ")[0]
     assert set(re.findall(r"`([a-z0-9_]+)`", section)) - {"null"} == {*snapshot.take(manager), "seen_seconds"}
 
 
-def test_its_example_runs(server, pool_settings, capsys):
+def test_its_example_runs(server: RedisServer, pool_settings: PoolSettings, capsys: pytest.CaptureFixture[str]) -> None:
     pool_settings(server.url, PUBLISH_INTERVAL=INTERVAL).get_sync_client().ping()
     (example,) = re.findall(r"```python\n(.+?)```", MANUAL, re.DOTALL)
     exec(compile(example, "docs/workers.md", "exec"), {})

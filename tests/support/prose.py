@@ -45,6 +45,15 @@ AVOIDED = {
     "be told": "get, receive",
     "told to": "configured to, patched to",
     "break a promise": "violate a guarantee",
+    "broke a promise": "violated a guarantee",
+    "carried out": "executed",
+    "under way": "in flight",
+    "fleet": "all processes",
+    "costs the others": "affects other calls",
+    "a thread or a few": "name the number",
+    "is of before": "was created before",
+    "has no memory": "does not fit in memory",
+    "made anew": "replaced",
 }
 """Words that readers with average English stumble over, and what to write instead."""
 
