@@ -209,7 +209,7 @@ class RedisConnectionManager:
 
     async def _check_or_raise(self, pool_set: PoolSet) -> None:
         if not await self._health_check():
-            pool_set.monitor.gate()
+            pool_set.monitor.ensure_available()
             raise pool_set.monitor.unavailable()
 
     async def get_client(self) -> AsyncRedis:
@@ -248,7 +248,7 @@ class RedisConnectionManager:
             await self.initialize()
         entry = await pool_set.open()
         await self._periodic_health_check()
-        pool_set.monitor.gate()
+        pool_set.monitor.ensure_available()
         if not pool_set.health.is_healthy:
             raise pool_set.monitor.unavailable()
         return entry.client
@@ -314,7 +314,7 @@ class RedisConnectionManager:
         if pool_set.monitor.pause.is_on:
             return pool_set.sync_client()
         self._periodic_health_check_sync()
-        pool_set.monitor.gate()
+        pool_set.monitor.ensure_available()
         if not pool_set.health.is_healthy:
             raise pool_set.monitor.unavailable()
         return pool_set.sync_client()
@@ -335,7 +335,7 @@ class RedisConnectionManager:
 
     def _check_or_raise_sync(self, pool_set: PoolSet) -> None:
         if not self._health_check_sync():
-            pool_set.monitor.gate()
+            pool_set.monitor.ensure_available()
             raise pool_set.monitor.unavailable()
 
     def _health_check_sync(self, timeout: float | None = None) -> bool:

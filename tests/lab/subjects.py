@@ -198,7 +198,7 @@ class AsyncUvloop(AsyncEngine):
 
 
 class AsyncAlone(AsyncEngine):
-    """A client that a program has made for itself: no manager, no health, no gate."""
+    """A client that a program has made for itself: no manager, no health check."""
 
     name = "async, no manager"
     managed = False

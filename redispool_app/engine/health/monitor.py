@@ -1,6 +1,8 @@
 """What one process knows about one server: health, counters, and which caller checks when.
 
-Connections report here (a reply, a failure, opened, closed). Pools ask here before they lend a connection (``gate``).
+Connections report here (a reply, a failure, opened, closed). Pools call
+``ensure_available`` here before they lend a connection.
+
 Checks join their single flight here. No I/O except through the recovery thread.
 """
 
@@ -333,7 +335,7 @@ class Monitor:
 
     # Queries of pools and callers.
 
-    def gate(self) -> None:
+    def ensure_available(self) -> None:
         """Let a caller pass, or raise ``PoolClosed`` or ``RedisUnavailable`` without any I/O.
 
         Where no thread can probe (uWSGI's master, uWSGI without ``--enable-threads``), the caller itself sends a probe

@@ -97,15 +97,15 @@ class Pause:
         """Wake the callers that wait for ``owner``, which is closing. Each finds that out by itself."""
         self.waiters.wake_all(owner)
 
-    async def wait(self, owner: Any, gate: Callable[[], None]) -> float:
-        """Wait for the end. Return the seconds waited. An exception of ``gate`` ends the wait.
+    async def wait(self, owner: Any, ensure_available: Callable[[], None]) -> float:
+        """Wait for the end. Return the seconds waited. An exception of ``ensure_available`` ends the wait.
 
         Raises ``PoolQueueFull`` at once if the maximum number of callers waits.
         """
         started, waiter = monotonic(), None
         try:
             while self.is_on:
-                gate()
+                ensure_available()
                 if waiter is None:
                     waiter = LoopWaiter(owner)
                     self.waiters.append(waiter)
@@ -119,12 +119,12 @@ class Pause:
                 pass
         return monotonic() - started
 
-    def wait_in_thread(self, owner: Any, gate: Callable[[], None]) -> float:
+    def wait_in_thread(self, owner: Any, ensure_available: Callable[[], None]) -> float:
         """The same for a thread, which blocks."""
         started, waiter = monotonic(), None
         try:
             while self.is_on:
-                gate()
+                ensure_available()
                 if waiter is None:
                     waiter = ThreadWaiter(owner)
                     self.waiters.append(waiter)

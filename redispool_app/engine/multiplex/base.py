@@ -152,12 +152,12 @@ class SharingRules:
         self._accident: BaseException | None = None
         """The first exception of foreign code that ended an attempt since the last connection was made."""
 
-    def gate(self) -> None:
+    def ensure_available(self) -> None:
         """Raise ``PoolClosed`` or ``RedisUnavailable`` if the caller must not go on."""
         if self.closed:
             raise PoolClosed()
         if self.monitor is not None:
-            self.monitor.gate()
+            self.monitor.ensure_available()
 
     @property
     def is_paused(self) -> bool:

@@ -93,7 +93,7 @@ class Sharing(SharingRules):
         ):
             return None
         if self.monitor is not None and self.monitor.health.now.barred:
-            self.monitor.gate()
+            self.monitor.ensure_available()
             if self.monitor.pause.is_on:
                 return None
         return connection
@@ -210,7 +210,7 @@ class Sharing(SharingRules):
 
     async def _until_resumed(self) -> float:
         """Wait while the pool is paused. Return the seconds waited."""
-        held_back = await self.monitor.pause.wait(self, self.gate) if self.monitor is not None else 0.0
+        held_back = await self.monitor.pause.wait(self, self.ensure_available) if self.monitor is not None else 0.0
         self.attempt_at_once()
         return held_back
 
@@ -218,7 +218,7 @@ class Sharing(SharingRules):
         """Wait for a place on the connection. Return None if the caller must wait for the end of a pause instead."""
         deadline = request.deadline
         while True:
-            self.gate()
+            self.ensure_available()
             if self.is_paused:
                 return None
             if self._choose(request) is None:

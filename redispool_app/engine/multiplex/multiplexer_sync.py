@@ -269,7 +269,7 @@ class ThreadSharing(SharingRules):
 
     def _until_resumed(self) -> float:
         """Wait while the pool is paused. Return the seconds waited."""
-        held_back = self.monitor.pause.wait_in_thread(self, self.gate) if self.monitor is not None else 0.0
+        held_back = self.monitor.pause.wait_in_thread(self, self.ensure_available) if self.monitor is not None else 0.0
         self.attempt_at_once()
         return held_back
 
@@ -278,7 +278,7 @@ class ThreadSharing(SharingRules):
         deadline = request.deadline
         connection: SharedSocket | None
         while True:
-            self.gate()
+            self.ensure_available()
             if self.is_paused:
                 return None
             connection = self.lanes.choose(reads=request.reads)

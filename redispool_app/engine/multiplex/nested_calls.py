@@ -35,7 +35,7 @@ class _Rules(Protocol):
 
     closed: bool
 
-    def gate(self) -> None: ...
+    def ensure_available(self) -> None: ...
 
     @property
     def is_paused(self) -> bool: ...
@@ -103,7 +103,7 @@ class NestedCalls:
 
     def _admit(self, request: Request) -> None:
         while True:
-            self._rules.gate()
+            self._rules.ensure_available()
             if not self._rules.is_paused:
                 return
             request.was_held_back(self._resumed())

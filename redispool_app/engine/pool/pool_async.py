@@ -71,7 +71,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         asked_at = monotonic()
         pause = self.monitor.pause
         while True:
-            self.monitor.gate()
+            self.monitor.ensure_available()
             if pause.is_on:
                 await pause.wait(self, self._gate)
                 continue
@@ -96,7 +96,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
             self._put_back(lease, connection)  # the next waiting caller takes the same path
 
     def _gate(self) -> None:
-        self.monitor.gate()
+        self.monitor.ensure_available()
         if self.state.closed:
             raise PoolClosed()
 

@@ -73,7 +73,7 @@ class SyncPool(redis.ConnectionPool):
         asked_at = monotonic()
         pause = self.monitor.pause
         while True:
-            self.monitor.gate()
+            self.monitor.ensure_available()
             if pause.is_on:
                 pause.wait_in_thread(self, self._gate)
                 continue
@@ -102,7 +102,7 @@ class SyncPool(redis.ConnectionPool):
             self._put_back(lease, connection)  # the next waiting caller takes the same path
 
     def _gate(self) -> None:
-        self.monitor.gate()
+        self.monitor.ensure_available()
         if self.state.closed:
             raise PoolClosed()
 

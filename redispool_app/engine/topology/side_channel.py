@@ -48,7 +48,7 @@ def carry(pool_set: PoolSet, commands: Sequence[Command], timeout: float, *, con
     if not mark[0]:
         fork.renew()
     monitor = pool_set.monitor
-    monitor.gate()
+    monitor.ensure_available()
     packed, wanted = b"".join([pack_utf8(command) for command in commands]), len(commands)
     deadline = monotonic() + timeout
     for last in (False, True):

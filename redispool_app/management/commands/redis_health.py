@@ -213,7 +213,7 @@ def _check(alias: str, timeout: float | None) -> Report:
     server = None
     try:
         if not manager.check_sync(timeout):
-            monitor.gate()
+            monitor.ensure_available()
             raise monitor.unavailable()
         # The PING was answered. A user or a proxy may not allow INFO.
         with suppress(redis_exceptions.ResponseError):

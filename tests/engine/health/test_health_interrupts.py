@@ -98,7 +98,7 @@ def is_sound(monitor):
     monitor.open()
     if health.confirmed:
         with pytest.raises(RedisUnavailable):
-            monitor.gate()
+            monitor.ensure_available()
         eventually(lambda: health.is_healthy, timeout=HANGS)
     else:
         assert health.is_healthy or health.check_due()
@@ -202,7 +202,7 @@ def test_a_listener_that_blocks_delays_no_other_caller():
     monitor._listener = Listener()
     first = started([partial(monitor.passed, 0.001)])
     assert inside.wait(HANGS)
-    assert at_once([partial(monitor.doubt, TIMEOUT), monitor.gate], within=2) == [None, None]
+    assert at_once([partial(monitor.doubt, TIMEOUT), monitor.ensure_available], within=2) == [None, None]
     go_on.set()
     first[0].ended(HANGS)
     eventually(lambda: told[:2] == ["healthy", "unhealthy"])
