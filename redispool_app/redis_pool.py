@@ -173,7 +173,7 @@ class RedisConnectionManager:
             pool_set.health.passed(pool_set.health.latency or 0.0)
         else:
             fault = Fault(FaultKind.UNKNOWN, "The pool was marked unhealthy; the next caller checks.")
-            pool_set.health.doubt(fault)
+            pool_set.health.mark_suspect(fault)
         pool_set.monitor.tell_changes()
 
     @property
@@ -535,7 +535,7 @@ class RedisConnectionManager:
         else:
             # Its text is the project's own and may hold what no status page should show.
             fault = Fault(FaultKind.UNKNOWN, f"A caller's block raised {type(error).__name__}; the next caller checks.")
-        pool_set.monitor.doubt(fault)
+        pool_set.monitor.mark_suspect(fault)
 
     def reload_settings(self) -> None:
         """Forget the configuration; the next use reads the settings again and connects anew."""

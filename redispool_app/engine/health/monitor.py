@@ -179,7 +179,7 @@ class Monitor:
         fault = self._fault_in(error)
         if says_elsewhere(error) and not self.closed:
             self.was_moved = True
-            self.doubt(fault, later=later)  # the next check asks which slots this server has
+            self.mark_suspect(fault, later=later)  # the next check asks which slots this server has
         # One denied command is no outage: it may be the only one that this user may not send.
         if fault.kind in ANSWERED or fault.kind is FaultKind.AUTH:
             self.last_error = fault
@@ -202,7 +202,7 @@ class Monitor:
         is_no_verdict = fault.kind in AMBIGUOUS or (hurried and timed_out)
         news = None if is_no_verdict else self.health.failed_since(fault, started)
         if news is None:
-            self.doubt(fault, later=later)
+            self.mark_suspect(fault, later=later)
         else:
             self._recovery.start()
             self._tell_or_leave(later)
@@ -222,9 +222,9 @@ class Monitor:
         else:
             self.warn(FaultKind.HELD_BACK, fault, seconds)
 
-    def doubt(self, fault: Fault, *, later: bool = False) -> None:
+    def mark_suspect(self, fault: Fault, *, later: bool = False) -> None:
         """Record a failure that the server may not have caused. The next caller checks, or else the recovery thread."""
-        if self.health.doubt(fault):
+        if self.health.mark_suspect(fault):
             self._recovery.start()
             self._tell_or_leave(later)
 
@@ -387,7 +387,7 @@ class Monitor:
         fault = self._fault_in(error)
         self.last_error = fault
         if isinstance(error, PoolTimeout | PoolQueueFull | PoolClosed) or self.closed:
-            self.health.doubt(fault)
+            self.health.mark_suspect(fault)
         else:
             self.health.failed(fault)
         self._land(False)

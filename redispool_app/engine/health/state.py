@@ -191,7 +191,7 @@ class Health:
 
     # Events. Each returns whether it is news: another state, or another kind of fault.
 
-    def doubt(self, fault: Fault) -> bool:
+    def mark_suspect(self, fault: Fault) -> bool:
         """Record a failure that the server may not have caused. Return True if this changed the state.
 
         Nothing changes after ``close``.

@@ -49,7 +49,7 @@ def test_a_doubt_that_comes_after_the_end_changes_nothing(health):
     health.passed(0.001)
     health.forget(closed=True)
     state = health.state
-    assert health.doubt(TIMEOUT) is False
+    assert health.mark_suspect(TIMEOUT) is False
     assert health.state is state
 
 
@@ -70,11 +70,11 @@ def test_a_reply_does_not_make_an_unhealthy_server_healthy(health):
 
 def test_doubt_makes_the_next_caller_check_and_fails_nobody_by_itself(health):
     health.passed(0.001)
-    assert health.doubt(TIMEOUT) is True
+    assert health.mark_suspect(TIMEOUT) is True
     assert health.state is HealthState.UNHEALTHY
     assert health.check_due()
     assert not health.confirmed
-    assert health.doubt(TIMEOUT) is False
+    assert health.mark_suspect(TIMEOUT) is False
     assert health.passed(0.001) is True
     assert health.fault is None
 
@@ -90,7 +90,7 @@ def test_a_confirmed_outage_is_probed_by_the_recovery_and_by_no_caller(health, c
 
 def test_doubt_does_not_soften_a_confirmed_outage(health):
     health.failed(REFUSED)
-    health.doubt(TIMEOUT)
+    health.mark_suspect(TIMEOUT)
     assert health.confirmed
     assert health.fault is REFUSED
 
@@ -164,7 +164,7 @@ def test_since_is_when_the_state_began(health, clock):
     clock.now += 5
     health.passed(0.001)
     assert health.since == 1000.0
-    health.doubt(TIMEOUT)
+    health.mark_suspect(TIMEOUT)
     clock.now += 5
     health.failed(TIMEOUT)
     assert health.since == 1005.0, "the outage began with the first doubt"

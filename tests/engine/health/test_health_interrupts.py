@@ -73,7 +73,7 @@ EVENTS = {
     "passed": lambda monitor: monitor.passed(0.001),
     "failed": lambda monitor: monitor.failed(ConnectionRefusedError(111, "refused")),
     "failure": lambda monitor: monitor.failure(ConnectionRefusedError(111, "refused"), float("inf")),
-    "doubt": lambda monitor: monitor.doubt(TIMEOUT),
+    "mark_suspect": lambda monitor: monitor.mark_suspect(TIMEOUT),
     "held": lambda monitor: (monitor.health.hold(True), monitor.health.hold(False)),
     "closed": lambda monitor: (monitor.health.forget(closed=True), monitor.tell_changes(), monitor.open()),
     "exhausted": lambda monitor: monitor.exhausted(PoolTimeout("no room")),
@@ -180,7 +180,7 @@ def test_of_threads_that_tell_opposite_things_each_change_is_told_in_order():
     def tell(number):
         choose = random.Random(number)
         for _ in range(200):
-            choose.choice([partial(monitor.doubt, REFUSED), partial(monitor.passed, 0.001)])()
+            choose.choice([partial(monitor.mark_suspect, REFUSED), partial(monitor.passed, 0.001)])()
 
     at_once([partial(tell, number) for number in range(4)], within=30)
     monitor.tell_changes()
@@ -202,7 +202,7 @@ def test_a_listener_that_blocks_delays_no_other_caller():
     monitor._listener = Listener()
     first = started([partial(monitor.passed, 0.001)])
     assert inside.wait(HANGS)
-    assert at_once([partial(monitor.doubt, TIMEOUT), monitor.ensure_available], within=2) == [None, None]
+    assert at_once([partial(monitor.mark_suspect, TIMEOUT), monitor.ensure_available], within=2) == [None, None]
     go_on.set()
     first[0].ended(HANGS)
     eventually(lambda: told[:2] == ["healthy", "unhealthy"])

@@ -47,8 +47,8 @@ def test_another_cause_of_the_same_outage_is_told_too():
 def test_a_doubt_is_told_and_so_is_what_becomes_of_it():
     monitor = a_monitor()
     monitor.health.passed(0.001)
-    monitor.health.doubt(Fault(FaultKind.UNKNOWN, "a block raised"))
-    monitor.health.doubt(Fault(FaultKind.UNKNOWN, "another raised"))
+    monitor.health.mark_suspect(Fault(FaultKind.UNKNOWN, "a block raised"))
+    monitor.health.mark_suspect(Fault(FaultKind.UNKNOWN, "another raised"))
     monitor.health.passed(0.001)
     assert [(change.state, change.fault) for change in monitor.health.history] == [
         ("healthy", None),
