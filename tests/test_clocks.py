@@ -55,7 +55,7 @@ def test_what_waits_reads_no_clock_that_may_jump(package):
         ("from datetime import datetime\n\ndatetime.now()", [3]),
         ("timezone.now()", [1]),
         ("import datetime\ndatetime.date.today()", [2]),
-        ("self._health.now.barred", []),
+        ("self._health.now.blocked", []),
     ],
 )
 def test_every_way_to_read_it_is_found(source, found):

@@ -342,7 +342,7 @@ class Monitor:
         if one is due. While the pool is paused, an outage refuses no caller: the pause was made for it.
         """
         known = self.health.now
-        if not (known.barred or known.closed or known.successor):
+        if not (known.blocked or known.closed or known.successor):
             return
         if self.closed:
             raise PoolClosed("This Redis manager is closed: call initialize() to open it again.")

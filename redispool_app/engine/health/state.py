@@ -55,7 +55,7 @@ class Snapshot:
     """Whether callers fail at once, and only the recovery probes."""
     held: bool = False
     """Whether new commands are held back (see ``pause``)."""
-    barred: bool = field(init=False)
+    blocked: bool = field(init=False)
     """Whether a command must check more before it is sent: ``confirmed`` or ``held``. Read on the hot path."""
     fresh_until: float = -math.inf
     """Until when no check is due. In the past unless the state is healthy. Read on the hot path."""
@@ -72,7 +72,7 @@ class Snapshot:
     """The next snapshot, if there is one. ``setdefault`` decides in one step which it is."""
 
     def __post_init__(self) -> None:
-        self.barred = self.confirmed or self.held
+        self.blocked = self.confirmed or self.held
         if self.state is not HealthState.HEALTHY:
             self.fresh_until = -math.inf
 
@@ -92,7 +92,7 @@ class Health:
     """What is known about one server, and what follows from it.
 
     Every method is a plain function that neither waits nor calls user code. Times are seconds of ``clock`` (monotonic).
-    The hot path reads ``now.fresh_until`` and ``now.barred``.
+    The hot path reads ``now.fresh_until`` and ``now.blocked``.
     """
 
     state = _Of[HealthState]()
@@ -100,7 +100,7 @@ class Health:
     closed = _Of[bool]()
     confirmed = _Of[bool]()
     held = _Of[bool]()
-    barred = _Of[bool]()
+    blocked = _Of[bool]()
     fresh_until = _Of[float]()
     fault = _Of[Fault | None]()
     last_outage = _Of[float]()

@@ -92,7 +92,7 @@ class Sharing(SharingRules):
             or self._waiting
         ):
             return None
-        if self.monitor is not None and self.monitor.health.now.barred:
+        if self.monitor is not None and self.monitor.health.now.blocked:
             self.monitor.ensure_available()
             if self.monitor.pause.is_on:
                 return None
@@ -512,7 +512,7 @@ class Sharing(SharingRules):
         finally:
             if self._emptied is not None and not self._emptied.done() and not self._leaving:
                 self._emptied.set_result(None)
-            if self.monitor is not None and self.monitor.health.now.barred:
+            if self.monitor is not None and self.monitor.health.now.blocked:
                 self._dismiss()
             else:
                 self._let_next_in()

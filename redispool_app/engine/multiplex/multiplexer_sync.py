@@ -51,7 +51,7 @@ _FAILED = (*LOST, NoRoomError)
 """Errors of an attempt that brings no reply."""
 
 
-class _Unbarred:
+class _Unblocked:
     """Health of a pool that has no monitor."""
 
     now = Snapshot(since=0.0)
@@ -65,7 +65,7 @@ class ThreadSharing(SharingRules):
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
         self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
         self._first_wait = min(first_wait(self._patience), _FIRST_LOOK)
-        self._health: Any = monitor.health if monitor is not None else _Unbarred
+        self._health: Any = monitor.health if monitor is not None else _Unblocked
         self.successor: dict[int, ThreadSharing] = {}
         """The object that replaced this one after it was closed, as the only value."""
         self._start_anew()
@@ -123,7 +123,7 @@ class ThreadSharing(SharingRules):
             inside[thread] = self
             try:
                 connection, failure = self.connection, None
-                if connection is None or connection.closed or self._waiting or self._health.now.barred:
+                if connection is None or connection.closed or self._waiting or self._health.now.blocked:
                     reply = self._carry_out(Request(packed, wanted, reads, started, deadline))
                 else:
                     # The first attempt of nearly every request, without the calls of its three steps.
@@ -554,7 +554,7 @@ class ThreadSharing(SharingRules):
         if self._emptied is not None and not self._leaving:
             self._emptied.set()
         # In an outage each waiting caller finds that there is nothing to wait for.
-        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.now.barred else 1):
+        for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.now.blocked else 1):
             self._let_next_in()
 
     def leave_silent(self, since: float) -> None:

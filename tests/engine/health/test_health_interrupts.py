@@ -91,7 +91,7 @@ def is_sound(monitor):
     health = monitor.health
     now = health.newest()
     assert health.now is now
-    assert now.barred == (now.confirmed or now.held)
+    assert now.blocked == (now.confirmed or now.held)
     assert now.state is HealthState.HEALTHY or (now.fresh_until < 0 and not health.is_healthy)
     assert not now.confirmed or now.state is HealthState.UNHEALTHY
     assert monitor.counters.opened - monitor.counters.closed in (0, 1)

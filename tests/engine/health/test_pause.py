@@ -176,7 +176,7 @@ async def test_one_that_nobody_waited_for_ends_too(manager):
     manager.pause(0.02)
     await asyncio.sleep(0.03)
     assert await client.set("a", "1")
-    assert not manager._built().health.barred, "the fast path is open again"
+    assert not manager._built().health.blocked, "the fast path is open again"
 
 
 async def test_the_callers_own_deadline_begins_after_the_pause(server, pool_settings):

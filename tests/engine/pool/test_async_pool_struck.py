@@ -204,7 +204,7 @@ class Bench:
             gc.collect()
         for lost in state.reclaim():
             self.run(lost.disconnect(nowait=True))
-        assert not self.pool.monitor.health.barred, where
+        assert not self.pool.monitor.health.blocked, where
         assert (state.in_use, list(state.waiters), list(state.drainers)) == ([], [], []), where
         assert len(state.free) == LIMIT, where
         self.run(self.all_at_once())

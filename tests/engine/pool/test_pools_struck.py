@@ -249,7 +249,7 @@ def is_resumed(pool, where):
     """A pause whose end was struck may be ended by the next; a beginning that was struck may stand."""
     pool.monitor.pause.end()
     assert not pool.monitor.health.held, where
-    assert not pool.monitor.health.barred, where
+    assert not pool.monitor.health.blocked, where
 
 
 @sampled
