@@ -93,7 +93,7 @@ class Publication:
         """Return this process's own snapshots of the last ten minutes, oldest first."""
         return list(self._recent)
 
-    def hasten(self) -> None:
+    def publish_soon(self) -> None:
         """A connection was opened: if none has been there to be published on, say what there is to say now."""
         soon = monotonic() + _SETTLING
         if not self.published and self.next_at > soon:

@@ -131,7 +131,7 @@ def opened(manager: RedisConnectionManager) -> None:
     """A connection of a manager's pool was opened: it is in use. No I/O, never raises."""
     ensure(manager)
     if (publication := publication_of(manager)) is not None:
-        publication.hasten()
+        publication.publish_soon()
 
 
 def forget(manager: RedisConnectionManager) -> None:
