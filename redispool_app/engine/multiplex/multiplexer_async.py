@@ -532,7 +532,7 @@ class Sharing(SharingRules):
             schedule_lost_callbacks(self.loop, error)
             raise
 
-    def leave_silent(self, since: float) -> None:
+    def close_stale_idle(self, since: float) -> None:
         """Close a connection that is idle and has received nothing since ``since`` (monotonic seconds)."""
         for connection in list(self.lanes.open):
             if is_silent(connection, since):

@@ -557,7 +557,7 @@ class ThreadSharing(SharingRules):
         for _ in range(len(self._waiting) if self.monitor is not None and self.monitor.health.now.blocked else 1):
             self._let_next_in()
 
-    def leave_silent(self, since: float) -> None:
+    def close_stale_idle(self, since: float) -> None:
         """Close a connection that is idle and has received nothing since ``since`` (monotonic seconds)."""
         if not mark[0]:
             fork.renew()
@@ -566,7 +566,7 @@ class ThreadSharing(SharingRules):
                 connection.close()
                 self.lanes.remove(connection)
                 self._settle()
-        self._nested.leave_silent(since)
+        self._nested.close_stale_idle(since)
 
     def use_token(self, token: Any) -> None:
         with suppress(RuntimeError):  # at interpreter shutdown no thread can start

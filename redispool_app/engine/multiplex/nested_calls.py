@@ -148,7 +148,7 @@ class NestedCalls:
         connection.close()
         self._all.discard(connection)
 
-    def leave_silent(self, since: float) -> None:
+    def close_stale_idle(self, since: float) -> None:
         """Close the free connections that have received nothing since ``since`` (monotonic seconds)."""
         for connection in list(self._free):
             if connection.last_received <= since:

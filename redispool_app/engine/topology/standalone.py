@@ -96,7 +96,7 @@ class PoolSet:
             client_name=None if settings.app is None else partial(client_name, settings.app, settings.alias),
             listener=listener,
         )
-        self.monitor.on_outage = self._leave_silent
+        self.monitor.on_outage = self._close_stale_idle
         self.monitor.on_login = self._logged_in
         self._provider = listened(settings.connection_kwargs.get("credential_provider"))
         if isinstance(self._provider, ListenedProvider):
@@ -285,11 +285,11 @@ class PoolSet:
         starting = _EMBEDDED_START if self.settings.embedded is not None else 0.0
         return self.settings.check_timeout + starting + _GRACE
 
-    def _leave_silent(self, since: float) -> None:
+    def _close_stale_idle(self, since: float) -> None:
         """In an outage, close idle shared connections made before it: they may have died without notice."""
-        self.loops.call_each(lambda entry: _leave_silent(entry.pool, since))
+        self.loops.call_each(lambda entry: _close_stale_idle(entry.pool, since))
         if (pair := self._sync) is not None:
-            _leave_silent(pair[1], since)
+            _close_stale_idle(pair[1], since)
 
     def _logged_in(self, login: Login, pool: AsyncPool | SyncPool) -> None:
         """AUTH was accepted on ``pool``: let every other pool, and later ones, use the same password."""
@@ -394,9 +394,9 @@ class PoolSet:
         self._tasks = set()
 
 
-def _leave_silent(pool: AsyncPool | SyncPool, since: float) -> None:
+def _close_stale_idle(pool: AsyncPool | SyncPool, since: float) -> None:
     if pool._sharing is not None:
-        pool._sharing.leave_silent(since)
+        pool._sharing.close_stale_idle(since)
 
 
 def _log_in_soon(pool: AsyncPool, login: Login) -> None:

@@ -232,7 +232,7 @@ async def test_silence_beyond_that_is_a_reason_to_check_and_no_verdict(proxied, 
     waiting = asyncio.ensure_future(caller(do("blpop", ["none"], timeout=0.5)))
     await asyncio.to_thread(eventually, lambda: int(own_server.info("clients")["blocked_clients"]) == 1)
     proxy.swallow_replies_of_open_connections()
-    caller.client.sharing.leave_silent(math.inf)  # the next shared connection is answered
+    caller.client.sharing.close_stale_idle(math.inf)  # the next shared connection is answered
     with pytest.raises(OutcomeUnknown):
         await asyncio.wait_for(waiting, HANGS)
     health = caller.manager._pool_set.health
