@@ -638,7 +638,7 @@ class Sharing(SharingRules):
         if gone:
             await asyncio.wait(gone, timeout=1.0)
 
-    def leave_loop(self) -> None:
+    def detach(self) -> None:
         """Drop a connection whose event loop is not the running one, and is probably closed."""
         if not mark[0]:
             fork.renew()
@@ -694,7 +694,7 @@ def sharing_of(pool: Any) -> Sharing | None:
     if limits is None:
         return None
     if sharing is not None:
-        sharing.leave_loop()
+        sharing.detach()
     sharing = Sharing(pool, getattr(pool, "monitor", None), limits)
     pool._sharing = sharing
     return sharing
@@ -709,7 +709,7 @@ async def close_sharing(pool: Any) -> None:
             if sharing.loop is asyncio.get_running_loop():
                 await sharing.drain(0)
             else:
-                sharing.leave_loop()
+                sharing.detach()
         except BaseException:
             pool._sharing = pool._sharing or sharing  # to be closed another time
             raise

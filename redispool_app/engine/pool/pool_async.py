@@ -182,7 +182,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         if not mark[0]:
             fork.renew()
         if self._sharing is not None:
-            self._sharing.leave_loop()
+            self._sharing.detach()
         connections = [*self.state.close(), *self.state.in_use]
         self.state.forget()
         abandon(connections)
