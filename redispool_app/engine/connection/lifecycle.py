@@ -208,7 +208,7 @@ def given_back(connection: Any) -> None:
         connection.monitor.times.use.add(now - since)
 
 
-def is_worn_out(connection: Any, max_lifetime: float | None) -> bool:
+def is_expired(connection: Any, max_lifetime: float | None) -> bool:
     """Whether a connection was retired, has seen an outage, or has reached its lifetime.
 
     The lifetime is ``max_lifetime`` seconds, or up to a tenth less. After an outage the packets that ended the

@@ -11,7 +11,7 @@ from redis import exceptions as redis_exceptions
 from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.engine.connection.connection_async import abandon, cut
-from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_worn_out
+from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
 from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.multiplex.base import SharingLimits
 from redispool_app.engine.multiplex.multiplexer_async import Sharing
@@ -111,7 +111,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         try:
             if lease.slots:
                 given_back(connection)
-                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                if connection.should_reconnect() or is_expired(connection, self._max_lifetime):
                     await connection.disconnect(nowait=True)
                 if has_listeners(self._dispatcher, AsyncAfterConnectionReleasedEvent, connection):
                     event = AsyncAfterConnectionReleasedEvent(connection)  # type: ignore[no-untyped-call]
@@ -142,7 +142,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def ready(self, connection: Any) -> None:
         """Connect if needed. Replace a connection that is closed, expired, or has unread data."""
-        if connection.is_connected and not is_worn_out(connection, self._max_lifetime):
+        if connection.is_connected and not is_expired(connection, self._max_lifetime):
             try:
                 is_fresh = monotonic() - connection._returned_at <= _FRESH
                 if not await connection.can_read() and (is_fresh or not has_ended(connection)):

@@ -12,7 +12,7 @@ from redis import exceptions as redis_exceptions
 from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.engine.connection.connection_sync import ObservedSync
-from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_worn_out
+from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
 from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.multiplex.base import SharingLimits
 from redispool_app.engine.multiplex.connection_sync import SharedSocket
@@ -117,7 +117,7 @@ class SyncPool(redis.ConnectionPool):
         try:
             if lease.slots:
                 given_back(connection)
-                if connection.should_reconnect() or is_worn_out(connection, self._max_lifetime):
+                if connection.should_reconnect() or is_expired(connection, self._max_lifetime):
                     connection.disconnect()
                 if has_listeners(self._dispatcher, AfterConnectionReleasedEvent, connection):
                     self._dispatcher.dispatch(AfterConnectionReleasedEvent(connection))  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class SyncPool(redis.ConnectionPool):
 
     def ready(self, connection: Any) -> None:
         """Connect if needed. Replace a connection that is closed, expired, or has unread data."""
-        if connection._sock is not None and not is_worn_out(connection, self._max_lifetime):
+        if connection._sock is not None and not is_expired(connection, self._max_lifetime):
             try:
                 if not has_unread(connection):
                     return
