@@ -32,7 +32,7 @@ from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.lost_callbacks import schedule_lost_callbacks
 from redispool_app.engine.runtime.socket_look import HUNG_UP, poll_of
 
-from .request_async import Batch, Unit, done, sealed, units_in, without_leavers
+from .request_async import Batch, Unit, done, drop_cancelled, sealed, units_in
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
 _EARLY = 3 * 32
@@ -166,7 +166,7 @@ class SharedConnection(WatchedConnection):
             special = self._held or self._unit_marks or True in map(done, batch.futures)
             if special:
                 # A caller that gave up before anything was written is dropped: the server has not seen its command.
-                batches = [*without_leavers(self._held), *sealed(self._tick, flat)]
+                batches = [*drop_cancelled(self._held), *sealed(self._tick, flat)]
                 packed = [each for part in batches for each in part.packed]
                 commands, units = sum(part.due for part in batches), units_in(flat)
             data = b"".join(packed)

@@ -162,7 +162,7 @@ def units_in(gathered: list[Any]) -> int:
     return sum(way.__class__ is Unit for way in gathered[2::3])
 
 
-def without_leavers(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
+def drop_cancelled(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
     """Return unwritten batches without the commands whose callers have given up since."""
     found: list[Batch | Unit] = []
     for batch in batches:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import ResponseError
 
-from redispool_app.engine.multiplex.request_async import Batch, Unit, sealed, units_in, without_leavers
+from redispool_app.engine.multiplex.request_async import Batch, Unit, drop_cancelled, sealed, units_in
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_is_held_back_is_written_without_those_who_have_left_meanwhile(loop
     units = [Unit(3.0, loop.create_future(), b"packed", [True, True]) for _ in range(2)]
     batch.futures[0].cancel()
     units[0].future.cancel()
-    kept, unit = without_leavers([batch, *units])
+    kept, unit = drop_cancelled([batch, *units])
     assert (kept.packed, kept.due, kept.started, unit) == ([b"command 1", b"command 2"], 2, 2.0, units[1])
 
 
