@@ -111,7 +111,7 @@ EXEMPT = {
     "topology/standalone.py PoolSet._ping: await self.loops.open()": _BUILDS,
     "topology/standalone.py PoolSet._ping: await self.loops.open() #2": _BUILDS,
     "runtime/blocking_call.py BlockingCall.wait_async: async with asyncio.timeout(timeout):": _CONTEXT,
-    "connection/credentials.py _DiscreetProvider._await_credentials: "
+    "connection/credentials.py _RedactingProvider._await_credentials: "
     "async with asyncio.timeout(self._timeout) as limit:": _CONTEXT,
     "topology/ping_async.py ping: async with asyncio.timeout(timeout):": _CONTEXT,
 }

@@ -17,7 +17,7 @@ from typing import Any
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from redispool_app.engine.connection.connection_sync import BOUNDED
-from redispool_app.engine.connection.credentials import discreet_provider
+from redispool_app.engine.connection.credentials import redacting_provider
 from redispool_app.engine.errors import LOST
 from redispool_app.engine.multiplex.request_sync import first_wait
 from redispool_app.engine.protocol.commands import words_of
@@ -146,7 +146,7 @@ def log_in(pool: Any, sharing: Any, login: Login) -> Any:
     """
     kwargs = pool.connection_kwargs
     provider = kwargs.get("credential_provider")
-    asked = None if provider is None else discreet_provider(provider, kwargs.get("socket_timeout")).get_credentials()
+    asked = None if provider is None else redacting_provider(provider, kwargs.get("socket_timeout")).get_credentials()
     _check_user(login, _user_of(kwargs, asked))
     reply = ask_shared(sharing, login)
     if reply is None:
@@ -196,7 +196,7 @@ async def log_in_async(pool: Any, sharing: Any, login: Login) -> Any:
     provider = kwargs.get("credential_provider")
     asked = None
     if provider is not None:
-        asked = await discreet_provider(provider, kwargs.get("socket_timeout")).get_credentials_async()
+        asked = await redacting_provider(provider, kwargs.get("socket_timeout")).get_credentials_async()
     _check_user(login, _user_of(kwargs, asked))
     reply = None
     if (sent := send_shared(sharing, login)) is not None:

@@ -22,7 +22,7 @@ from redispool_app.engine.runtime.fork import mark
 
 from .addresses import AddressedAsync
 from .blocking import keep_alive
-from .credentials import discreet
+from .credentials import redact_credentials
 from .handshake_errors import LastWords
 from .lifecycle import (
     _SETINFO,
@@ -87,7 +87,7 @@ class ObservedAsync(Observed):
     async def _shake_hands(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
-            with LastWords(self) as self._last_words, discreet(self):
+            with LastWords(self) as self._last_words, redact_credentials(self):
                 await super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:

@@ -22,7 +22,7 @@ from redispool_app.engine.runtime.token_stream import ListenedProvider, TokenStr
 Credentials = tuple[str] | tuple[str, str]
 
 
-class _DiscreetProvider(CredentialProvider):
+class _RedactingProvider(CredentialProvider):
     """Wraps a provider. It has ``timeout`` seconds for each answer; None: no limit."""
 
     def __init__(self, provider: Any, timeout: float | None) -> None:
@@ -77,9 +77,9 @@ class _DiscreetProvider(CredentialProvider):
         return UnansweredCredentialsError(f"The credential provider has not answered {within}.")
 
 
-def discreet_provider(provider: Any, timeout: float | None) -> CredentialProvider:
+def redacting_provider(provider: Any, timeout: float | None) -> CredentialProvider:
     """Return a provider that asks ``provider`` within ``timeout`` seconds and repeats no text of its errors."""
-    return _DiscreetProvider(provider, timeout)
+    return _RedactingProvider(provider, timeout)
 
 
 def _answers_async(provider: Any) -> bool:
@@ -127,7 +127,7 @@ def unanswered(provider: Any, seconds: float) -> UnansweredCredentialsError | No
 
 
 @contextlib.contextmanager
-def discreet(connection: Any) -> Iterator[None]:
+def redact_credentials(connection: Any) -> Iterator[None]:
     """Let a connection ask its provider only through a wrapper with a timeout that repeats no text of its errors."""
     # Only for this time: redis-py's pool checks whether the provider is one that streams.
     provider = connection.credential_provider
@@ -135,7 +135,7 @@ def discreet(connection: Any) -> Iterator[None]:
         left = min(
             connection.socket_connect_timeout or math.inf, getattr(connection, "give_up_at", math.inf) - monotonic()
         )
-        connection.credential_provider = _DiscreetProvider(provider, None if left == math.inf else max(0.001, left))
+        connection.credential_provider = _RedactingProvider(provider, None if left == math.inf else max(0.001, left))
     try:
         yield
     except CredentialProviderError as error:
