@@ -34,7 +34,7 @@ _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingEr
 
 
 @contextmanager
-def may_be_written(pool: Any, what: str = "command") -> Iterator[None]:
+def outcome_unknown_on_loss(pool: Any, what: str = "command") -> Iterator[None]:
     """Raise ``OutcomeUnknown`` for a loss in the block. Enter the block after the connection is made."""
     try:
         yield
@@ -123,7 +123,7 @@ class AloneSync(OwnConnection):
                 self._check_written(conn, args)
             return send(conn, command_name, *args, **options)
         conn.connect()
-        # The same as ``may_be_written``, in a fifth of the time.
+        # The same as ``outcome_unknown_on_loss``, in a fifth of the time.
         try:
             reply = send(conn, command_name, *args, **options)
         except (OutcomeUnknown, *_REFUSED):

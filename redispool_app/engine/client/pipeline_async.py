@@ -34,7 +34,7 @@ from redispool_app.engine.stats.request_timing import current_tally
 from redispool_app.engine.stats.slow_log import note_alone
 from redispool_app.exceptions import CommandRefused
 
-from .dedicated import AloneAsync, is_harmless, may_be_written, socket_of
+from .dedicated import AloneAsync, is_harmless, outcome_unknown_on_loss, socket_of
 from .pipeline_base import PipelineUnit
 
 
@@ -173,7 +173,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             await self._assert_watched(connection)
         else:
             await connect(connection)
-        with may_be_written(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
+        with outcome_unknown_on_loss(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
             return await execute(connection, commands, raise_on_error)
 
     async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
@@ -184,7 +184,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             if is_harmless(connection, commands):
                 return await execute(connection, commands, raise_on_error)
             await connect(connection)
-            with may_be_written(self.connection_pool, "pipeline"):
+            with outcome_unknown_on_loss(self.connection_pool, "pipeline"):
                 return await execute(connection, commands, raise_on_error)
 
     async def _assert_watched(self, connection: Any) -> None:

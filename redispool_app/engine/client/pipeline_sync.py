@@ -34,7 +34,7 @@ from redispool_app.engine.stats.request_timing import current_tally
 from redispool_app.engine.stats.slow_log import note_alone
 from redispool_app.exceptions import CommandRefused
 
-from .dedicated import AloneSync, is_harmless, may_be_written, socket_of
+from .dedicated import AloneSync, is_harmless, outcome_unknown_on_loss, socket_of
 from .pipeline_base import PipelineUnit
 
 
@@ -177,7 +177,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             self._assert_watched(connection)
         else:
             connection.connect()
-        with may_be_written(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
+        with outcome_unknown_on_loss(self.connection_pool, "transaction"), patient_in_multi(connection, commands):
             return execute(connection, commands, raise_on_error)
 
     def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
@@ -188,7 +188,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             if is_harmless(connection, commands):
                 return cast(list[Any], execute(connection, commands, raise_on_error))
             connection.connect()
-            with may_be_written(self.connection_pool, "pipeline"):
+            with outcome_unknown_on_loss(self.connection_pool, "pipeline"):
                 return cast(list[Any], execute(connection, commands, raise_on_error))
 
     def _assert_watched(self, connection: Any) -> None:
