@@ -21,7 +21,7 @@ from redispool_app.engine.connection.blocking import (
     wait_of,
     waits_of,
 )
-from redispool_app.engine.protocol.commands import leaves_nothing, leaves_state, sent_words
+from redispool_app.engine.protocol.commands import is_ephemeral, leaves_state, sent_words
 from redispool_app.engine.protocol.refusals import WAITING, no_writes, refuse_silence
 from redispool_app.engine.runtime.socket_look import connect
 from redispool_app.exceptions import OutcomeUnknown
@@ -92,7 +92,7 @@ def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
 
     A pipeline on a shared connection is decided there.
     """
-    return isinstance(connection, PipelineUnit) or all(leaves_nothing(args[0]) for args, _ in commands)
+    return isinstance(connection, PipelineUnit) or all(is_ephemeral(args[0]) for args, _ in commands)
 
 
 class AloneSync(OwnConnection):
@@ -118,7 +118,7 @@ class AloneSync(OwnConnection):
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
         if (wait := wait_of(args)) is not None:
             send = partial(self._send_and_wait, wait)
-        if leaves_nothing(args[0]):
+        if is_ephemeral(args[0]):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return send(conn, command_name, *args, **options)
@@ -214,7 +214,7 @@ class AloneAsync(OwnConnection):
         send: Any = super()._send_command_parse_response  # type: ignore[misc]
         if (wait := wait_of(args)) is not None:
             send = partial(self._send_and_wait, wait)
-        if leaves_nothing(args[0]):
+        if is_ephemeral(args[0]):
             if wait is not None and _waits_for_writes(args):
                 self._check_written(conn, args)
             return await send(conn, command_name, *args, **options)

@@ -59,7 +59,7 @@ class Route:
     """It may always share, and its arguments need no check."""
     words: tuple[str, ...]
     """The words of the name as the server receives them, in upper case."""
-    leaves_nothing: bool
+    is_ephemeral: bool
     """If its connection is lost, no effect remains."""
     head: str
     """The start of the packed command, up to the length of its only argument.
@@ -96,8 +96,8 @@ def _classify(name: Any) -> Route:
     text = _text_of(name) if isinstance(name, str | bytes) else ""
     head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if words == [text.upper()] and text.isascii() else ""
     reads = first in READING
-    leaves_nothing = reads or " ".join(words) in _FORGOTTEN
-    return Route(exclusive, depends, reads, upper, not (exclusive or depends), tuple(words), leaves_nothing, head)
+    is_ephemeral = reads or " ".join(words) in _FORGOTTEN
+    return Route(exclusive, depends, reads, upper, not (exclusive or depends), tuple(words), is_ephemeral, head)
 
 
 def _text_of(name: str | bytes) -> str:
@@ -189,9 +189,9 @@ def leaves_state(args: Sequence[Any]) -> bool:
 _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
-def leaves_nothing(name: Any) -> bool:
+def is_ephemeral(name: Any) -> bool:
     """Whether the effect of a command, name first, ends with its connection."""
-    return route_of(name).leaves_nothing
+    return route_of(name).is_ephemeral
 
 
 def _is_word(value: Any, word: str) -> bool:

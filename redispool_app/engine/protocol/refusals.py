@@ -10,7 +10,7 @@ from typing import Any
 
 from redispool_app.exceptions import CommandRefused
 
-from .commands import leaves_nothing, sent_words
+from .commands import is_ephemeral, sent_words
 
 WAITING = frozenset(("WAIT", "WAITAOF"))
 """Commands that count the writes of their own connection."""
@@ -85,7 +85,7 @@ def refuse_in_pipeline(commands: Iterable[Any], *, transaction: bool, has_writte
             if not has_written:
                 raise no_writes(name)
         _refuse_without_one_reply(words)
-        has_written = has_written or not leaves_nothing(args[0])
+        has_written = has_written or not is_ephemeral(args[0])
 
 
 def no_writes(name: str) -> CommandRefused:

@@ -13,7 +13,7 @@ from redis.connection import HiredisRespSerializer
 
 from redispool_app.engine import SyncRedis
 from redispool_app.engine.protocol import commands
-from redispool_app.engine.protocol.commands import is_exclusive, leaves_nothing, may_block, only_reads, route_of
+from redispool_app.engine.protocol.commands import is_ephemeral, is_exclusive, may_block, only_reads, route_of
 from redispool_app.engine.protocol.packing import pack, pack_utf8
 from tests.support.twin_clients import assert_same, assert_same_sync
 
@@ -65,7 +65,7 @@ def test_what_blocks_is_known_by_what_is_sent(blocks):
     assert is_exclusive([blocks, "q", 0])
     assert may_block([blocks, "q", 0])
     assert not only_reads(blocks)
-    assert not leaves_nothing(blocks)
+    assert not is_ephemeral(blocks)
 
 
 def test_a_name_of_another_class_changes_nothing_for_the_plain_one():
