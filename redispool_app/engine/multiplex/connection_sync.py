@@ -40,7 +40,7 @@ from redispool_app.engine.stats.slow_log import SlowCommands
 
 from .reader_sync import Incoming
 from .request_sync import LEAD, Exchange, NoRoomError, put, successor
-from .retry import StalledError, silent_since, stuck_from
+from .retry import StalledError, stuck_deadline, unanswered_since
 from .socket_sync import ENDED, WOULD_BLOCK, SocketCalls
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
 
@@ -650,7 +650,7 @@ class SharedSocket:
         self._note_slow([exchange], now)
         # Marked as left before the connection is lost: the caller has waited long enough in any case.
         error = ReplyTimeoutError(text, written=written, started=exchange.started)
-        if written and timeout is not None and now >= stuck_from(oldest, self.last_received, timeout):
+        if written and timeout is not None and now >= stuck_deadline(oldest, self.last_received, timeout):
             self._lose(redis_exceptions.TimeoutError(text))
         raise error
 
@@ -699,7 +699,7 @@ class SharedSocket:
                 written = max(0, written - self._batch_size)  # its very first byte was refused
         oldest = queue[0].started if queue and written else None
         if oldest is not None and isinstance(error, redis_exceptions.TimeoutError):
-            oldest = silent_since(oldest, self.last_received, self.timeout)
+            oldest = unanswered_since(oldest, self.last_received, self.timeout)
         try:
             if first and report:
                 self._on_lost(self, error, oldest)

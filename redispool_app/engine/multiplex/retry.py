@@ -70,7 +70,7 @@ def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, b
     return Verdict.AGAIN
 
 
-def silent_since(oldest: float, last_received: float, timeout: float | None) -> float:
+def unanswered_since(oldest: float, last_received: float, timeout: float | None) -> float:
     """Return since when the server has answered no caller, for a connection that timed out now. It may have died then.
 
     If other replies still arrived, that is when the longest waiting caller asked.
@@ -79,7 +79,7 @@ def silent_since(oldest: float, last_received: float, timeout: float | None) -> 
     return max(oldest, last_received) if whole else oldest
 
 
-def stuck_from(oldest: float, last_received: float, timeout: float) -> float:
+def stuck_deadline(oldest: float, last_received: float, timeout: float) -> float:
     """Return the time at which a connection counts as stuck.
 
     That is a whole timeout without data, or without a reply to the oldest caller. All times are in monotonic seconds.

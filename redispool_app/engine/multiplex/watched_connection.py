@@ -30,7 +30,7 @@ from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statisti
 from redispool_app.engine.stats.slow_log import SlowCommands
 
 from .request_async import Batch, Unit
-from .retry import StalledError, silent_since, stuck_from
+from .retry import StalledError, stuck_deadline, unanswered_since
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
 
 _LOOK = 0.05
@@ -281,7 +281,7 @@ class WatchedConnection:
         """Time out the callers whose deadline is over. The deadlines are in the order of the commands."""
         self._time_out_until(now - timeout, self._due, written=True)
         oldest = self._due[0].started if self._due else now
-        if oldest <= now - timeout and now >= stuck_from(oldest, self.last_received, timeout):
+        if oldest <= now - timeout and now >= stuck_deadline(oldest, self.last_received, timeout):
             self._lose(redis_exceptions.TimeoutError(f"Timeout reading from {self._where}"))
             return
         self._time_out_until(now - timeout, self._held, written=False)
@@ -336,7 +336,7 @@ class WatchedConnection:
         oldest = self._due[0].started if self._due else None
         stuck = isinstance(error, redis_exceptions.TimeoutError)
         if stuck and oldest is not None:
-            oldest = silent_since(oldest, self.last_received, self.timeout)
+            oldest = unanswered_since(oldest, self.last_received, self.timeout)
         text = str(error) or type(error).__name__
         if not isinstance(error, redis_exceptions.RedisError):
             text = f"Error while reading from {self._where}: {text}"
