@@ -39,7 +39,7 @@ from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statisti
 from redispool_app.engine.stats.slow_log import SlowCommands
 
 from .reader_sync import Incoming
-from .request_sync import LEAD, Exchange, NoRoomError, put, successor
+from .request_sync import LEAD, Exchange, InFlightLimitReached, put, successor
 from .retry import StalledError, stuck_deadline, unanswered_since
 from .socket_sync import ENDED, WOULD_BLOCK, SocketCalls
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
@@ -188,7 +188,7 @@ class SharedSocket:
 
         Errors from the server are returned, not raised. Errors in the reply to a ``quiet`` request are not reported to
         the monitor. Raises ``ReplyTimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionLostError``, and
-        ``NoRoomError`` if ``most`` callers are in flight already. ``wait`` is ``first_wait(...)`` of the seconds until
+        ``InFlightLimitReached`` if ``most`` callers are in flight. ``wait`` is ``first_wait(...)`` of the seconds until
         the deadline.
         """
         exchange = Exchange()
@@ -199,7 +199,7 @@ class SharedSocket:
                 if self.closed:
                     raise ConnectionLostError("The connection was closed.", written=False, started=started)
                 if len(queue) >= most:
-                    raise NoRoomError
+                    raise InFlightLimitReached
                 if wanted:
                     exchange.wanted, exchange.quiet = wanted, quiet
                     self._units += 1

@@ -35,7 +35,7 @@ from redispool_app.exceptions import PoolClosed
 from .base import FAILURES, Request, SharingLimits, SharingRules, is_silent, limits_of
 from .connection_sync import SharedSocket
 from .nested_calls import NestedCalls
-from .request_sync import NoRoomError, first_wait
+from .request_sync import InFlightLimitReached, first_wait
 from .retry import FAILED, StalledError
 from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, reads_only, stall_after
 
@@ -47,7 +47,7 @@ _WITHOUT_DEADLINE = threading.TIMEOUT_MAX
 _FIRST_LOOK = 0.03
 """Seconds after which a following caller first checks whether the connection is stalled."""
 
-_FAILED = (*LOST, NoRoomError)
+_FAILED = (*LOST, InFlightLimitReached)
 """Errors of an attempt that brings no reply."""
 
 
@@ -193,7 +193,7 @@ class ThreadSharing(SharingRules):
     def _send(self, request: Request, connection: SharedSocket) -> Any:
         """Send the request and wait for its reply. Return it; an error is a value.
 
-        Raises what is in ``LOST``, and ``NoRoomError`` if other callers took the room first.
+        Raises what is in ``LOST``, and ``InFlightLimitReached`` if other callers took the room first.
         """
         deadline = request.deadline
         wait = min(first_wait(deadline - monotonic()), _FIRST_LOOK)

@@ -12,7 +12,7 @@ LEAD: Any = object()
 """Wakes a follower without a reply: the leader's role may be free."""
 
 
-class NoRoomError(Exception):
+class InFlightLimitReached(Exception):  # noqa: N818 (the name says the state, as PoolQueueFull does)
     """The maximum number of callers is in flight."""
 
 
