@@ -55,21 +55,21 @@ def main(directory: Path) -> int:
         else:
             _send(socket_path, b"SHUTDOWN NOSAVE")
         _remove(directory)
-    except _LeftError:
+    except _ShutdownRequested:
         # Users remain: the first one that misses the server starts another one.
         if server is not None:
             server.terminate()
     return 0
 
 
-class _LeftError(Exception):
+class _ShutdownRequested(Exception):  # noqa: N818 (a request, not an error)
     """The server ended by itself, or this process was asked to end."""
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # SIGCHLD also comes when the server is stopped or continued. Only its end counts.
     if number != signal.SIGCHLD or os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-        raise _LeftError
+        raise _ShutdownRequested
 
 
 def _detach(directory: Path) -> None:
