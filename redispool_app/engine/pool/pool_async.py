@@ -12,8 +12,6 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.engine.connection.connection_async import abandon, cut
 from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
-from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.multiplex.base import SharingLimits
 from redispool_app.engine.multiplex.multiplexer_async import Sharing
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
@@ -22,45 +20,22 @@ from redispool_app.engine.runtime.stack_room import ensure_room
 from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, LoopWaiter
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .state import Lease, PoolState
+from .base import FairPool
+from .state import Lease
 
 _FRESH = 0.001
 """A connection that was returned within this many seconds is not checked for a closed peer."""
 
 
-class AsyncPool(redis.asyncio.ConnectionPool):
+class AsyncPool(FairPool, redis.asyncio.ConnectionPool):
     """redis-py's pool interface over a fair queue without a condition variable.
 
     ``timeout`` is how long a caller waits for a connection, in seconds. Raises ``RedisUnavailable`` and ``PoolClosed``
     without any I/O, ``PoolQueueFull`` at once, ``PoolTimeout`` after ``timeout``.
     """
 
-    def __init__(
-        self,
-        *,
-        monitor: Monitor,
-        max_connections: int,
-        max_waiting: int,
-        timeout: float,
-        sharing_limits: SharingLimits | None = None,
-        max_idle_time: float | None = None,
-        max_lifetime: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.monitor = monitor
-        self.timeout = timeout
-        self.sharing_limits = sharing_limits
-        self._sharing: Sharing | None = None
-        # The shared connection counts towards the limit.
-        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
-        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
-        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
-        self._max_idle_time = max_idle_time
-        self._max_lifetime = max_lifetime
-        self._shrinking: asyncio.TimerHandle | None = None
-        # redis-py renews credentials on this event.
-        self._dispatcher: Any = self._event_dispatcher
-        fork.register(self.after_fork_in_child)
+    _sharing: Sharing | None = None
+    _shrinking: asyncio.TimerHandle | None = None
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection. Return it with ``release``.
@@ -94,11 +69,6 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                     self.monitor.exhausted(error)
                 raise
             self._put_back(lease, connection)  # the next waiting caller takes the same path
-
-    def _gate(self) -> None:
-        self.monitor.ensure_available()
-        if self.state.closed:
-            raise PoolClosed()
 
     async def release(self, connection: Any) -> None:
         """Return a connection to the pool. A second call, or a call after ``reset``, has no effect on the pool."""
@@ -188,35 +158,16 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         abandon(connections)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the connections and the waiting callers' event loop belong to the parent."""
-        self.state.after_fork_in_child()
+        super().after_fork_in_child()
         self._shrinking = None
 
     def reset(self) -> None:
         """Forget all connections without closing them (redis-py's interface)."""
         self.state.forget()
 
-    # The inherited methods read these two lists, and the inherited ``__init__`` sets them.
-
     async def re_auth_callback(self, token: Any) -> None:
         """redis-py's callback for a new token: each connection is replaced when it is free."""
         self.monitor.retire_connections()
-
-    @property
-    def _available_connections(self) -> list[Any]:
-        return self.state.idle
-
-    @_available_connections.setter
-    def _available_connections(self, value: Any) -> None:
-        pass
-
-    @property
-    def _in_use_connections(self) -> set[Any]:
-        return set(self.state.in_use)
-
-    @_in_use_connections.setter
-    def _in_use_connections(self, value: Any) -> None:
-        pass
 
     async def _wait(self, lease: Lease[Any]) -> Any:
         state, started = self.state, monotonic()
@@ -236,10 +187,7 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
                     return connection
                 if left <= 0:
-                    raise PoolTimeout(
-                        f"No Redis connection became free within {monotonic() - started:.1f} s "
-                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or return connections sooner."
-                    )
+                    raise self._too_late(monotonic() - started)
         finally:
             state.leave(waiter, here=True)
 

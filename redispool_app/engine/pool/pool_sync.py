@@ -13,8 +13,6 @@ from redis.event import AfterConnectionReleasedEvent
 
 from redispool_app.engine.connection.connection_sync import ObservedSync
 from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
-from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.multiplex.base import SharingLimits
 from redispool_app.engine.multiplex.connection_sync import SharedSocket
 from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
 from redispool_app.engine.runtime import fork, idle_timer
@@ -25,10 +23,11 @@ from redispool_app.engine.runtime.stack_room import ensure_room
 from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, ThreadWaiter
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
-from .state import Lease, PoolState
+from .base import FairPool
+from .state import Lease
 
 
-class SyncPool(redis.ConnectionPool):
+class SyncPool(FairPool, redis.ConnectionPool):
     """redis-py's pool interface over the same fair queue as ``AsyncPool``, for threads.
 
     ``timeout`` is how long a caller waits for a connection, in seconds. Raises ``RedisUnavailable`` and ``PoolClosed``
@@ -40,31 +39,6 @@ class SyncPool(redis.ConnectionPool):
     """
 
     _sharing: ThreadSharing | None = None
-
-    def __init__(
-        self,
-        *,
-        monitor: Monitor,
-        max_connections: int,
-        max_waiting: int,
-        timeout: float,
-        sharing_limits: SharingLimits | None = None,
-        max_idle_time: float | None = None,
-        max_lifetime: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # The shared connection counts towards the limit.
-        exclusive = max_connections - 1 if sharing_limits is not None and max_connections > 1 else max_connections
-        self.state: PoolState[Any] = PoolState(self.make_connection, exclusive, max_waiting)
-        self.sharing_limits = sharing_limits
-        super().__init__(max_connections=max_connections, monitor=monitor, **kwargs)
-        self.monitor = monitor
-        self.timeout = timeout
-        self._max_idle_time = max_idle_time
-        self._max_lifetime = max_lifetime
-        # redis-py renews credentials on this event.
-        self._dispatcher: Any = self._event_dispatcher
-        fork.register(self.after_fork_in_child)
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection. Return it with ``release``."""
@@ -100,11 +74,6 @@ class SyncPool(redis.ConnectionPool):
                     self.monitor.exhausted(error)
                 raise
             self._put_back(lease, connection)  # the next waiting caller takes the same path
-
-    def _gate(self) -> None:
-        self.monitor.ensure_available()
-        if self.state.closed:
-            raise PoolClosed()
 
     def release(self, connection: Any) -> None:
         """Return a connection to the pool. A second call, or a call after ``reset``, has no effect on the pool."""
@@ -196,37 +165,12 @@ class SyncPool(redis.ConnectionPool):
         super().reset()
         self.state.forget()
 
-    # The inherited methods read these two lists, and ``reset`` sets them.
-
     def re_auth_callback(self, token: Any) -> None:
         """redis-py's callback for a new token: each connection is replaced when it is free."""
         self.monitor.retire_connections()
 
-    @property
-    def _available_connections(self) -> list[Any]:
-        return self.state.idle
-
-    @_available_connections.setter
-    def _available_connections(self, value: Any) -> None:
-        pass
-
-    @property
-    def _in_use_connections(self) -> set[Any]:
-        return set(self.state.in_use)
-
-    @_in_use_connections.setter
-    def _in_use_connections(self, value: Any) -> None:
-        pass
-
     def _checkpid(self) -> None:
         """Does nothing: see ``after_fork_in_child``."""
-
-    def after_fork_in_child(self) -> None:
-        """In a forked child: the connections belong to the parent.
-
-        The threads that hold or await one do not run here.
-        """
-        self.state.after_fork_in_child()
 
     def close_idle(self) -> float | None:
         """Close connections idle for longer than ``max_idle_time``, and connections that their borrower has lost.
@@ -257,10 +201,7 @@ class SyncPool(redis.ConnectionPool):
                 if (woken or left <= 0) and (connection := state.take_at_once(lease)) is not None:
                     return connection
                 if left <= 0:
-                    raise PoolTimeout(
-                        f"No Redis connection became free within {self.timeout:.1f} s "
-                        f"({state.max_connections} in use): raise MAX_CONNECTIONS or return connections sooner."
-                    )
+                    raise self._too_late(self.timeout)
         finally:
             state.leave(waiter)
 

@@ -55,7 +55,7 @@ async def _ping_through(pool: AsyncPool) -> float:
 
 
 async def _ping_on_new(pool: AsyncPool) -> float:
-    connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    connection = pool.make_connection()
     try:
         await connection.connect()
         return await _ping(connection, pool)
