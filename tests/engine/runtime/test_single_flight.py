@@ -92,7 +92,9 @@ def test_threads_and_event_loops_share_one_flight(flights):
     while not led:
         time.sleep(0.001)
     others = started([partial(share, flights, work)] * 4 + [lambda: asyncio.run(in_loop())] * 2)
-    time.sleep(0.1)
+    flight = flights.join("key", Flight())
+    while len(flight._wakers) < 14:
+        time.sleep(0.001)
     began = time.monotonic()
     go_on.set()
     outcomes = [caller.ended(HANGS) for caller in leader + others]
@@ -255,3 +257,31 @@ def test_a_waiter_may_be_interrupted_anywhere():
         flight.land(1)
         assert other[0].ended(HANGS) is True, running.where
         assert not flight._wakers, running.where
+
+
+# Leading by one call.
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_the_error_of_the_leader_reaches_those_that_wait_only_if_it_is_shared(is_shared):
+    flights, own = SingleFlight(), Flight()
+
+    def work():
+        raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        flights.lead(own, work, lambda error: is_shared and str(error) == "lost")
+    assert (own.is_over, own.has_landed) == (True, is_shared)
+    if is_shared:
+        with pytest.raises(OSError, match="lost"):
+            own.result()
+
+
+def test_who_joins_a_flight_that_another_leads_does_no_work():
+    flights, first, second = SingleFlight(), Flight(), Flight()
+    seen = []
+    flights.lead(first, lambda: seen.append(flights.lead(second, lambda: seen.append("second"))))
+    assert seen == [first]
+    assert (first.has_landed, second.has_landed) == (True, False)
+    assert flights.lead(third := Flight(), lambda: "done") is third
+    assert third.result() == "done"
