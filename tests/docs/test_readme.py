@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -113,6 +115,13 @@ def test_every_picture_file_and_heading_that_is_linked_exists(page: str) -> None
     for path, anchor in links(page):
         assert path.exists(), path
         assert not anchor or anchor in anchors(path), f"{path.name}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_compiles(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for source in re.findall(r"^ *```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        compile(textwrap.dedent(source), page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
