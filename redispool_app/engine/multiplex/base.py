@@ -28,7 +28,7 @@ from redispool_app.engine.stats.opentelemetry import Telemetry
 from redispool_app.engine.stats.slow_log import SlowCommands
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
-from .retry import FailedCommandError, RetryBudget, StalledError, Verdict, decide
+from .retry import FailedCommandError, RetryBudget, RetryDecision, StalledError, decide
 
 logger = logging.getLogger("redispool_app.pool")
 
@@ -94,7 +94,7 @@ class Request:
     """What one caller sends, and what its attempts have used up. Times are in monotonic seconds.
 
     Each attempt has three steps. *Admit* waits until the caller may send, and returns a connection. *Send* sends the
-    request on it and waits for the reply. *Judge* decides after a lost reply: another attempt, or an exception.
+    request on it and waits for the reply. *Decide* chooses after a lost reply: another attempt, or an exception.
     """
 
     packed: bytes
@@ -174,7 +174,7 @@ class SharingRules:
             self.slow_commands.note_all([request.sent], now - request.started)
             tell_all(self.slow_commands.untold)
 
-    def judge(self, request: Request, error: FailedCommandError) -> None:
+    def decide_retry(self, request: Request, error: FailedCommandError) -> None:
         """Return if the request should be sent again; otherwise raise the exception for its caller."""
         if isinstance(error, redis_exceptions.ReadOnlyError):
             self._judge_refusal(request, error)
@@ -184,7 +184,7 @@ class SharingRules:
         # After a timeout the deadline is over. A reply that did not fit in memory will not fit again. A closed
         # connection takes no commands.
         over = self.closed or isinstance(error, _FINAL) or (error.written and request.resent == _MOST_RESENT)
-        verdict = decide(
+        decision = decide(
             written=error.written,
             reads=request.reads,
             retry_writes=self.limits.retry_writes,
@@ -192,12 +192,12 @@ class SharingRules:
             budget=self.budget,
         )
         # No lock: no other thread or signal handler can run within a statement that makes no call.
-        self.statistics.retries += verdict is Verdict.AGAIN
-        self.statistics.unknown += verdict is Verdict.UNKNOWN
-        if verdict is Verdict.AGAIN:
+        self.statistics.retries += decision is RetryDecision.AGAIN
+        self.statistics.unknown += decision is RetryDecision.UNKNOWN
+        if decision is RetryDecision.AGAIN:
             request.resent += error.written
             return
-        if verdict is Verdict.UNKNOWN:
+        if decision is RetryDecision.UNKNOWN:
             raise OutcomeUnknown(f"{error} (the command may or may not have been carried out)") from error
         if isinstance(error, _FINAL):
             raise error

@@ -121,7 +121,7 @@ class Sharing(SharingRules):
     async def _carry_out(self, request: Request, lost: FailedCommandError | None = None) -> Any:
         """Make attempts until one brings the reply. Each attempt chooses its connection."""
         if lost is not None:
-            self.judge(request, lost)
+            self.decide_retry(request, lost)
         try:
             while True:
                 if request.looks_up:
@@ -135,7 +135,7 @@ class Sharing(SharingRules):
                         self.read_only.accepted()
                     return reply
                 except FAILED as error:
-                    self.judge(request, error)
+                    self.decide_retry(request, error)
                 finally:
                     if limit is not None:
                         limit.cancel()

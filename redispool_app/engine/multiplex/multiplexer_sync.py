@@ -149,7 +149,7 @@ class ThreadSharing(SharingRules):
         """Send a command again that a replica refused. Return its reply; an error is a value."""
         reply = self._carry_out(request, refusal)
         if isinstance(reply, redis_exceptions.ReadOnlyError):
-            self.judge(request, reply)
+            self.decide_retry(request, reply)
         if not isinstance(reply, Exception):
             self.read_only.accepted()
         return reply
@@ -161,7 +161,7 @@ class ThreadSharing(SharingRules):
         """
         while True:
             if isinstance(failure, FAILED):
-                self.judge(request, failure)
+                self.decide_retry(request, failure)
                 self.look_up(request)
             connection = self._admit(request)
             try:

@@ -40,7 +40,7 @@ class _Rules(Protocol):
     @property
     def is_paused(self) -> bool: ...
 
-    def judge(self, request: Request, error: FailedCommandError) -> None: ...
+    def decide_retry(self, request: Request, error: FailedCommandError) -> None: ...
 
     def look_up(self, request: Request) -> None: ...
 
@@ -85,7 +85,7 @@ class NestedCalls:
                 if not self._rules.may_connect_again(error, request.deadline):
                     raise
             if failure is not None:
-                self._rules.judge(request, failure)
+                self._rules.decide_retry(request, failure)
                 self._rules.look_up(request)
 
     def attempt(self, request: Request, quiet: bool = False) -> Any:

@@ -27,7 +27,7 @@ FAILED = (*LOST, redis_exceptions.ReadOnlyError)
 """Errors of an attempt that another attempt may follow."""
 
 
-class Verdict(Enum):
+class RetryDecision(Enum):
     """What to do about a lost command."""
 
     AGAIN = "again"
@@ -60,14 +60,14 @@ class RetryBudget:
         return True
 
 
-def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, budget: RetryBudget) -> Verdict:
+def decide(*, written: bool, reads: bool, retry_writes: bool, deadline: float, budget: RetryBudget) -> RetryDecision:
     """Decide about a lost command. ``deadline`` is in monotonic seconds."""
     if written and not reads and not retry_writes:
-        return Verdict.UNKNOWN
+        return RetryDecision.UNKNOWN
     if monotonic() >= deadline or not budget.take():
         # Even a repeatable write may have been executed.
-        return Verdict.UNKNOWN if written and not reads else Verdict.FAIL
-    return Verdict.AGAIN
+        return RetryDecision.UNKNOWN if written and not reads else RetryDecision.FAIL
+    return RetryDecision.AGAIN
 
 
 def unanswered_since(oldest: float, last_received: float, timeout: float | None) -> float:
