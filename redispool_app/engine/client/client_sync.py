@@ -15,7 +15,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.engine.connection.read_only import second_attempt, to_send_again
 from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, close_thread_sharing, thread_sharing_of
-from redispool_app.engine.protocol.commands import ROUTES, Route, is_exclusive, route_of
+from redispool_app.engine.protocol.commands import COMMANDS, CommandInfo, command_info, is_exclusive
 from redispool_app.engine.protocol.packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from redispool_app.engine.protocol.refusals import refuse_alone
 from redispool_app.engine.protocol.replies import UNDECODED, decoded
@@ -33,12 +33,12 @@ _dict_get: Any = dict.get
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
-def _packed(route: Route, args: tuple[Any, ...], sharing: ThreadSharing) -> bytes:
+def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: ThreadSharing) -> bytes:
     if not sharing.plain_encoding:
         return pack(args, sharing.encoder)
-    if len(args) == 2 and route.head and (argument := args[1]).__class__ is str and argument.isascii():
+    if len(args) == 2 and info.head and (argument := args[1]).__class__ is str and argument.isascii():
         # Takes a third of the time that hiredis takes.
-        return f"{route.head}{len(argument)}\r\n{argument}\r\n".encode()
+        return f"{info.head}{len(argument)}\r\n{argument}\r\n".encode()
     return pack_utf8(args)
 
 
@@ -99,17 +99,17 @@ class SyncRedis(AloneSync, redis.Redis):
         For code that stores its own bytes, whatever ``decode_responses`` says. Raises what every command raises.
         """
         name, sharing = args[0], self._shared
-        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        info = (COMMANDS.get(name) if name.__class__ is str else None) or command_info(name)
         if (
-            route.plain
+            info.plain
             and sharing is not None
             and sharing.connection is not None
             and sharing.telemetry is None
             and current_tally.get() is None
         ):
-            packed = _packed(route, args, sharing)
+            packed = _packed(info, args, sharing)
             if len(packed) <= sharing.limits.max_shared_bytes:
-                return sharing.reply(packed, 0, reads=route.reads)
+                return sharing.reply(packed, 0, reads=info.reads)
         # The keys of response callbacks are of type ``str``.
         name = name.encode() if isinstance(name, str) else name
         return SyncRedis.execute_command(self, name, *args[1:], **_RAW)
@@ -130,20 +130,20 @@ class SyncRedis(AloneSync, redis.Redis):
 
     def _share(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]
-        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
+        info = (COMMANDS.get(name) if name.__class__ is str else None) or command_info(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None:
             sharing = self._shared = None if self._keeps_connection else thread_sharing_of(self.connection_pool)
-        if sharing is None or (not route.plain and is_exclusive(args)):
+        if sharing is None or (not info.plain and is_exclusive(args)):
             return self._alone(args, options)
-        packed = _packed(route, args, sharing)
+        packed = _packed(info, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
             return self._alone(args, options)
         try:
             if sharing.telemetry is None:
-                reply = sharing.reply(packed, 0, reads=route.reads)
+                reply = sharing.reply(packed, 0, reads=info.reads)
             else:
-                reply = sharing.telemetry.of_call(name, lambda: sharing.reply(packed, 0, reads=route.reads))
+                reply = sharing.telemetry.of_call(name, lambda: sharing.reply(packed, 0, reads=info.reads))
         except redis_exceptions.ResponseError:
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
@@ -155,7 +155,7 @@ class SyncRedis(AloneSync, redis.Redis):
         # The dict ignores case in Python. redis-py's own names need no conversion.
         callback = _dict_get(self.response_callbacks, name)
         if callback is None:
-            if route.upper:
+            if info.upper:
                 return reply
             callback = cast(Any, self.response_callbacks).get(name)
             if callback is None:

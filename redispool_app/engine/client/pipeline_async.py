@@ -24,7 +24,7 @@ from redispool_app.engine.connection.read_only import (
     to_repeat,
 )
 from redispool_app.engine.multiplex.multiplexer_async import Sharing, sharing_of
-from redispool_app.engine.protocol.commands import leaves_state, route_of_all
+from redispool_app.engine.protocol.commands import leaves_state, pipeline_info
 from redispool_app.engine.protocol.packing import pack
 from redispool_app.engine.protocol.refusals import refuse_in_pipeline
 from redispool_app.engine.runtime import fork
@@ -64,7 +64,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         if self.scripts:
             await self._load_scripts()
         sharing = sharing_of(self.connection_pool)
-        is_alone, reads = route_of_all(stack)
+        is_alone, reads = pipeline_info(stack)
         if sharing is None or is_alone:
             return await self._alone(raise_on_error, transaction)
         try:

@@ -24,7 +24,7 @@ from redispool_app.engine.connection.read_only import (
     to_repeat,
 )
 from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
-from redispool_app.engine.protocol.commands import leaves_state, route_of_all
+from redispool_app.engine.protocol.commands import leaves_state, pipeline_info
 from redispool_app.engine.protocol.packing import pack, pack_utf8
 from redispool_app.engine.protocol.refusals import refuse_in_pipeline
 from redispool_app.engine.protocol.replies import decoded
@@ -65,7 +65,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         if self.scripts:
             self._load_scripts()
         sharing = thread_sharing_of(self.connection_pool)
-        is_alone, reads = route_of_all(stack)
+        is_alone, reads = pipeline_info(stack)
         if sharing is None or is_alone:
             return self._alone(raise_on_error, transaction)
         try:

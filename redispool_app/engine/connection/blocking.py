@@ -17,7 +17,7 @@ from typing import Any
 import redis.asyncio.client
 import redis.client
 
-from redispool_app.engine.protocol.commands import BLOCKING_BY_OPTION, route_of, sent_words, words_of
+from redispool_app.engine.protocol.commands import BLOCKING_BY_OPTION, command_info, sent_words, words_of
 
 _LAST = frozenset("BLPOP BRPOP BRPOPLPUSH BLMOVE BZPOPMIN BZPOPMAX".split())
 """Commands whose last argument is the timeout, in seconds."""
@@ -51,7 +51,7 @@ def wait_of(args: Sequence[Any]) -> float | None:
 
     ``math.inf`` means no limit. The result is 0.0 for a timeout that the server refuses.
     """
-    words = route_of(args[0]).words
+    words = command_info(args[0]).words
     if not words:
         return 0.0  # an empty command, which the server does not answer
     name = words[0]

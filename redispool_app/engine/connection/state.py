@@ -11,7 +11,7 @@ from typing import Any
 
 import hiredis
 
-from redispool_app.engine.protocol.commands import ROUTES, leaves_state, sent_words
+from redispool_app.engine.protocol.commands import COMMANDS, leaves_state, sent_words
 
 
 def leave_state(commands: Iterable[Sequence[Any]], *, ends_watch: bool = False) -> bool:
@@ -22,7 +22,7 @@ def leave_state(commands: Iterable[Sequence[Any]], *, ends_watch: bool = False) 
     in_multi = False
     for args in commands:
         name = args[0]
-        if name.__class__ is str and (route := ROUTES.get(name)) is not None and route.plain:
+        if name.__class__ is str and (route := COMMANDS.get(name)) is not None and route.plain:
             continue
         word = "".join(sent_words(args, 1))
         if word == "MULTI":

@@ -44,7 +44,7 @@ _FORGOTTEN = (STATEFUL - {"CLIENT", "DEBUG", "EXEC", "HIMPORT", "SHUTDOWN"}) | {
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class CommandInfo:
     """What a command's name alone says."""
 
     exclusive: bool
@@ -80,7 +80,7 @@ def words_of(name: Any) -> list[bytes]:
     return str(name).encode(errors="replace").split()
 
 
-def _classify(name: Any) -> Route:
+def _classify(name: Any) -> CommandInfo:
     words = [word.upper().decode("latin-1") for word in words_of(name)]
     first = words[0] if words else ""
     exclusive = (
@@ -97,48 +97,48 @@ def _classify(name: Any) -> Route:
     head = f"*2\r\n${len(text)}\r\n{text}\r\n$" if words == [text.upper()] and text.isascii() else ""
     reads = first in READING
     is_ephemeral = reads or " ".join(words) in _FORGOTTEN
-    return Route(exclusive, depends, reads, upper, not (exclusive or depends), tuple(words), is_ephemeral, head)
+    return CommandInfo(exclusive, depends, reads, upper, not (exclusive or depends), tuple(words), is_ephemeral, head)
 
 
 def _text_of(name: str | bytes) -> str:
     return (name.encode(errors="surrogatepass") if isinstance(name, str) else bytes(name)).decode("latin-1")
 
 
-ROUTES: dict[Any, Route] = {}
-_MOST_ROUTES = 2000  # names can come from users; real ones are a few hundred
+COMMANDS: dict[Any, CommandInfo] = {}
+_MOST_NAMES = 2000  # names can come from users; real ones are a few hundred
 
 
-def route_of(name: Any) -> Route:
-    """Return the route of a command's name, in any form that redis-py accepts."""
+def command_info(name: Any) -> CommandInfo:
+    """Return the info of a command's name, in any form that redis-py accepts."""
     # A subclass may equal the plain name and be sent as another one. It gets no entry, and uses none of the plain name.
     known = name.__class__ is str or name.__class__ is bytes
-    route = ROUTES.get(name) if known else None
-    if route is None:
-        route = _classify(name)
-        if known and len(ROUTES) < _MOST_ROUTES:
-            ROUTES[name] = route
-    return route
+    info = COMMANDS.get(name) if known else None
+    if info is None:
+        info = _classify(name)
+        if known and len(COMMANDS) < _MOST_NAMES:
+            COMMANDS[name] = info
+    return info
 
 
 def is_exclusive(args: Sequence[Any]) -> bool:
     """Whether a command, name first, needs a dedicated connection."""
-    route = route_of(args[0])
-    if route.exclusive or not route.depends:
-        return route.exclusive
+    info = command_info(args[0])
+    if info.exclusive or not info.depends:
+        return info.exclusive
     if _is_word(args[0], "SCRIPT"):
         return len(args) > 1 and _is_word(args[1], "DEBUG")
     return any(_is_word(arg, "BLOCK") for arg in args[1:])
 
 
-def route_of_all(stack: Iterable[tuple[Sequence[Any], Any]]) -> tuple[bool, bool]:
+def pipeline_info(stack: Iterable[tuple[Sequence[Any], Any]]) -> tuple[bool, bool]:
     """Return whether one of these commands needs a dedicated connection, and whether all of them only read."""
     reads = True
     for args, _ in stack:
         name = args[0]
-        route = (ROUTES.get(name) if name.__class__ is str else None) or route_of(name)
-        if not route.plain and is_exclusive(args):
+        info = (COMMANDS.get(name) if name.__class__ is str else None) or command_info(name)
+        if not info.plain and is_exclusive(args):
             return True, False
-        if not route.reads:
+        if not info.reads:
             reads = False
     return False, reads
 
@@ -150,18 +150,18 @@ def may_block(args: Sequence[Any]) -> bool:
 
 
 def _first_word(name: Any) -> str:
-    words = route_of(name).words
+    words = command_info(name).words
     return words[0] if words else ""
 
 
 def only_reads(name: Any) -> bool:
     """Whether sending the command twice does no harm."""
-    return route_of(name).reads
+    return command_info(name).reads
 
 
 def sent_words(args: Sequence[Any], most: int = 3) -> list[str]:
     """Return the first ``most`` words of a command as the server receives them, in upper case."""
-    words = route_of(args[0]).words
+    words = command_info(args[0]).words
     if len(words) >= most or len(args) == 1:
         return list(words[:most])
     return [*words, *(_word_of(arg).upper().decode("latin-1") for arg in args[1 : 1 + most - len(words)])]
@@ -175,10 +175,10 @@ def _word_of(value: Any) -> bytes:
 
 def leaves_state(args: Sequence[Any]) -> bool:
     """Whether a command, name first, leaves its connection unfit for other callers."""
-    route = route_of(args[0])
-    if not (route.exclusive or route.depends):
+    info = command_info(args[0])
+    if not (info.exclusive or info.depends):
         return False
-    first, *rest = route.words or ("",)
+    first, *rest = info.words or ("",)
     if first in _WITH_SUBCOMMANDS:
         second = rest[0] if rest else "".join(sent_words(args, 2)[1:])
     if first == "CLIENT":
@@ -191,7 +191,7 @@ _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 def is_ephemeral(name: Any) -> bool:
     """Whether the effect of a command, name first, ends with its connection."""
-    return route_of(name).is_ephemeral
+    return command_info(name).is_ephemeral
 
 
 def _is_word(value: Any, word: str) -> bool:

@@ -13,7 +13,7 @@ from redis.connection import HiredisRespSerializer
 
 from redispool_app.engine import SyncRedis
 from redispool_app.engine.protocol import commands
-from redispool_app.engine.protocol.commands import is_ephemeral, is_exclusive, may_block, only_reads, route_of
+from redispool_app.engine.protocol.commands import command_info, is_ephemeral, is_exclusive, may_block, only_reads
 from redispool_app.engine.protocol.packing import pack, pack_utf8
 from tests.support.twin_clients import assert_same, assert_same_sync
 
@@ -69,14 +69,14 @@ def test_what_blocks_is_known_by_what_is_sent(blocks):
 
 
 def test_a_name_of_another_class_changes_nothing_for_the_plain_one():
-    commands.ROUTES.clear()
-    assert route_of(Shouted("GET")).exclusive is False
-    assert route_of(Shouted("BL")).exclusive
-    assert not route_of("BL").exclusive
-    assert route_of(Name.BLPOP).exclusive
-    assert route_of("BLPOP").exclusive
-    assert route_of(Bytes.GET).plain
-    assert all(name.__class__ in (str, bytes) for name in commands.ROUTES)
+    commands.COMMANDS.clear()
+    assert command_info(Shouted("GET")).exclusive is False
+    assert command_info(Shouted("BL")).exclusive
+    assert not command_info("BL").exclusive
+    assert command_info(Name.BLPOP).exclusive
+    assert command_info("BLPOP").exclusive
+    assert command_info(Bytes.GET).plain
+    assert all(name.__class__ in (str, bytes) for name in commands.COMMANDS)
     assert only_reads(Name.GET)
 
 

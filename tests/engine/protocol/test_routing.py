@@ -196,6 +196,6 @@ def test_block_may_stand_in_a_name_with_spaces(name):
 def test_names_that_users_make_up_do_not_fill_the_memory():
     for number in range(5000):
         assert not is_exclusive([f"NOSUCH{number}"])
-    assert len(commands.ROUTES) <= commands._MOST_ROUTES
+    assert len(commands.COMMANDS) <= commands._MOST_NAMES
     assert is_exclusive(["BLPOP", "q", 0])
     assert only_reads("get")
