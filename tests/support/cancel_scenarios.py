@@ -172,7 +172,7 @@ async def a_password_that_is_changed_during_the_handshake(world):
     world.arm()
     connecting = asyncio.create_task(connection.connect())
     try:
-        while connection._last_words is None and not connecting.done():
+        while connection._handshake_errors is None and not connecting.done():
             await asyncio.sleep(0)
         monitor.login = login_of(("AUTH", "default", "any will do"))
         await asyncio.gather(connecting)

@@ -17,7 +17,7 @@ from redispool_app.engine.runtime.fork import mark
 from .addresses import AddressedSync
 from .blocking import keep_alive
 from .credentials import redact_credentials
-from .handshake_errors import LastWords
+from .handshake_errors import HandshakeErrors
 from .lifecycle import (
     _SETINFO,
     _SETNAME,
@@ -92,11 +92,11 @@ class ObservedSync(Observed):
     def _shake_hands(self, *args: Any, **kwargs: Any) -> None:
         self._name = _name_for(self)
         try:
-            with LastWords(self) as self._last_words, redact_credentials(self):
+            with HandshakeErrors(self) as self._handshake_errors, redact_credentials(self):
                 super().on_connect_check_health(*args, **kwargs)  # type: ignore[misc]
             self.monitor.times.create.add(monotonic() - self._asked_at)
         finally:
-            self._last_words, self.replies_due = None, 0
+            self._handshake_errors, self.replies_due = None, 0
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
         if self._name is not None and args[:2] == _SETINFO:

@@ -21,7 +21,7 @@ _FIRST_BYTES = b"+-:$*_#,(!=%|~>"
 """First bytes of a reply in RESP2 and RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
 
 
-class LastWords:
+class HandshakeErrors:
     """A second descriptor of a connection's socket during the handshake. It stays open when the first is closed."""
 
     def __init__(self, connection: Any) -> None:
@@ -40,7 +40,7 @@ class LastWords:
         with contextlib.suppress(OSError):
             self._socket = socket.socket(fileno=os.dup(held.fileno()))
 
-    def __enter__(self) -> LastWords:
+    def __enter__(self) -> HandshakeErrors:
         return self
 
     def __exit__(self, *args: object) -> None:

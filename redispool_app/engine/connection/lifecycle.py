@@ -25,7 +25,7 @@ from redispool_app.engine.protocol.replies import exhaust, is_out_of_memory
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
-from .handshake_errors import LastWords
+from .handshake_errors import HandshakeErrors
 from .state import TracksState
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -54,7 +54,7 @@ class Observed(TracksState):
         self._borrowed_at: float | None = None
         self._returned_at = 0.0
         self._started = monotonic()
-        self._last_words: LastWords | None = None
+        self._handshake_errors: HandshakeErrors | None = None
         self._name: str | None = None
         """The name that is still to be sent ..."""
         self._named = False
@@ -75,7 +75,7 @@ class Observed(TracksState):
         self._started = -math.inf if self.is_spare else monotonic()
         if not isinstance(command, str | bytes | list | tuple):
             command = list(command)  # an iterator can be read only once
-        spoilt, count = (False, 0) if self._last_words is not None else self.account_for(command)
+        spoilt, count = (False, 0) if self._handshake_errors is not None else self.account_for(command)
         if spoilt:
             self.is_outdated = True  # before the command is sent: an interrupt must not hide it
         return command, spoilt, count
@@ -102,8 +102,8 @@ def _reported(
     if connection._inherited:
         return _not_ours(connection)  # a fork says nothing about the server
     error = ReplyTooLargeError() if isinstance(raised, MemoryError) or is_out_of_memory(raised) else raised
-    if connection._last_words is not None:
-        error = connection._last_words.explain(error)
+    if connection._handshake_errors is not None:
+        error = connection._handshake_errors.explain(error)
         if (shown := without_arguments(str(error))) != str(error):
             error = redis_exceptions.ResponseError(shown)
     if isinstance(error, redis_exceptions.AuthenticationError) and _is_overtaken(connection):
@@ -111,7 +111,7 @@ def _reported(
     if isinstance(error, redis_exceptions.ResponseError):
         connection.monitor.reply()
         # During the handshake, servers before version 7 deny CLIENT as a whole. The connection then gets no name.
-        if connection._last_words is None or "'client' command" not in str(error):
+        if connection._handshake_errors is None or "'client' command" not in str(error):
             connection.monitor.error_reply(error)
     else:
         hurried = hurried or connection.is_patient or getattr(connection, "is_hurried", False)
@@ -131,7 +131,7 @@ def _adopt_login(connection: Any) -> bool:
 
 def _is_overtaken(connection: Any) -> bool:
     """Whether a connection logs in with a password that has been replaced meanwhile. It must then log in again."""
-    return connection._last_words is not None and connection._login is not connection.monitor.login
+    return connection._handshake_errors is not None and connection._login is not connection.monitor.login
 
 
 _SETINFO = ("CLIENT", "SETINFO")
@@ -280,8 +280,8 @@ def _let_go(inherited: list[Any]) -> None:
         if not hasattr(connection, "_counted"):
             continue  # the connection is not observed
         connection._counted = False
-        if connection._last_words is not None:
-            connection._last_words.close()
+        if connection._handshake_errors is not None:
+            connection._handshake_errors.close()
         if getattr(connection, "is_subscribed", False):
             # A subscription subscribes again by itself. Others must raise: their WATCH or transaction is lost.
             connection._parser.on_disconnect()
