@@ -21,7 +21,7 @@ from redis.event import AsyncReAuthConnectionListener, EventDispatcher, ReAuthCo
 from redispool_app.engine.errors import ReplyTooLargeError
 from redispool_app.engine.health.faults import without_arguments
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.protocol.replies import exhaust, is_out_of_memory
+from redispool_app.engine.protocol.replies import consume, is_out_of_memory
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
@@ -272,7 +272,7 @@ def _let_go(inherited: list[Any]) -> None:
         null = _open_null(descriptors)
         others = [descriptor for descriptor in descriptors if descriptor != null]
         # One C call, so that no descriptor opened meanwhile, for example by a signal handler, is affected.
-        exhaust(map(os.dup2, repeat(null), others, repeat(False)))
+        consume(map(os.dup2, repeat(null), others, repeat(False)))
         if len(others) == len(descriptors):
             os.close(null)
     for connection in inherited:

@@ -30,7 +30,7 @@ import hiredis
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.errors import ConnectionLostError, ReplyTimeoutError, ReplyTooLargeError
-from redispool_app.engine.protocol.replies import HARMLESS, INCOMPLETE, NOT_A_REPLY, exhaust, invalid
+from redispool_app.engine.protocol.replies import HARMLESS, INCOMPLETE, NOT_A_REPLY, consume, invalid
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell_all
@@ -554,7 +554,7 @@ class SharedSocket:
             handed, position = self._hand_out_units(queue[:asked], replies)
         else:
             handed = position = asked if asked < due else due
-            exhaust(map(put, queue[:handed], replies))
+            consume(map(put, queue[:handed], replies))
         if handed:
             if self.stalled is not None:
                 self._recover()

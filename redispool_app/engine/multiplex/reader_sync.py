@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_exceptions
 
-from redispool_app.engine.protocol.replies import INCOMPLETE, error_parser, exhaust
+from redispool_app.engine.protocol.replies import INCOMPLETE, consume, error_parser
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 
@@ -63,7 +63,7 @@ class Incoming:
         self.unfinished = True
         if size:
             # One C call from the socket to the parser.
-            exhaust(map(self._feed, map(received.pop, _FIRST)))
+            consume(map(self._feed, map(received.pop, _FIRST)))
         return size
 
     def _receive_in_tls(self, received: list[bytes]) -> None:

@@ -13,7 +13,7 @@ from asyncio import Future, InvalidStateError
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redispool_app.engine.protocol.replies import HARMLESS, exhaust
+from redispool_app.engine.protocol.replies import HARMLESS, consume
 
 done: Any = Future.done
 _set_result: Any = Future.set_result
@@ -60,7 +60,7 @@ class Batch:
         self.due = due - count
         if HARMLESS.issuperset(map(type, part)):
             try:
-                exhaust(map(_set_result, futures, part))
+                consume(map(_set_result, futures, part))
                 return at + count
             except InvalidStateError:
                 pass  # a caller has given up; the others have their replies

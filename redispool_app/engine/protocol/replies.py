@@ -11,7 +11,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.errors import ReplyTooLargeError
 
-exhaust = deque[Any](maxlen=0).extend
+consume = deque[Any](maxlen=0).extend
 """Runs an iterator to its end in C."""
 
 INCOMPLETE = object()
