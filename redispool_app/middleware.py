@@ -25,7 +25,7 @@ from .conf.config import SETTING
 from .conf.registry import get_config
 from .engine import AsyncRedis, SyncRedis
 from .engine.runtime.hooks import tell
-from .engine.stats.request_timing import CommandTally, current_tally
+from .engine.stats.request_timing import RequestTiming, current_timing
 from .exceptions import PoolClosed, RedisUnavailable
 from .redis_pool import redis_connection_manager
 
@@ -140,29 +140,29 @@ class RedisPoolMiddleware:
         return timed
 
     def _respond_timed(self, request: HttpRequest) -> HttpResponseBase:
-        tally = CommandTally()
-        token = current_tally.set(tally)
+        timing = RequestTiming()
+        token = current_timing.set(timing)
         try:
             response: HttpResponseBase = self.get_response(request)
         finally:
-            current_tally.reset(token)
-        return _with_server_timing(response, tally)
+            current_timing.reset(token)
+        return _with_server_timing(response, timing)
 
     async def _respond_timed_async(self, request: HttpRequest) -> HttpResponseBase:
-        tally = CommandTally()
-        token = current_tally.set(tally)
+        timing = RequestTiming()
+        token = current_timing.set(timing)
         try:
             response: HttpResponseBase = await self.get_response(request)
         finally:
-            current_tally.reset(token)
-        return _with_server_timing(response, tally)
+            current_timing.reset(token)
+        return _with_server_timing(response, timing)
 
 
-def _with_server_timing(response: HttpResponseBase, tally: CommandTally) -> HttpResponseBase:
+def _with_server_timing(response: HttpResponseBase, timing: RequestTiming) -> HttpResponseBase:
     """Report the time spent on Redis: the sum of all waits up to the response. Without a command there is no header."""
-    if tally.commands:
-        noun = "command" if tally.commands == 1 else "commands"
-        ours = f'redis;dur={tally.seconds * 1000:.1f};desc="{tally.commands} {noun}"'
+    if timing.commands:
+        noun = "command" if timing.commands == 1 else "commands"
+        ours = f'redis;dur={timing.seconds * 1000:.1f};desc="{timing.commands} {noun}"'
         others = response.headers.get("Server-Timing")
         response.headers["Server-Timing"] = f"{others}, {ours}" if others else ours
     return response

@@ -22,7 +22,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app import middleware
 from redispool_app.engine import AsyncRedis, SyncRedis
 from redispool_app.engine.health.faults import Fault, FaultKind
-from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 from redispool_app.middleware import RedisPoolMiddleware
 
@@ -448,7 +448,7 @@ async def test_concurrent_async_requests_do_not_count_each_others_commands(timed
     counts = list(range(1, 21))
     responses = await asyncio.gather(*(client.get(f"/many-async/{count}/") for count in counts))
     assert [commands(response) for response in responses] == counts
-    assert current_tally.get() is None
+    assert current_timing.get() is None
 
 
 def test_concurrent_threads_do_not_count_each_others_commands(timed):
@@ -456,11 +456,11 @@ def test_concurrent_threads_do_not_count_each_others_commands(timed):
     with ThreadPoolExecutor(8) as threads:
         responses = list(threads.map(lambda count: Client().get(f"/many/{count}/"), counts))
         assert [commands(response) for response in responses] == counts
-        assert list(threads.map(lambda _: current_tally.get(), range(8))) == [None] * 8
+        assert list(threads.map(lambda _: current_timing.get(), range(8))) == [None] * 8
 
 
 def test_a_request_that_fails_leaves_no_tally_behind(timed):
     raised[:] = [ValueError("the view's own")]
     with pytest.raises(ValueError, match="own"):
         Client().get("/fail/")
-    assert current_tally.get() is None
+    assert current_timing.get() is None

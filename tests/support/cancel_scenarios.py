@@ -23,7 +23,7 @@ from redispool_app.engine.client.login import login_of
 from redispool_app.engine.connection.connection_async import AsyncTCPConnection, AsyncTLSConnection
 from redispool_app.engine.runtime.single_flight import Flight
 from redispool_app.engine.stats.opentelemetry import Telemetry
-from redispool_app.engine.stats.request_timing import CommandTally, current_tally
+from redispool_app.engine.stats.request_timing import RequestTiming, current_timing
 from redispool_app.exceptions import CommandRefused
 
 from .await_points import Watch
@@ -191,7 +191,7 @@ async def a_command_on_a_warm_connection(world):
 @scenario()
 async def commands_counted_by_a_tally(world):
     client = await world.client()
-    current_tally.set(CommandTally())
+    current_timing.set(RequestTiming())
     world.arm()
     await client.get("k")
     await client.pipeline().get("k").execute()

@@ -28,7 +28,7 @@ from redispool_app.engine.protocol.refusals import refuse_alone
 from redispool_app.engine.runtime import compatibility, fork
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
-from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_alone
 
 from .dedicated import AloneAsync
@@ -90,8 +90,8 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         # Returns the coroutine itself: a coroutine around it would be resumed once more per reply.
-        tally = current_tally.get()
-        return self._execute(args, options) if tally is None else self._tallied(tally, args, options)
+        timing = current_timing.get()
+        return self._execute(args, options) if timing is None else self._timed(timing, args, options)
 
     async def execute_raw(self, *args: Any, lost: FailedCommandError | None = None) -> Any:
         """Send one plain command and return its reply as received: not decoded, without a response callback.
@@ -130,7 +130,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             and sharing is not None
             and sharing.telemetry is None
             and sharing.loop is _get_running_loop()
-            and current_tally.get() is None
+            and current_timing.get() is None
             and (connection := sharing.open_connection()) is not None
         ):
             packed = _packed(info, args, sharing)
@@ -146,7 +146,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             and sharing.telemetry is None
             and sharing.plain_encoding
             and sharing.loop is _get_running_loop()
-            and current_tally.get() is None
+            and current_timing.get() is None
             and len(key) <= SHORT
             and key.isascii()
             and (connection := sharing.open_connection()) is not None
@@ -154,12 +154,12 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             return connection.send(f"*2\r\n$3\r\nGET\r\n${len(key)}\r\n{key}\r\n".encode(), False)
         return self.send_raw("GET", key)
 
-    async def _tallied(self, tally: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _timed(self, timing: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         started = perf_counter()
         try:
             return await self._execute(args, options)
         finally:
-            tally.add(1, perf_counter() - started)
+            timing.add(1, perf_counter() - started)
 
     async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         name = args[0]

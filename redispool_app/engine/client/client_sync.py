@@ -22,7 +22,7 @@ from redispool_app.engine.protocol.replies import UNDECODED, decoded
 from redispool_app.engine.runtime import compatibility
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.nesting import entry
-from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_alone
 
 from .dedicated import AloneSync
@@ -84,14 +84,14 @@ class SyncRedis(AloneSync, redis.Redis):
         return thread_sharing_of(self.connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        tally = current_tally.get()
-        if tally is None:
+        timing = current_timing.get()
+        if timing is None:
             return self._share(args, options)
         started = perf_counter()
         try:
             return self._share(args, options)
         finally:
-            tally.add(1, perf_counter() - started)
+            timing.add(1, perf_counter() - started)
 
     def execute_raw(self, *args: Any) -> Any:
         """Send one plain command and return its reply as received: not decoded, without a response callback.
@@ -105,7 +105,7 @@ class SyncRedis(AloneSync, redis.Redis):
             and sharing is not None
             and sharing.connection is not None
             and sharing.telemetry is None
-            and current_tally.get() is None
+            and current_timing.get() is None
         ):
             packed = _packed(info, args, sharing)
             if len(packed) <= sharing.limits.max_shared_bytes:
@@ -121,7 +121,7 @@ class SyncRedis(AloneSync, redis.Redis):
             sharing is not None
             and sharing.telemetry is None
             and sharing.plain_encoding
-            and current_tally.get() is None
+            and current_timing.get() is None
             and len(key) <= SHORT
             and key.isascii()
         ):

@@ -30,7 +30,7 @@ from redispool_app.engine.protocol.refusals import refuse_in_pipeline
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.socket_look import connect, has_ended
-from redispool_app.engine.stats.request_timing import current_tally
+from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_alone
 from redispool_app.exceptions import CommandRefused
 
@@ -47,14 +47,14 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
     """The client class that loads its scripts. ``client_async`` sets it."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        tally = current_tally.get()
-        if tally is None:
+        timing = current_timing.get()
+        if timing is None:
             return await self._execute(raise_on_error)
         commands, started = len(self.command_stack), perf_counter()
         try:
             return await self._execute(raise_on_error)
         finally:
-            tally.add(commands, perf_counter() - started)
+            timing.add(commands, perf_counter() - started)
 
     async def _execute(self, raise_on_error: bool) -> list[Any]:
         stack = self.command_stack

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 
-class CommandTally:
+class RequestTiming:
     """``commands`` sent and ``seconds`` waited for them.
 
     Commands awaited at the same time each add their own wait. So ``seconds`` can exceed the elapsed time.
@@ -23,5 +23,5 @@ class CommandTally:
         self.seconds += seconds
 
 
-current_tally: ContextVar[CommandTally | None] = ContextVar("redispool_tally", default=None)
-"""The tally of the current context; None (the default) costs one look-up per command and counts nothing."""
+current_timing: ContextVar[RequestTiming | None] = ContextVar("redispool_tally", default=None)
+"""The timing of the current context; None (the default) costs one look-up per command and counts nothing."""

@@ -10,7 +10,7 @@ import redis.asyncio
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
-from redispool_app.engine.stats.request_timing import CommandTally, current_tally
+from redispool_app.engine.stats.request_timing import RequestTiming, current_timing
 from tests.support.command_failures import FAILURES, WRONG_KIND
 from tests.support.command_table import KEY_NAMES, VALUES
 from tests.support.twin_clients import MODES, Failure, assert_same, both, named, opened
@@ -233,8 +233,8 @@ async def test_send_get_is_send_raw_of_get(server, mode):
         assert await client.send_get("missing") is await client.send_raw("GET", "missing") is None
         with pytest.raises(redis_exceptions.ResponseError, match="WRONGTYPE"):
             await client.send_get("list")
-        token = current_tally.set(CommandTally())
+        token = current_timing.set(RequestTiming())
         try:
             assert client.send_get("k") is None, "it would not be counted"
         finally:
-            current_tally.reset(token)
+            current_timing.reset(token)

@@ -11,7 +11,7 @@ import redis
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import SyncRedis
-from redispool_app.engine.stats.request_timing import CommandTally, current_tally
+from redispool_app.engine.stats.request_timing import RequestTiming, current_timing
 from tests.support.command_failures import FAILURES, WRONG_KIND
 from tests.support.command_table import KEY_NAMES, VALUES
 from tests.support.crowd import Caller, at_once, value_of
@@ -169,12 +169,12 @@ def test_execute_raw_returns_what_the_server_sent(server, mode):
 
 @pytest.mark.parametrize("mode", MODES[:4], ids=named)
 def test_get_raw_is_execute_raw_of_get(server, mode):
-    tally = CommandTally()
+    timing = RequestTiming()
     with SyncRedis(port=server.port, **mode) as client:
         for number, key in enumerate(KEY_NAMES):
             client.execute_raw("SET", key, b"\xff%d" % number)
         client.rpush("list", "x")
-        token = current_tally.set(tally)
+        token = current_timing.set(timing)
         try:
             for _ in range(2):
                 assert [client.get_raw(key) for key in [*KEY_NAMES, "missing"]] == [
@@ -183,8 +183,8 @@ def test_get_raw_is_execute_raw_of_get(server, mode):
             with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
                 client.get_raw("list")
         finally:
-            current_tally.reset(token)
-        assert tally.commands == 4 * (len(KEY_NAMES) + 1) + 1
+            current_timing.reset(token)
+        assert timing.commands == 4 * (len(KEY_NAMES) + 1) + 1
         assert [client.get_raw(key) for key in KEY_NAMES] == [b"\xff%d" % number for number in range(len(KEY_NAMES))]
 
 
