@@ -26,7 +26,7 @@ from redispool_app.engine.protocol.refusals import WAITING, no_writes, refuse_si
 from redispool_app.engine.runtime.socket_look import connect
 from redispool_app.exceptions import OutcomeUnknown
 
-from .pipeline_base import PipelineUnit
+from .pipeline_base import PipelineAdapter
 
 _LOST = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, redis_exceptions.InvalidResponse)
 _REFUSED = (redis_exceptions.AuthenticationError, redis_exceptions.BusyLoadingError)
@@ -92,7 +92,7 @@ def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
 
     A pipeline on a shared connection is decided there.
     """
-    return isinstance(connection, PipelineUnit) or all(is_ephemeral(args[0]) for args, _ in commands)
+    return isinstance(connection, PipelineAdapter) or all(is_ephemeral(args[0]) for args, _ in commands)
 
 
 class AloneSync(OwnConnection):

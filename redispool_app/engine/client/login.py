@@ -222,7 +222,9 @@ def send_shared(sharing: Any, login: Login) -> asyncio.Future[list[Any]] | None:
     connection = sharing.connection if sharing is not None else None
     if connection is None or connection.closed:
         return None
-    future: asyncio.Future[list[Any]] = connection.send_unit(pack(login.words, sharing.encoder), [False], quiet=True)
+    future: asyncio.Future[list[Any]] = connection.send_pipeline(
+        pack(login.words, sharing.encoder), [False], quiet=True
+    )
     return future
 
 

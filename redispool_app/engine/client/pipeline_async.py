@@ -35,7 +35,7 @@ from redispool_app.engine.stats.slow_log import note_alone
 from redispool_app.exceptions import CommandRefused
 
 from .dedicated import AloneAsync, is_harmless, outcome_unknown_on_loss, socket_of
-from .pipeline_base import PipelineUnit
+from .pipeline_base import PipelineAdapter
 
 
 class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
@@ -68,7 +68,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         if sharing is None or is_alone:
             return await self._alone(raise_on_error, transaction)
         try:
-            unit = _Unit(sharing, stack, transaction, reads)
+            unit = _Adapter(sharing, stack, transaction, reads)
         except BaseException:
             await self.reset()  # as redis-py does after a command that cannot be sent
             raise
@@ -178,7 +178,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
 
     async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_pipeline)
-        if isinstance(connection, PipelineUnit):
+        if isinstance(connection, PipelineAdapter):
             return await execute(connection, commands, raise_on_error)
         with self._waiting_in_turn(commands):
             if is_harmless(connection, commands):
@@ -228,7 +228,7 @@ async def _unwatch(connection: Any) -> None:
         await connection.disconnect(nowait=True)
 
 
-class _Unit(PipelineUnit):
+class _Adapter(PipelineAdapter):
     """Commands on the shared connection of an event loop."""
 
     def __init__(self, sharing: Sharing, stack: Any, transaction: bool, reads: bool) -> None:

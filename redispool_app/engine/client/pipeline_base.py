@@ -19,7 +19,7 @@ _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 _NOT_CONNECTED = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
 
 
-class PipelineUnit:
+class PipelineAdapter:
     """The connection object for redis-py's pipeline code. A subclass sends the commands and fills ``replies``."""
 
     himport_registry = None

@@ -35,7 +35,7 @@ from redispool_app.engine.stats.slow_log import note_alone
 from redispool_app.exceptions import CommandRefused
 
 from .dedicated import AloneSync, is_harmless, outcome_unknown_on_loss, socket_of
-from .pipeline_base import PipelineUnit
+from .pipeline_base import PipelineAdapter
 
 
 class SyncPipeline(AloneSync, redis.client.Pipeline):
@@ -69,7 +69,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         if sharing is None or is_alone:
             return self._alone(raise_on_error, transaction)
         try:
-            unit = _Unit(sharing, stack, transaction, reads)
+            unit = _Adapter(sharing, stack, transaction, reads)
         except BaseException:
             self.reset()  # as redis-py does after a command that cannot be sent
             raise
@@ -182,7 +182,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
 
     def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute: Any = super()._execute_pipeline
-        if isinstance(connection, PipelineUnit):
+        if isinstance(connection, PipelineAdapter):
             return cast(list[Any], execute(connection, commands, raise_on_error))
         with self._waiting_in_turn(commands):
             if is_harmless(connection, commands):
@@ -232,7 +232,7 @@ def _unwatch(connection: Any) -> None:
         connection.disconnect()
 
 
-class _Unit(PipelineUnit):
+class _Adapter(PipelineAdapter):
     """Commands on the shared connection of all threads."""
 
     def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool, reads: bool) -> None:

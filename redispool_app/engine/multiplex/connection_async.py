@@ -32,7 +32,7 @@ from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.lost_callbacks import schedule_lost_callbacks
 from redispool_app.engine.runtime.socket_look import HUNG_UP, poll_of
 
-from .request_async import Batch, Unit, done, drop_cancelled, sealed, units_in
+from .request_async import Batch, PipelineRequest, done, drop_cancelled, pipelines_in, sealed
 from .watched_connection import INTERRUPTED, Noted, WatchedConnection
 
 _EARLY = 3 * 32
@@ -87,7 +87,7 @@ class SharedConnection(WatchedConnection):
             raise
         return future
 
-    def send_unit(self, packed: bytes, decode: Sequence[bool], quiet: bool = False) -> asyncio.Future[list[Any]]:
+    def send_pipeline(self, packed: bytes, decode: Sequence[bool], quiet: bool = False) -> asyncio.Future[list[Any]]:
         """Send several packed commands together; ``decode`` has an entry for each reply.
 
         Errors among the replies to a ``quiet`` request are not reported to the monitor.
@@ -98,7 +98,7 @@ class SharedConnection(WatchedConnection):
                 self._begin_tick()
             elif (now := monotonic()) > self._looks_until:
                 self._begin_looking(now)  # the end-of-tick callback was lost, and so were the periodic checks
-            unit = Unit(self._tick, future, packed, decode, quiet)
+            unit = PipelineRequest(self._tick, future, packed, decode, quiet)
             self._unit_marks.append(None)
             gathered = self._gathered
             gathered += future, packed, unit
@@ -160,15 +160,15 @@ class SharedConnection(WatchedConnection):
                 return
             flat = gathered[:size]
             batch = Batch(self._tick, flat)
-            batches: list[Batch | Unit] = []
-            last: Batch | Unit = batch
+            batches: list[Batch | PipelineRequest] = []
+            last: Batch | PipelineRequest = batch
             packed, commands, units = batch.packed, batch.due, 0
             special = self._held or self._unit_marks or True in map(done, batch.futures)
             if special:
                 # A caller that gave up before anything was written is dropped: the server has not seen its command.
                 batches = [*drop_cancelled(self._held), *sealed(self._tick, flat)]
                 packed = [each for part in batches for each in part.packed]
-                commands, units = sum(part.due for part in batches), units_in(flat)
+                commands, units = sum(part.due for part in batches), pipelines_in(flat)
             data = b"".join(packed)
             # Nothing has changed so far. From here on what is in ``_due`` counts as written.
             committed = True
@@ -209,7 +209,7 @@ class SharedConnection(WatchedConnection):
         flat = gathered[:size]
         self._held.extend(sealed(self._tick, flat))
         del gathered[:size]
-        for _ in range(units_in(flat)):
+        for _ in range(pipelines_in(flat)):
             self._unit_marks.popleft()
         self.in_flight = self._due_commands + sum(batch.due for batch in self._held)
         self.bytes_in_flight = self._due_bytes + sum(len(each) for batch in self._held for each in batch.packed)

@@ -178,7 +178,7 @@ class Sharing(SharingRules):
         if isinstance(decode, bool):
             future = connection.send(request.packed, decode)
         else:
-            future = connection.send_unit(request.packed, decode)
+            future = connection.send_pipeline(request.packed, decode)
         request.sent_at = monotonic()
         # Subtract the time that waiting and a first attempt have used.
         deadline = request.deadline
@@ -197,7 +197,7 @@ class Sharing(SharingRules):
                         raise PoolClosed()
                     self.attempt_at_once()
                     await self._connect(math.inf)
-                replies: list[Any] = await connection.send_unit(packed, [False] * wanted, quiet=True)
+                replies: list[Any] = await connection.send_pipeline(packed, [False] * wanted, quiet=True)
                 return replies
             except StalledError:
                 continue  # nothing was cut, and another connection is there
@@ -547,7 +547,7 @@ class Sharing(SharingRules):
     def _log_in(self, token: Any) -> None:
         mark_dedicated(self.pool, token)
         for connection in [each for each in self.lanes.open if not each.closed]:
-            sent = connection.send_unit(pack(auth_of(token), self.encoder), [False], quiet=True)
+            sent = connection.send_pipeline(pack(auth_of(token), self.encoder), [False], quiet=True)
             sent.add_done_callback(partial(self._logged_in, connection))
 
     def _logged_in(self, connection: SharedConnection, sent: asyncio.Future[list[Any]]) -> None:

@@ -1,10 +1,11 @@
 """Requests on an event loop's shared connection, and the match of replies to callers. No I/O.
 
-A ``Batch`` holds single commands of one loop tick. A ``Unit`` holds a pipeline, or the commands from MULTI to EXEC. If
-a caller is cancelled or times out, its place in the order stays, and the reply is discarded when it arrives.
+A ``Batch`` holds single commands of one loop tick. A ``PipelineRequest`` holds a pipeline, or the commands
+from MULTI to EXEC. If a caller is cancelled or times out, its place in the order stays, and the reply is discarded.
 
 Commands are gathered in one flat list with three entries for each: its future, its packed bytes, and the ``decode``
-flag of its caller or, for a pipeline, the ``Unit``. One C call appends all three, so no exception can separate them.
+flag of its caller or, for a pipeline, the ``PipelineRequest``. One C call appends all three: no exception can separate
+them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Batch:
         return list(zip(self.futures[self.answered :], self.packed[self.answered :], strict=False))
 
 
-class Unit:
+class PipelineRequest:
     """Commands that were sent together, with one future for the list of replies. Errors are values in the list."""
 
     __slots__ = ("decode", "due", "future", "packed", "quiet", "replies", "started")
@@ -137,14 +138,14 @@ class Unit:
         return [(self.packed[0], len(self.decode))]
 
 
-def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
+def sealed(started: float, gathered: list[Any]) -> list[Batch | PipelineRequest]:
     """Return gathered commands in order, as batches and pipelines, without those whose callers have given up."""
-    found: list[Batch | Unit] = []
+    found: list[Batch | PipelineRequest] = []
     plain: list[Any] = []
     for future, packed, way in zip(gathered[::3], gathered[1::3], gathered[2::3], strict=True):
         if future.done():
             continue
-        if way.__class__ is not Unit:
+        if way.__class__ is not PipelineRequest:
             plain += future, packed, way
             continue
         if plain:
@@ -157,14 +158,14 @@ def sealed(started: float, gathered: list[Any]) -> list[Batch | Unit]:
     return found
 
 
-def units_in(gathered: list[Any]) -> int:
+def pipelines_in(gathered: list[Any]) -> int:
     """Return how many of the gathered entries are pipelines."""
-    return sum(way.__class__ is Unit for way in gathered[2::3])
+    return sum(way.__class__ is PipelineRequest for way in gathered[2::3])
 
 
-def drop_cancelled(batches: Iterable[Batch | Unit]) -> list[Batch | Unit]:
+def drop_cancelled(batches: Iterable[Batch | PipelineRequest]) -> list[Batch | PipelineRequest]:
     """Return unwritten batches without the commands whose callers have given up since."""
-    found: list[Batch | Unit] = []
+    found: list[Batch | PipelineRequest] = []
     for batch in batches:
         if batch.__class__ is Batch:
             gathered = [

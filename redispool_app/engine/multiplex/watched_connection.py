@@ -29,7 +29,7 @@ from redispool_app.engine.runtime.lost_callbacks import abort, put_timers_in_ord
 from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statistics
 from redispool_app.engine.stats.slow_log import SlowCommands
 
-from .request_async import Batch, Unit
+from .request_async import Batch, PipelineRequest
 from .retry import StalledError, stuck_deadline, unanswered_since
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
 
@@ -103,9 +103,9 @@ class WatchedConnection:
         """Future, packed bytes and ``decode`` flag of each command; see ``request_async``."""
         self._unit_marks: deque[None] = deque()
         """At least one for each gathered pipeline: increased before it is added, decreased after it was sealed."""
-        self._held: list[Batch | Unit] = []
-        self._due: deque[Batch | Unit] = deque()
-        self._written: deque[tuple[Batch | Unit, int]] = deque()
+        self._held: list[Batch | PipelineRequest] = []
+        self._due: deque[Batch | PipelineRequest] = deque()
+        self._written: deque[tuple[Batch | PipelineRequest, int]] = deque()
         """The last request of each write, and the size of the write.
 
         With its reply those bytes are no longer in flight.
@@ -130,12 +130,12 @@ class WatchedConnection:
         """The shortest round trip so far, in seconds."""
         self.on_stalled: Callable[[Any], None] | None = None
         self.on_recovered: Callable[[Any], None] | None = None
-        self._seen: tuple[Batch | Unit, int, float] | None = None
+        self._seen: tuple[Batch | PipelineRequest, int, float] | None = None
         """The first pending request at a check, how many replies of it, and since when."""
         self._last_look = 0.0
         self._sent_one_at = -math.inf
         """When a single read was last sent on another connection (monotonic seconds)."""
-        self._passed: Batch | Unit | None = None
+        self._passed: Batch | PipelineRequest | None = None
         """The reads up to this one have been sent on another connection."""
         self._loss: _Loss | None = None
         self._reports = 0
@@ -261,7 +261,7 @@ class WatchedConnection:
         new = list(takewhile(lambda batch: batch is not self._passed, reversed(due)))[::-1]
         for batches, written in ((new, True), (list(self._held), False)):
             for batch in batches:
-                commands, own = (len(batch.decode), batch.quiet) if isinstance(batch, Unit) else (1, False)
+                commands, own = (len(batch.decode), batch.quiet) if isinstance(batch, PipelineRequest) else (1, False)
                 for future, packed in batch.asking():
                     if future is not head and not future.done() and reads_only(packed, commands, own):
                         future.set_exception(StalledError(written=written, started=batch.started))
@@ -286,7 +286,7 @@ class WatchedConnection:
             return
         self._time_out_until(now - timeout, self._held, written=False)
 
-    def _time_out_until(self, horizon: float, batches: Iterable[Batch | Unit], *, written: bool) -> None:
+    def _time_out_until(self, horizon: float, batches: Iterable[Batch | PipelineRequest], *, written: bool) -> None:
         """Time out callers that asked at ``horizon`` or earlier."""
         slow: Noted = []
         for batch in batches:

@@ -124,7 +124,7 @@ def _by_loop(entry: LoopClient, packed: bytes, wanted: int, reads: bool, timeout
         if connection is None or answer.cancelled():
             answer.cancel()
             return
-        connection.send_unit(packed, [False] * wanted, quiet=True).add_done_callback(hand_over)
+        connection.send_pipeline(packed, [False] * wanted, quiet=True).add_done_callback(hand_over)
 
     def hand_over(reply: asyncio.Future[list[Any]]) -> None:
         error = reply.exception() if not reply.cancelled() else asyncio.CancelledError()

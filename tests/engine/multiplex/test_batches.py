@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import ResponseError
 
-from redispool_app.engine.multiplex.request_async import Batch, Unit, drop_cancelled, sealed, units_in
+from redispool_app.engine.multiplex.request_async import Batch, PipelineRequest, drop_cancelled, pipelines_in, sealed
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_caller_that_leaves_before_the_write_is_forgotten_with_the_command(loo
 
 def test_what_is_held_back_is_written_without_those_who_have_left_meanwhile(loop):
     batch = Batch(2.0, gathered(loop))
-    units = [Unit(3.0, loop.create_future(), b"packed", [True, True]) for _ in range(2)]
+    units = [PipelineRequest(3.0, loop.create_future(), b"packed", [True, True]) for _ in range(2)]
     batch.futures[0].cancel()
     units[0].future.cancel()
     kept, unit = drop_cancelled([batch, *units])
@@ -79,17 +79,17 @@ def test_what_is_held_back_is_written_without_those_who_have_left_meanwhile(loop
 
 
 def test_units_and_single_commands_leave_in_the_order_in_which_they_were_gathered(loop):
-    unit = Unit(0.0, loop.create_future(), b"unit", [True, False])
+    unit = PipelineRequest(0.0, loop.create_future(), b"unit", [True, False])
     commands = gathered(loop)
     commands[3:3] = [unit.future, b"unit", unit]
     first, between, last = sealed(5.0, commands)
     assert (first.packed, between, last.packed) == ([b"command 0"], unit, [b"command 1", b"command 2"])
-    assert (first.started, between.started, between.due, units_in(commands)) == (5.0, 5.0, 2, 1)
+    assert (first.started, between.started, between.due, pipelines_in(commands)) == (5.0, 5.0, 2, 1)
 
 
 def test_a_unit_is_answered_when_all_its_replies_are_there_errors_among_them(loop):
     reported = []
-    unit = Unit(1.0, loop.create_future(), b"packed", [True, False, True])
+    unit = PipelineRequest(1.0, loop.create_future(), b"packed", [True, False, True])
     assert unit.take([b"1", ResponseError("no")], 0, reported.append) == 2
     assert (unit.future.done(), unit.due, unit.decode_due) == (False, 1, [True])
     assert unit.take([b"3", b"next"], 0, reported.append) == 1
@@ -98,13 +98,13 @@ def test_a_unit_is_answered_when_all_its_replies_are_there_errors_among_them(loo
 
 
 def test_a_unit_whose_caller_has_left_takes_its_replies_all_the_same(loop):
-    unit = Unit(1.0, loop.create_future(), b"packed", [True, True])
+    unit = PipelineRequest(1.0, loop.create_future(), b"packed", [True, True])
     unit.future.cancel()
     assert unit.take([b"1", b"2", b"next"], 0, no_errors) == 2
     assert not unit.due
 
 
 def test_a_unit_whose_caller_leaves_before_the_write_is_never_written(loop):
-    unit = Unit(1.0, loop.create_future(), b"packed", [True, True])
+    unit = PipelineRequest(1.0, loop.create_future(), b"packed", [True, True])
     unit.future.cancel()
     assert sealed(1.0, [unit.future, b"packed", unit]) == []
