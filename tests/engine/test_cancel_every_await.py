@@ -47,10 +47,11 @@ SELDOM = (
     else set()
 ) | {
     # As a rule the read that failed has closed the connection already, and closing it again waits for nothing.
-    "client/dedicated.py AloneAsync._close_connection: await super()._close_connection(conn, error, *args, **kwargs)",
-    "client/dedicated.py AloneAsync._disconnect_raise_on_watching: "
+    "client/dedicated.py DedicatedAsync._close_connection: "
+    "await super()._close_connection(conn, error, *args, **kwargs)",
+    "client/dedicated.py DedicatedAsync._disconnect_raise_on_watching: "
     "await super()._disconnect_raise_on_watching(conn, error, *args, **kwargs)",
-    "client/dedicated.py AloneAsync._disconnect_reset_raise_on_watching: "
+    "client/dedicated.py DedicatedAsync._disconnect_reset_raise_on_watching: "
     "await super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)",
 }
 
@@ -88,18 +89,19 @@ EXEMPT = {
         "redis-py's checks are off"
     ),
     "client/pipeline_async.py AsyncPipeline._execute_transaction: await self._assert_watched(connection)": _ALL,
-    "client/dedicated.py AloneAsync._close_connection: await conn.disconnect(nowait=True)": _NOWAIT,
-    "client/dedicated.py AloneAsync._close_spoilt: await conn.disconnect(nowait=True)": _NOWAIT,
-    "client/dedicated.py AloneAsync._send_command_parse_response: await conn.disconnect(nowait=True)": _NOWAIT,
+    "client/dedicated.py DedicatedAsync._close_connection: await conn.disconnect(nowait=True)": _NOWAIT,
+    "client/dedicated.py DedicatedAsync._close_spoilt: await conn.disconnect(nowait=True)": _NOWAIT,
+    "client/dedicated.py DedicatedAsync._send_command_parse_response: await conn.disconnect(nowait=True)": _NOWAIT,
     "connection/blocking.py AsyncMonitor.__aenter__: await self._give_back()": _ALL,
     "connection/blocking.py AsyncMonitor.__aexit__: await self._give_back()": _ALL,
     "connection/blocking.py AsyncMonitor._give_back: await connection.disconnect(nowait=True)": _NOWAIT,
     "connection/blocking.py AsyncMonitor._give_back: await self.connection_pool.release(connection)": _ALL,
     "client/pipeline_async.py AsyncPipeline.reset: await self._close_spoilt()": _ALL,
     "client/client_async.py AsyncRedis.aclose: await self._close_spoilt()": _ALL,
-    "client/dedicated.py AloneAsync._disconnect_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
-    "client/dedicated.py AloneAsync._disconnect_reset_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
-    "client/dedicated.py AloneAsync._disconnect_reset_raise_on_watching: await self.reset()": (
+    "client/dedicated.py DedicatedAsync._disconnect_raise_on_watching: await conn.disconnect(nowait=True)": _NOWAIT,
+    "client/dedicated.py DedicatedAsync._disconnect_reset_raise_on_watching: "
+    "await conn.disconnect(nowait=True)": _NOWAIT,
+    "client/dedicated.py DedicatedAsync._disconnect_reset_raise_on_watching: await self.reset()": (
         "gives back what is closed"
     ),
     "client/pipeline_async.py _unwatch: await connection.disconnect(nowait=True)": _NOWAIT,

@@ -24,14 +24,14 @@ from redispool_app.engine.multiplex.multiplexer_async import Sharing, close_shar
 from redispool_app.engine.multiplex.retry import FAILED, FailedCommandError
 from redispool_app.engine.protocol.commands import COMMANDS, CommandInfo, command_info, is_exclusive
 from redispool_app.engine.protocol.packing import PLAIN, SHORT, pack
-from redispool_app.engine.protocol.refusals import refuse_alone
+from redispool_app.engine.protocol.refusals import refuse_shared
 from redispool_app.engine.runtime import compatibility, fork
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.stats.request_timing import current_timing
-from redispool_app.engine.stats.slow_log import note_alone
+from redispool_app.engine.stats.slow_log import note_dedicated
 
-from .dedicated import AloneAsync
+from .dedicated import DedicatedAsync
 from .login import log_in_async, login_of
 from .pipeline_async import AsyncPipeline
 
@@ -50,7 +50,7 @@ def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: Sharing) -> bytes
     return pack(args, sharing.encoder)
 
 
-class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
+class AsyncRedis(DedicatedAsync, redis.asyncio.Redis):  # type: ignore[misc]
     """``redis.asyncio.Redis`` whose callers share one connection. Their commands are written together, not one by one.
 
     Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
@@ -168,10 +168,10 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         if sharing is None or sharing.connection is None or sharing.loop is not _get_running_loop():
             sharing = self._shared = None if self._keeps_connection else sharing_of(self.connection_pool)
         if sharing is None or (not info.plain and is_exclusive(args)):
-            return await self._alone(args, options)
+            return await self._run_dedicated(args, options)
         packed = _packed(info, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
-            return await self._alone(args, options)
+            return await self._run_dedicated(args, options)
         decode = not options or NEVER_DECODE not in options
         connection = sharing.open_connection()
         try:
@@ -205,12 +205,12 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
         result = callback(reply, **options)
         return await result if isawaitable(result) else result
 
-    async def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _run_dedicated(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py run the command on a dedicated connection."""
         refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:
-            refuse_alone(args)
+            refuse_shared(args)
             if (login := login_of(args)) is not None:
                 sharing = sharing_of(self.connection_pool)
                 reply = await log_in_async(self.connection_pool, sharing, login)
@@ -225,7 +225,7 @@ class AsyncRedis(AloneAsync, redis.asyncio.Redis):  # type: ignore[misc]
             async with second_attempt_async(self.connection_pool, self.connection):
                 return await super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
         finally:
-            note_alone(self.connection_pool, (args,), started)
+            note_dedicated(self.connection_pool, (args,), started)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> AsyncPipeline:
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

@@ -17,15 +17,15 @@ from redispool_app.engine.connection.read_only import second_attempt, to_send_ag
 from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, close_thread_sharing, thread_sharing_of
 from redispool_app.engine.protocol.commands import COMMANDS, CommandInfo, command_info, is_exclusive
 from redispool_app.engine.protocol.packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
-from redispool_app.engine.protocol.refusals import refuse_alone
+from redispool_app.engine.protocol.refusals import refuse_shared
 from redispool_app.engine.protocol.replies import UNDECODED, decoded
 from redispool_app.engine.runtime import compatibility
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.nesting import entry
 from redispool_app.engine.stats.request_timing import current_timing
-from redispool_app.engine.stats.slow_log import note_alone
+from redispool_app.engine.stats.slow_log import note_dedicated
 
-from .dedicated import AloneSync
+from .dedicated import DedicatedSync
 from .login import log_in, login_of
 from .pipeline_sync import SyncPipeline
 
@@ -42,7 +42,7 @@ def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: ThreadSharing) ->
     return pack_utf8(args)
 
 
-class SyncRedis(AloneSync, redis.Redis):
+class SyncRedis(DedicatedSync, redis.Redis):
     """``redis.Redis`` whose threads share one connection. One thread sends and reads for all waiting threads.
 
     Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
@@ -135,10 +135,10 @@ class SyncRedis(AloneSync, redis.Redis):
         if sharing is None or sharing.connection is None:
             sharing = self._shared = None if self._keeps_connection else thread_sharing_of(self.connection_pool)
         if sharing is None or (not info.plain and is_exclusive(args)):
-            return self._alone(args, options)
+            return self._run_dedicated(args, options)
         packed = _packed(info, args, sharing)
         if len(packed) > sharing.limits.max_shared_bytes:
-            return self._alone(args, options)
+            return self._run_dedicated(args, options)
         try:
             if sharing.telemetry is None:
                 reply = sharing.reply(packed, 0, reads=info.reads)
@@ -167,12 +167,12 @@ class SyncRedis(AloneSync, redis.Redis):
         return callback(reply, **options)
 
     @entry
-    def _alone(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def _run_dedicated(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Let redis-py run the command on a dedicated connection."""
         refuse_unsupported_runtime()
         started = monotonic()
         if not self._keeps_connection:
-            refuse_alone(args)
+            refuse_shared(args)
             if (login := login_of(args)) is not None:
                 sharing = thread_sharing_of(self.connection_pool)
                 reply = log_in(self.connection_pool, sharing, login)
@@ -187,7 +187,7 @@ class SyncRedis(AloneSync, redis.Redis):
             with second_attempt(self.connection_pool, self.connection):
                 return super().execute_command(*again, **options)  # type: ignore[no-untyped-call]
         finally:
-            note_alone(self.connection_pool, (args,), started)
+            note_dedicated(self.connection_pool, (args,), started)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> SyncPipeline:
         return SyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

@@ -95,7 +95,7 @@ def is_harmless(connection: Any, commands: Iterable[Any]) -> bool:
     return isinstance(connection, PipelineAdapter) or all(is_ephemeral(args[0]) for args, _ in commands)
 
 
-class AloneSync(OwnConnection):
+class DedicatedSync(OwnConnection):
     """Mixin for redis-py's client and its pipeline. Put it before them."""
 
     connection_pool: Any
@@ -191,7 +191,7 @@ class AloneSync(OwnConnection):
         super()._disconnect_reset_raise_on_watching(conn, error, *args, **kwargs)  # type: ignore[misc]
 
 
-class AloneAsync(OwnConnection):
+class DedicatedAsync(OwnConnection):
     """The same for ``redis.asyncio``."""
 
     connection_pool: Any

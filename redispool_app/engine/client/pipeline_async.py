@@ -31,14 +31,14 @@ from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.socket_look import connect, has_ended
 from redispool_app.engine.stats.request_timing import current_timing
-from redispool_app.engine.stats.slow_log import note_alone
+from redispool_app.engine.stats.slow_log import note_dedicated
 from redispool_app.exceptions import CommandRefused
 
-from .dedicated import AloneAsync, is_harmless, outcome_unknown_on_loss, socket_of
+from .dedicated import DedicatedAsync, is_harmless, outcome_unknown_on_loss, socket_of
 from .pipeline_base import PipelineAdapter
 
 
-class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
+class AsyncPipeline(DedicatedAsync, redis.asyncio.client.Pipeline):  # type: ignore[misc]
     """redis-py's asyncio pipeline. Without WATCH its commands are sent together on the shared connection."""
 
     _ends_watch = True
@@ -60,20 +60,20 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
         stack = self.command_stack
         transaction = self.is_transaction or self.explicit_transaction
         if not stack or self.watching or self.connection is not None:
-            return await self._alone(raise_on_error, transaction)
+            return await self._run_dedicated(raise_on_error, transaction)
         if self.scripts:
             await self._load_scripts()
         sharing = sharing_of(self.connection_pool)
-        is_alone, reads = pipeline_info(stack)
-        if sharing is None or is_alone:
-            return await self._alone(raise_on_error, transaction)
+        is_exclusive, reads = pipeline_info(stack)
+        if sharing is None or is_exclusive:
+            return await self._run_dedicated(raise_on_error, transaction)
         try:
             unit = _Adapter(sharing, stack, transaction, reads)
         except BaseException:
             await self.reset()  # as redis-py does after a command that cannot be sent
             raise
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return await self._alone(raise_on_error, transaction)
+            return await self._run_dedicated(raise_on_error, transaction)
         execute = self._execute_transaction if transaction else self._execute_pipeline
         replies: Awaitable[list[Any]] = execute(cast(Any, unit), stack, raise_on_error)
         if sharing.telemetry is not None:
@@ -88,7 +88,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             if not kept:
                 await self.reset()
 
-    async def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
+    async def _run_dedicated(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py run the pipeline on a dedicated connection."""
         refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
@@ -99,14 +99,14 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             raise
         try:
             if self.watching:
-                return await self._watching_alone(raise_on_error)
+                return await self._run_watching(raise_on_error)
             if self.is_transaction or self.explicit_transaction:
-                return await self._transaction_alone(raise_on_error)
-            return await self._pipeline_alone(raise_on_error)
+                return await self._run_transaction(raise_on_error)
+            return await self._run_pipeline(raise_on_error)
         finally:
-            note_alone(self.connection_pool, stack, started)
+            note_dedicated(self.connection_pool, stack, started)
 
-    async def _watching_alone(self, raise_on_error: bool) -> list[Any]:
+    async def _run_watching(self, raise_on_error: bool) -> list[Any]:
         """Run a transaction with WATCH once. A new connection would watch nothing, but the next attempt finds it."""
         try:
             replies = await super().execute(raise_on_error)
@@ -118,7 +118,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
             await note_refusal_async(self.connection_pool, refused[0])
         return replies
 
-    async def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
+    async def _run_transaction(self, raise_on_error: bool) -> list[Any]:
         """Run a transaction. If a replica refuses it, run it once more as a whole."""
         commands = list(self.command_stack)
         try:
@@ -140,7 +140,7 @@ class AsyncPipeline(AloneAsync, redis.asyncio.client.Pipeline):  # type: ignore[
                 raise
         return later
 
-    async def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
+    async def _run_pipeline(self, raise_on_error: bool) -> list[Any]:
         """Run a pipeline. Run once more the commands that a replica refused."""
         commands = list(self.command_stack)
         replies = await super().execute(False)

@@ -31,14 +31,14 @@ from redispool_app.engine.protocol.replies import decoded
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.nesting import entry
 from redispool_app.engine.stats.request_timing import current_timing
-from redispool_app.engine.stats.slow_log import note_alone
+from redispool_app.engine.stats.slow_log import note_dedicated
 from redispool_app.exceptions import CommandRefused
 
-from .dedicated import AloneSync, is_harmless, outcome_unknown_on_loss, socket_of
+from .dedicated import DedicatedSync, is_harmless, outcome_unknown_on_loss, socket_of
 from .pipeline_base import PipelineAdapter
 
 
-class SyncPipeline(AloneSync, redis.client.Pipeline):
+class SyncPipeline(DedicatedSync, redis.client.Pipeline):
     """redis-py's pipeline. Without WATCH its commands are sent together on the shared connection."""
 
     _ends_watch = True
@@ -61,20 +61,20 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
         # redis-py's attribute hides the method of this name.
         transaction = bool(cast(Any, self).transaction or self.explicit_transaction)
         if not stack or self.watching or self.connection is not None:
-            return self._alone(raise_on_error, transaction)
+            return self._run_dedicated(raise_on_error, transaction)
         if self.scripts:
             self._load_scripts()
         sharing = thread_sharing_of(self.connection_pool)
-        is_alone, reads = pipeline_info(stack)
-        if sharing is None or is_alone:
-            return self._alone(raise_on_error, transaction)
+        is_exclusive, reads = pipeline_info(stack)
+        if sharing is None or is_exclusive:
+            return self._run_dedicated(raise_on_error, transaction)
         try:
             unit = _Adapter(sharing, stack, transaction, reads)
         except BaseException:
             self.reset()  # as redis-py does after a command that cannot be sent
             raise
         if len(unit.packed) > sharing.limits.max_shared_bytes:
-            return self._alone(raise_on_error, transaction)
+            return self._run_dedicated(raise_on_error, transaction)
         execute = self._execute_transaction if transaction else self._execute_pipeline
 
         def replies() -> list[Any]:
@@ -93,7 +93,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
                 self.reset()
 
     @entry
-    def _alone(self, raise_on_error: bool, transaction: bool) -> list[Any]:
+    def _run_dedicated(self, raise_on_error: bool, transaction: bool) -> list[Any]:
         """Let redis-py run the pipeline on a dedicated connection."""
         refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
@@ -104,14 +104,14 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             raise
         try:
             if self.watching:
-                return self._watching_alone(raise_on_error)
+                return self._run_watching(raise_on_error)
             if cast(Any, self).transaction or self.explicit_transaction:
-                return self._transaction_alone(raise_on_error)
-            return self._pipeline_alone(raise_on_error)
+                return self._run_transaction(raise_on_error)
+            return self._run_pipeline(raise_on_error)
         finally:
-            note_alone(self.connection_pool, stack, started)
+            note_dedicated(self.connection_pool, stack, started)
 
-    def _watching_alone(self, raise_on_error: bool) -> list[Any]:
+    def _run_watching(self, raise_on_error: bool) -> list[Any]:
         """Run a transaction with WATCH once. A new connection would watch nothing, but the next attempt finds it."""
         try:
             replies = super().execute(raise_on_error)
@@ -123,7 +123,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
             note_refusal(self.connection_pool, refused[0])
         return replies
 
-    def _transaction_alone(self, raise_on_error: bool) -> list[Any]:
+    def _run_transaction(self, raise_on_error: bool) -> list[Any]:
         """Run a transaction. If a replica refuses it, run it once more as a whole."""
         commands = list(self.command_stack)
         try:
@@ -145,7 +145,7 @@ class SyncPipeline(AloneSync, redis.client.Pipeline):
                 raise
         return later
 
-    def _pipeline_alone(self, raise_on_error: bool) -> list[Any]:
+    def _run_pipeline(self, raise_on_error: bool) -> list[Any]:
         """Run a pipeline. Run once more the commands that a replica refused."""
         commands = list(self.command_stack)
         replies = super().execute(False)

@@ -26,7 +26,7 @@ _TRANSACTIONS = frozenset(("DISCARD", "EXEC", "MULTI", "WATCH"))
 _IN_A_PIPELINE = "put it after its writes in client.pipeline(transaction=False)."
 
 
-def refuse_alone(args: Sequence[Any]) -> None:
+def refuse_shared(args: Sequence[Any]) -> None:
     """Raise ``CommandRefused`` for a single command, name first, that a shared client cannot run."""
     words = sent_words(args)
     name = words[0] if words else ""

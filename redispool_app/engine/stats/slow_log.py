@@ -126,7 +126,7 @@ class SlowCommands:
         self._limit.log(logger, logging.INFO, text, self.alias, slow.command, slow.seconds, extra=extra)
 
 
-def note_alone(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> None:
+def note_dedicated(pool: Any, stack: Sequence[Sequence[Any]], started: float) -> None:
     """Record a caller that used a dedicated connection of ``pool`` since ``started``, for one command or several.
 
     A command that may wait for another client, or that waited for the end of a pause, is not slow.
