@@ -39,7 +39,7 @@ from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statisti
 from redispool_app.engine.stats.slow_log import SlowCommands
 
 from .reader_sync import Incoming
-from .request_sync import LEAD, Exchange, InFlightLimitReached, put, successor
+from .request_sync import LEAD, InFlightLimitReached, PendingRequest, put, successor
 from .retry import StalledError, stuck_deadline, unanswered_since
 from .socket_sync import ENDED, WOULD_BLOCK, SocketCalls
 from .stalls import AGAIN_AFTER, ALONE, SHORTEST, patience, reads_only
@@ -118,7 +118,7 @@ class SharedSocket:
         self._slow_from = slow.threshold
         self._untold = slow.untold
         self._mutex = threading.Lock()
-        self.queue: list[Exchange] = []
+        self.queue: list[PendingRequest] = []
         self._written = 0
         self._units = 0
         """How many entries of the queue want several replies, or more. It is increased before an entry is added."""
@@ -127,8 +127,8 @@ class SharedSocket:
         self._batch_size = 0
         self._batch_is_unsent = False
         self._sent: list[int] = []
-        self._leader: Exchange | None = None
-        self._sender: Exchange | None = None
+        self._leader: PendingRequest | None = None
+        self._sender: PendingRequest | None = None
         self._round_trip = 0.0
         self._wants_distance = True
         """Whether the next batch measures the round trip to the server."""
@@ -146,7 +146,7 @@ class SharedSocket:
         """Seconds without a reply after which the connection is stalled."""
         self.on_stalled: Callable[[SharedSocket], None] | None = None
         self.on_recovered: Callable[[SharedSocket], None] | None = None
-        self._seen: tuple[Exchange, float] | None = None
+        self._seen: tuple[PendingRequest, float] | None = None
         """The first entry of the queue at the last check, and since when it is first."""
         self._waited_in_vain_at = 0.0
         """When the leader last found that nothing had arrived (monotonic seconds)."""
@@ -191,7 +191,7 @@ class SharedSocket:
         ``InFlightLimitReached`` if ``most`` callers are in flight. ``wait`` is ``first_wait(...)`` of the seconds until
         the deadline.
         """
-        exchange = Exchange()
+        exchange = PendingRequest()
         exchange.packed, exchange.started, exchange.deadline = packed, started, deadline
         try:
             with self._mutex:
@@ -317,7 +317,7 @@ class SharedSocket:
                     self._sent_one_at = now
                     return
 
-    def _withdraw(self, exchange: Exchange) -> None:
+    def _withdraw(self, exchange: PendingRequest) -> None:
         """The caller gives up.
 
         If its command is not written, it never will be. If the reply is pending, it will be discarded.
@@ -326,13 +326,13 @@ class SharedSocket:
             if exchange in self.queue[self._written :]:
                 self.queue.remove(exchange)
 
-    def _hand_over(self, exchange: Exchange) -> None:
+    def _hand_over(self, exchange: PendingRequest) -> None:
         """Give the leader's role to a waiting caller."""
         with self._mutex:
             if self._leader is exchange:
                 self._leader = successor(self.queue)
 
-    def _lead_or_follow(self, exchange: Exchange) -> Any:
+    def _lead_or_follow(self, exchange: PendingRequest) -> Any:
         """Return the reply, or the error in its place."""
         looked = False
         while not self._leads(exchange):
@@ -362,7 +362,7 @@ class SharedSocket:
                 return message
         return self._lead(exchange)
 
-    def _leads(self, exchange: Exchange) -> bool:
+    def _leads(self, exchange: PendingRequest) -> bool:
         """Whether this exchange has the leader's role. Takes the role if it is free."""
         with self._mutex:  # the caller that woke this one has finished its change
             leader = self._leader
@@ -372,7 +372,7 @@ class SharedSocket:
 
     # Leading.
 
-    def _lead(self, exchange: Exchange) -> Any:
+    def _lead(self, exchange: PendingRequest) -> Any:
         """Lead until the own reply has arrived, and return it."""
         calls = self._calls
         if exchange.started - self.last_received > _FRESH and calls.poll(0):
@@ -412,7 +412,7 @@ class SharedSocket:
             self._hand_over(exchange)
         return exchange.get(False)
 
-    def _flush(self, exchange: Exchange) -> None:
+    def _flush(self, exchange: PendingRequest) -> None:
         """Send what has gathered, unless another thread is sending. That thread then sends it, too."""
         calls = self._calls
         try:
@@ -456,7 +456,7 @@ class SharedSocket:
             if self._sender is exchange:
                 self._sender = None
 
-    def _next_outgoing(self, exchange: Exchange) -> bytes:
+    def _next_outgoing(self, exchange: PendingRequest) -> bytes:
         """Become the sender and return the bytes to send now. Return nothing if another thread is the sender."""
         with self._mutex:
             sender = self._sender
@@ -476,7 +476,7 @@ class SharedSocket:
             self._sender = exchange
             return self._outgoing
 
-    def _prepare(self, sender: Exchange, data: bytes, last: Exchange, size: int) -> None:
+    def _prepare(self, sender: PendingRequest, data: bytes, last: PendingRequest, size: int) -> None:
         """Make ``data``, the commands of the next ``size`` exchanges, the next bytes to send."""
         if self._wants_distance:
             last.sent = monotonic()
@@ -491,7 +491,7 @@ class SharedSocket:
         rest = self._outgoing[sum(self._sent) :]
         self._outgoing, self._sent = rest, []
 
-    def _is_writable_in_time(self, exchange: Exchange) -> bool:
+    def _is_writable_in_time(self, exchange: PendingRequest) -> bool:
         """Wait until the peer accepts more data. It may first need its replies to be read, which the leader does."""
         leading = self._leader is exchange
         poller = select.poll()
@@ -610,7 +610,7 @@ class SharedSocket:
                 if isinstance(reply, Exception):
                     self._on_error(reply)
 
-    def _hand_out_units(self, asked: list[Exchange], replies: list[Any]) -> tuple[int, int]:
+    def _hand_out_units(self, asked: list[PendingRequest], replies: list[Any]) -> tuple[int, int]:
         """Hand out replies where some requests want several.
 
         Return how many requests and how many replies were handed out.
@@ -628,7 +628,7 @@ class SharedSocket:
             handed, position = handed + 1, until
         return handed, position
 
-    def _note_slow(self, exchanges: list[Exchange], now: float) -> None:
+    def _note_slow(self, exchanges: list[PendingRequest], now: float) -> None:
         """Record callers that have waited long. Those that gave up or sent again are recorded elsewhere."""
         for exchange in exchanges:
             if not exchange.left and not exchange.resent and now - exchange.started >= self._slow_from:
@@ -636,7 +636,7 @@ class SharedSocket:
 
     # The end.
 
-    def _time_out(self, exchange: Exchange) -> None:
+    def _time_out(self, exchange: PendingRequest) -> None:
         """Raise ``ReplyTimeoutError``, unless the reply has arrived at the last moment."""
         now, timeout = monotonic(), self.timeout
         text = f"Timeout reading from {self._where}"
@@ -706,7 +706,7 @@ class SharedSocket:
         finally:
             self._fail(queue, written, error)
 
-    def _fail(self, queue: list[Exchange], written: int, error: BaseException) -> None:
+    def _fail(self, queue: list[PendingRequest], written: int, error: BaseException) -> None:
         # Before any caller is notified: if this is interrupted, a remaining caller repeats it all.
         self.connection.disconnect()
         text = str(error) or type(error).__name__

@@ -16,7 +16,7 @@ class InFlightLimitReached(Exception):  # noqa: N818 (the name says the state, a
     """The maximum number of callers is in flight."""
 
 
-class Exchange(SimpleQueue[Any]):
+class PendingRequest(SimpleQueue[Any]):
     """One caller's command, or pipeline of ``wanted`` commands. Its queue receives the reply, the role, or both.
 
     Putting a value there wakes its thread, and is one C call. The first reply counts; later ones are dropped.
@@ -41,7 +41,7 @@ put = SimpleQueue.put
 """Hands an exchange its reply."""
 
 
-def successor(queue: list[Exchange]) -> Exchange | None:
+def successor(queue: list[PendingRequest]) -> PendingRequest | None:
     """Wake and return the first waiting exchange. The caller holds the mutex, which the woken thread takes first."""
     for follower in queue:
         # An exchange with something in its queue checks without being woken.

@@ -11,7 +11,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import SyncRedis
-from redispool_app.engine.multiplex.request_sync import Exchange
+from redispool_app.engine.multiplex.request_sync import PendingRequest
 from redispool_app.exceptions import OutcomeUnknown
 from tests.support.awaited import Awaited, run
 from tests.support.crowd import Caller, at_once, joined, started, value_of, working
@@ -317,7 +317,7 @@ def test_a_reply_that_came_as_the_time_was_over_is_no_time_out(server):
     with SyncRedis(port=server.port) as client:
         client.ping()
         shared = client.sharing.connection
-        exchange = Exchange()
+        exchange = PendingRequest()
         exchange.packed, exchange.started, exchange.deadline = b"", 0.0, 0.0
         with pytest.raises(redis_exceptions.TimeoutError):
             shared._time_out(exchange)
