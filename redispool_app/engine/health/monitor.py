@@ -26,7 +26,7 @@ from redispool_app.engine.runtime.hooks import Untold, tell, tell_all
 from redispool_app.engine.runtime.single_flight import Flight, SingleFlight
 from redispool_app.engine.stats.histogram import ConnectionTimes
 from redispool_app.engine.stats.log_throttle import LogLimit
-from redispool_app.engine.stats.slow_log import SlowCommands
+from redispool_app.engine.stats.slow_log import SlowLog
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
 from .faults import (
@@ -126,7 +126,7 @@ class Monitor:
         self.pause = Pause(max_waiting, health.hold, self._resumed)
         self.untold: Untold = deque(maxlen=_MOST_UNTOLD)
         """Reports that callers left here while they held a role of a shared connection."""
-        self.slow_commands = SlowCommands(alias, slow_command, untold=self.untold)
+        self.slow_commands = SlowLog(alias, slow_command, untold=self.untold)
         self.client_name = client_name
         """Returns the name of a new connection; None if connections have no names."""
         self._listener = listener or Listener()

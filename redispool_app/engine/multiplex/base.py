@@ -25,7 +25,7 @@ from redispool_app.engine.protocol.packing import is_utf8
 from redispool_app.engine.runtime.hooks import tell, tell_all
 from redispool_app.engine.stats.counters import Statistics
 from redispool_app.engine.stats.opentelemetry import Telemetry
-from redispool_app.engine.stats.slow_log import SlowCommands
+from redispool_app.engine.stats.slow_log import SlowLog
 from redispool_app.exceptions import OutcomeUnknown, PoolClosed, PoolQueueFull, PoolTimeout
 
 from .retry import FailedCommandError, RetryBudget, RetryDecision, StalledError, decide
@@ -142,7 +142,7 @@ class SharingRules:
         self.tokens = tokens_of(pool)
         if self.tokens is not None:
             self.tokens.add(self.use_token)
-        self.slow_commands = monitor.slow_commands if monitor is not None else SlowCommands()
+        self.slow_commands = monitor.slow_commands if monitor is not None else SlowLog()
         self.closed = False
         self.encoder = pool.get_encoder()
         self.plain_encoding = is_utf8(self.encoder)

@@ -36,7 +36,7 @@ from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell_all
 from redispool_app.engine.runtime.nesting import is_nested
 from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statistics
-from redispool_app.engine.stats.slow_log import SlowCommands
+from redispool_app.engine.stats.slow_log import SlowLog
 
 from .reader_sync import Incoming
 from .request_sync import LEAD, InFlightLimitReached, PendingRequest, put, successor
@@ -104,7 +104,7 @@ class SharedSocket:
         on_replies: Callable[[int, float], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[SharedSocket, BaseException, float | None], None],
-        slow: SlowCommands,
+        slow: SlowLog,
     ) -> None:
         self.connection = connection
         self.timeout = timeout

@@ -27,7 +27,7 @@ from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell_all
 from redispool_app.engine.runtime.lost_callbacks import abort, put_timers_in_order, schedule_lost_callbacks
 from redispool_app.engine.stats.counters import HELD_BACK, LARGE_REPLY, Statistics
-from redispool_app.engine.stats.slow_log import SlowCommands
+from redispool_app.engine.stats.slow_log import SlowLog
 
 from .request_async import Batch, PipelineRequest
 from .retry import StalledError, stuck_deadline, unanswered_since
@@ -75,7 +75,7 @@ class WatchedConnection:
         on_replies: Callable[[int, float], None],
         on_error: Callable[[Exception], None],
         on_lost: Callable[[Any, BaseException, float | None], None],
-        slow: SlowCommands,
+        slow: SlowLog,
     ) -> None:
         self.connection = connection
         self.timeout = timeout

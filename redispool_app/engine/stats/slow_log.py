@@ -52,7 +52,7 @@ class _Slow(NamedTuple):
         }
 
 
-class SlowCommands:
+class SlowLog:
     """The slowest callers of one pool in this process. Safe for threads.
 
     ``note`` only records. It may be called while a role or a place in a queue is held. So it leaves the log message in

@@ -12,7 +12,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
-from redispool_app.engine.stats.slow_log import HORIZON, MOST, SlowCommands, name_of, name_of_args
+from redispool_app.engine.stats.slow_log import HORIZON, MOST, SlowLog, name_of, name_of_args
 from redispool_app.exceptions import PoolTimeout
 from tests.engine.runtime.test_forks import in_child
 from tests.support.servers import eventually
@@ -182,7 +182,7 @@ def test_a_forked_child_starts_with_none(slow):
 
 
 def test_the_slowest_are_kept_and_come_first():
-    record = SlowCommands(threshold=0.1)
+    record = SlowLog(threshold=0.1)
     for number in range(MOST + 10):
         record.note(f"COMMAND{number}", 1.0 + number)
     found = record.as_list()
@@ -194,7 +194,7 @@ def test_the_slowest_are_kept_and_come_first():
 
 def test_what_is_old_makes_way():
     now = [1000.0]
-    record = SlowCommands(threshold=0.1, clock=lambda: now[0])
+    record = SlowLog(threshold=0.1, clock=lambda: now[0])
     record.note("OLD", 9.0)
     now[0] += HORIZON + 1
     assert record.as_list() == []
