@@ -20,7 +20,7 @@ from .engine.runtime import fork, threads
 from .engine.runtime.fork import mark
 from .engine.runtime.hooks import tell
 from .engine.runtime.worker import Run, Worker
-from .engine.stats.log_throttle import LogLimit
+from .engine.stats.log_throttle import LogThrottle
 
 __all__ = ["health_changed", "pool_closed", "pool_created", "pool_exhausted"]
 
@@ -66,7 +66,7 @@ class Dispatcher:
         # Its ``put`` never waits, even if a signal handler or a finaliser has interrupted another ``put``.
         self._queue: SimpleQueue[tuple[Any, Callable[[], Any]]] = SimpleQueue()
         self._worker = Worker("redispool-signals", self._run)
-        self._limits: dict[Any, LogLimit] = {}
+        self._limits: dict[Any, LogThrottle] = {}
         """By the alias of the pool whose events were dropped."""
 
     def announce(self, signal: Signal, sender: Any, **arguments: Any) -> None:
@@ -80,7 +80,7 @@ class Dispatcher:
             self.dropped += 1
             text = "Redis pool %r: an event was dropped, because its receivers are too slow"
             extra = {"pool": alias, "dropped_total": self.dropped}
-            self._limits.setdefault(alias, LogLimit()).log(logger, logging.WARNING, text, alias, extra=extra)
+            self._limits.setdefault(alias, LogThrottle()).log(logger, logging.WARNING, text, alias, extra=extra)
             return
         self._queue.put((alias, lambda: signal.send_robust(sender, **arguments)))
 

@@ -21,7 +21,7 @@ from time import monotonic
 from redispool_app.engine.runtime import fork, threads
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.hooks import tell
-from redispool_app.engine.stats.log_throttle import LogLimit
+from redispool_app.engine.stats.log_throttle import LogThrottle
 
 from .collect import PoolReading, take
 
@@ -139,7 +139,7 @@ class _Responder:
 
 
 def _answer_all(listening: socket.socket) -> None:
-    limit = LogLimit()
+    limit = LogThrottle()
     while True:
         try:
             peer, _ = listening.accept()

@@ -25,7 +25,7 @@ from redispool_app.engine.runtime import fork, threads
 from redispool_app.engine.runtime.hooks import Untold, tell, tell_all
 from redispool_app.engine.runtime.single_flight import Flight, SingleFlight
 from redispool_app.engine.stats.histogram import ConnectionTimes
-from redispool_app.engine.stats.log_throttle import LogLimit
+from redispool_app.engine.stats.log_throttle import LogThrottle
 from redispool_app.engine.stats.slow_log import SlowLog
 from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout, RedisUnavailable
 
@@ -130,7 +130,7 @@ class Monitor:
         self.client_name = client_name
         """Returns the name of a new connection; None if connections have no names."""
         self._listener = listener or Listener()
-        self._exhausted_limit = LogLimit()
+        self._exhausted_limit = LogThrottle()
         self._next_exhausted = 0.0
         self._told = health.newest()
         self._telling: SingleFlight[None] = SingleFlight()

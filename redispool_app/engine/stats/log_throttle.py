@@ -18,7 +18,7 @@ INTERVAL = 10.0
 """Seconds without another message after a message."""
 
 
-class LogLimit:
+class LogThrottle:
     """Limits the log messages about one subject.
 
     Safe for threads. While it suppresses messages it costs one comparison.

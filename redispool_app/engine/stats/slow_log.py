@@ -22,7 +22,7 @@ from redispool_app.engine.protocol.commands import may_block
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.hooks import Untold, tell_all
 
-from .log_throttle import LogLimit
+from .log_throttle import LogThrottle
 
 logger = logging.getLogger("redispool_app.commands")
 
@@ -71,7 +71,7 @@ class SlowLog:
         """Minimum wait in seconds that is recorded."""
         self.untold: Untold = deque() if untold is None else untold
         self._clock = clock
-        self._limit = LogLimit()
+        self._limit = LogThrottle()
         self.after_fork_in_child()
         fork.register(self.after_fork_in_child)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from redispool_app.engine.stats.log_throttle import INTERVAL, LogLimit
+from redispool_app.engine.stats.log_throttle import INTERVAL, LogThrottle
 from redispool_app.exceptions import PoolTimeout
 from tests.support.servers import eventually, free_port
 
@@ -126,7 +126,7 @@ def test_an_exhausted_pool_is_told_in_one_line(server, pool_settings, caplog):
 
 def test_after_a_message_there_is_silence_and_then_a_count(caplog):
     now = [0.0]
-    limit, logger = LogLimit(clock=lambda: now[0]), logging.getLogger("redispool_app.test")
+    limit, logger = LogThrottle(clock=lambda: now[0]), logging.getLogger("redispool_app.test")
 
     def say(number):
         return limit.log(logger, logging.WARNING, "Event %d", number, extra={"pool": "default"})
