@@ -31,7 +31,7 @@ from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_dedicated
 
-from .dedicated import DedicatedAsync
+from .dedicated import ClientConnection, DedicatedAsync
 from .login import log_in_async, login_of
 from .pipeline_async import AsyncPipeline
 
@@ -50,7 +50,7 @@ def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: Sharing) -> bytes
     return pack(args, sharing.encoder)
 
 
-class AsyncRedis(DedicatedAsync, redis.asyncio.Redis):  # type: ignore[misc]
+class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type: ignore[misc]
     """``redis.asyncio.Redis`` whose callers share one connection. Their commands are written together, not one by one.
 
     Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
@@ -65,19 +65,6 @@ class AsyncRedis(DedicatedAsync, redis.asyncio.Redis):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             compatibility.require()
             super().__init__(*args, **kwargs)
-
-    @property
-    def connection(self) -> Any:
-        """The dedicated connection that carries all commands of this client; None if it has none."""
-        try:
-            return self.__dict__["connection"]
-        except KeyError:
-            raise AttributeError("connection") from None
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        self.__dict__["connection"] = connection
-        self._shared = None
 
     @property
     def _keeps_connection(self) -> bool:

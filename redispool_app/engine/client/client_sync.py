@@ -25,7 +25,7 @@ from redispool_app.engine.runtime.nesting import entry
 from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_dedicated
 
-from .dedicated import DedicatedSync
+from .dedicated import ClientConnection, DedicatedSync
 from .login import log_in, login_of
 from .pipeline_sync import SyncPipeline
 
@@ -42,7 +42,7 @@ def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: ThreadSharing) ->
     return pack_utf8(args)
 
 
-class SyncRedis(DedicatedSync, redis.Redis):
+class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
     """``redis.Redis`` whose threads share one connection. One thread sends and reads for all waiting threads.
 
     Commands that cannot share borrow a dedicated connection from ``connection_pool``: blocking and stateful commands,
@@ -60,19 +60,6 @@ class SyncRedis(DedicatedSync, redis.Redis):
         self.connection_pool.connection_kwargs.setdefault("command_packer", packer)
         if self.connection is not None:
             self.connection._command_packer = packer
-
-    @property
-    def connection(self) -> Any:
-        """The dedicated connection that carries all commands of this client; None if it has none."""
-        try:
-            return self.__dict__["connection"]
-        except KeyError:
-            raise AttributeError("connection") from None
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        self.__dict__["connection"] = connection
-        self._shared = None
 
     @property
     def _keeps_connection(self) -> bool:

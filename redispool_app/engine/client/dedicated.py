@@ -22,7 +22,7 @@ from redispool_app.engine.connection.blocking import (
     waits_of,
 )
 from redispool_app.engine.protocol.commands import is_ephemeral, leaves_state, sent_words
-from redispool_app.engine.protocol.refusals import WAITING, no_writes, refuse_silence
+from redispool_app.engine.protocol.refusals import WAITING, no_writes, refuse_in_pipeline, refuse_silence
 from redispool_app.engine.runtime.socket_look import connect
 from redispool_app.exceptions import OutcomeUnknown
 
@@ -75,6 +75,32 @@ class OwnConnection:
         """Raise ``CommandRefused`` for a WAIT that would count no writes, or only those of a lost connection."""
         if self._wrote_on is None or self._wrote_on is not socket_of(conn):
             raise no_writes(sent_words(args, 1)[0])
+
+    def _refuse_pipelined(self, stack: Any, transaction: bool) -> None:
+        """Raise ``CommandRefused`` for commands without a valid answer here. Note commands that leave state."""
+        own = self.connection
+        has_written = own is not None and self._wrote_on is socket_of(own)
+        refuse_in_pipeline(stack, transaction=transaction, has_written=has_written)
+        self._is_spoilt = self._is_spoilt or any(leaves_state(args) for args, _ in stack)
+
+
+class ClientConnection:
+    """Mixin for a client, before ``OwnConnection``. With another ``connection`` it looks for a shared one again."""
+
+    _shared: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The dedicated connection that carries all commands of this client; None if it has none."""
+        try:
+            return self.__dict__["connection"]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        self._shared = None
 
 
 def socket_of(connection: Any) -> Any:

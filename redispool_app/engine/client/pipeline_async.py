@@ -24,9 +24,8 @@ from redispool_app.engine.connection.read_only import (
     to_repeat,
 )
 from redispool_app.engine.multiplex.multiplexer_async import Sharing, sharing_of
-from redispool_app.engine.protocol.commands import leaves_state, pipeline_info
+from redispool_app.engine.protocol.commands import pipeline_info
 from redispool_app.engine.protocol.packing import pack
-from redispool_app.engine.protocol.refusals import refuse_in_pipeline
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.gevent import refuse_unsupported_runtime
 from redispool_app.engine.runtime.socket_look import connect, has_ended
@@ -34,7 +33,7 @@ from redispool_app.engine.stats.request_timing import current_timing
 from redispool_app.engine.stats.slow_log import note_dedicated
 from redispool_app.exceptions import CommandRefused
 
-from .dedicated import DedicatedAsync, is_harmless, outcome_unknown_on_loss, socket_of
+from .dedicated import DedicatedAsync, is_harmless, outcome_unknown_on_loss
 from .pipeline_base import PipelineAdapter
 
 
@@ -93,7 +92,7 @@ class AsyncPipeline(DedicatedAsync, redis.asyncio.client.Pipeline):  # type: ign
         refuse_unsupported_runtime()
         stack, started = [args for args, _ in self.command_stack], monotonic()
         try:
-            self._refuse_what_cannot_be(transaction)
+            self._refuse_pipelined(self.command_stack, transaction)
         except CommandRefused:
             await self.reset()
             raise
@@ -156,14 +155,6 @@ class AsyncPipeline(DedicatedAsync, redis.asyncio.client.Pipeline):  # type: ign
         if raise_on_error:
             self.raise_first_error(commands, replies)
         return replies
-
-    def _refuse_what_cannot_be(self, transaction: bool) -> None:
-        """Raise ``CommandRefused`` for commands without a valid answer here. Note commands that leave state."""
-        stack = self.command_stack
-        own = self.connection
-        has_written = own is not None and self._wrote_on is socket_of(own)
-        refuse_in_pipeline(stack, transaction=transaction, has_written=has_written)
-        self._is_spoilt = self._is_spoilt or any(leaves_state(args) for args, _ in stack)
 
     async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> list[Any]:
         execute = cast(Callable[..., Awaitable[list[Any]]], super()._execute_transaction)
