@@ -3,9 +3,9 @@
 The first caller that finds no reader becomes the leader; the others wait. The leader sends what has gathered, reads,
 and gives each reply to its owner. When its own reply has arrived, it hands the role to a caller that still waits.
 
-Mutable state: ``queue`` holds the exchanges whose replies are pending or which are not sent yet, in order. ``_written``
+Mutable state: ``queue`` holds the requests whose replies are pending or which are not sent yet, in order. ``_written``
 counts those of them that have been packed for sending. ``_outgoing`` holds bytes being sent. ``_incoming`` holds bytes
-and replies that are not handed out yet. ``_leader`` and ``_sender`` are the exchanges whose threads have these roles.
+and replies that are not handed out yet. ``_leader`` and ``_sender`` are the requests whose threads have these roles.
 
 A thread can be interrupted between any two calls (KeyboardInterrupt, an exception thrown into it). Four rules follow
 from that. Roles are held by identity. The next leader can repeat every step. One C call moves bytes from the socket to
@@ -172,12 +172,12 @@ class SharedSocket:
     @property
     def in_flight(self) -> int:
         """Number of commands without a reply."""
-        return sum(exchange.wanted or 1 for exchange in list(self.queue))
+        return sum(request.wanted or 1 for request in list(self.queue))
 
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of the commands without a reply."""
-        return sum(len(exchange.packed) for exchange in list(self.queue))
+        return sum(len(request.packed) for request in list(self.queue))
 
     # Methods for callers.
 
@@ -191,8 +191,8 @@ class SharedSocket:
         ``InFlightLimitReached`` if ``most`` callers are in flight. ``wait`` is ``first_wait(...)`` of the seconds until
         the deadline.
         """
-        exchange = PendingRequest()
-        exchange.packed, exchange.started, exchange.deadline = packed, started, deadline
+        request = PendingRequest()
+        request.packed, request.started, request.deadline = packed, started, deadline
         try:
             with self._mutex:
                 queue = self.queue
@@ -201,33 +201,33 @@ class SharedSocket:
                 if len(queue) >= most:
                     raise InFlightLimitReached
                 if wanted:
-                    exchange.wanted, exchange.quiet = wanted, quiet
+                    request.wanted, request.quiet = wanted, quiet
                     self._units += 1
                 leader = self._leader
                 if leader is None or leader.left:
-                    self._leader = leader = exchange
-                    queue.append(exchange)
+                    self._leader = leader = request
+                    queue.append(request)
                     # The only caller, on a connection that needs no check: the steps of a leader, without the calls.
                     if len(queue) == 1 and not self._outgoing and started - self.last_received <= _FRESH:
-                        self._prepare(exchange, packed, exchange, 1)
+                        self._prepare(request, packed, request, 1)
                 else:
-                    queue.append(exchange)
-            if leader is exchange:
-                reply = self._lead(exchange)
+                    queue.append(request)
+            if leader is request:
+                reply = self._lead(request)
             else:
                 if self._round_trip > _FAR:
-                    self._flush(exchange)
+                    self._flush(request)
                 try:
-                    reply = exchange.get(True, wait)
+                    reply = request.get(True, wait)
                 except Empty:
                     reply = LEAD
                 if reply is LEAD:
-                    reply = self._lead_or_follow(exchange)
+                    reply = self._lead_or_follow(request)
         except BaseException:
-            # From here on other callers take the roles of this exchange, even if the next lines are interrupted too.
-            exchange.left = True
-            self._withdraw(exchange)
-            self._hand_over(exchange)
+            # From here on other callers take the roles of this request, even if the next lines are interrupted too.
+            request.left = True
+            self._withdraw(request)
+            self._hand_over(request)
             if self._untold:
                 tell_all(self._untold)
             raise
@@ -235,9 +235,9 @@ class SharedSocket:
             tell_all(self._untold)  # now that this caller has no role
         if reply.__class__ is not bytes and isinstance(reply, ConnectionLostError):
             if isinstance(reply, StalledError):
-                exchange.left = True
-                self._withdraw(exchange)
-                self._hand_over(exchange)
+                request.left = True
+                self._withdraw(request)
+                self._hand_over(request)
             raise reply
         return reply
 
@@ -307,35 +307,35 @@ class SharedSocket:
         if only_one and now - self._sent_one_at < AGAIN_AFTER:
             return
         stays = 0 if only_one or self.stalled == LARGE_REPLY else -1
-        for position, exchange in enumerate(list(self.queue)):
-            if position == stays or exchange.left or not exchange.empty():
+        for position, request in enumerate(list(self.queue)):
+            if position == stays or request.left or not request.empty():
                 continue
-            if reads_only(exchange.packed, exchange.wanted, exchange.quiet):
-                exchange.resent = True
-                exchange.put(StalledError(written=position < written, started=exchange.started))
+            if reads_only(request.packed, request.wanted, request.quiet):
+                request.resent = True
+                request.put(StalledError(written=position < written, started=request.started))
                 if only_one:
                     self._sent_one_at = now
                     return
 
-    def _withdraw(self, exchange: PendingRequest) -> None:
+    def _withdraw(self, request: PendingRequest) -> None:
         """The caller gives up.
 
         If its command is not written, it never will be. If the reply is pending, it will be discarded.
         """
         with self._mutex:
-            if exchange in self.queue[self._written :]:
-                self.queue.remove(exchange)
+            if request in self.queue[self._written :]:
+                self.queue.remove(request)
 
-    def _hand_over(self, exchange: PendingRequest) -> None:
+    def _hand_over(self, request: PendingRequest) -> None:
         """Give the leader's role to a waiting caller."""
         with self._mutex:
-            if self._leader is exchange:
+            if self._leader is request:
                 self._leader = successor(self.queue)
 
-    def _lead_or_follow(self, exchange: PendingRequest) -> Any:
+    def _lead_or_follow(self, request: PendingRequest) -> Any:
         """Return the reply, or the error in its place."""
         looked = False
-        while not self._leads(exchange):
+        while not self._leads(request):
             if not mark[0]:
                 fork.renew()
             if self.on_stalled is not None:
@@ -344,60 +344,60 @@ class SharedSocket:
             look = (_WAIT if self.stalled is None else _LOOK) if looked else min(_LOOK, self._patience() + _MARGIN)
             if looked and len(self.queue) > _CROWD:
                 look = _LOOK_IN_CROWD  # the other callers check, too
-            looked, left = True, exchange.deadline - monotonic()
+            looked, left = True, request.deadline - monotonic()
             try:
                 # Leave the leader a last moment after the deadline: the process may have been suspended.
-                message = exchange.get(True, min(left, look) if left > 0 else _LAST_LOOK)
+                message = request.get(True, min(left, look) if left > 0 else _LAST_LOOK)
             except Empty:
-                if left <= 0 and self._leader is not exchange:
-                    self._time_out(exchange)
+                if left <= 0 and self._leader is not request:
+                    self._time_out(request)
                 continue
             if message is not LEAD:
                 return message
         # The leader is never offered the role again, so from here on only the reply can arrive.
-        while not exchange.empty():
-            message = exchange.get(False)
+        while not request.empty():
+            message = request.get(False)
             if message is not LEAD:
-                self._hand_over(exchange)
+                self._hand_over(request)
                 return message
-        return self._lead(exchange)
+        return self._lead(request)
 
-    def _leads(self, exchange: PendingRequest) -> bool:
-        """Whether this exchange has the leader's role. Takes the role if it is free."""
+    def _leads(self, request: PendingRequest) -> bool:
+        """Whether this request has the leader's role. Takes the role if it is free."""
         with self._mutex:  # the caller that woke this one has finished its change
             leader = self._leader
             if leader is None or leader.left:
-                self._leader = leader = exchange
-            return leader is exchange
+                self._leader = leader = request
+            return leader is request
 
     # Leading.
 
-    def _lead(self, exchange: PendingRequest) -> Any:
+    def _lead(self, request: PendingRequest) -> Any:
         """Lead until the own reply has arrived, and return it."""
         calls = self._calls
-        if exchange.started - self.last_received > _FRESH and calls.poll(0):
+        if request.started - self.last_received > _FRESH and calls.poll(0):
             self._read(calls.receive_now)  # a push or an end of file, which no caller was there to read
         if self._incoming.unfinished:  # the last leader was interrupted
             self._parse_and_hand_out(monotonic())
         looked = False
-        while exchange.empty():
+        while request.empty():
             if self._outgoing or self._written != len(self.queue):
-                self._flush(exchange)
+                self._flush(request)
             if self.closed:
                 self._lose(redis_exceptions.ConnectionError("The connection was closed."))
-                if exchange.empty():
-                    # The process was forked before this exchange was in the queue.
-                    exchange.put(ConnectionLostError(_FORKED, written=False, started=exchange.started))
-            if not exchange.empty():
+                if request.empty():
+                    # The process was forked before this request was in the queue.
+                    request.put(ConnectionLostError(_FORKED, written=False, started=request.started))
+            if not request.empty():
                 break
             if not self._incoming.received:
-                left = exchange.deadline - monotonic()
+                left = request.deadline - monotonic()
                 if left > self._may_wait_whole and (not self._handlers or get_ident() != self._main_thread):
                     self._read(calls.receive_waiting)
                     continue
                 if left <= 0:
                     if looked:
-                        self._time_out(exchange)
+                        self._time_out(request)
                         break
                     # The process may have been suspended: the reply may be there, or the command may just have been
                     # sent.
@@ -408,16 +408,16 @@ class SharedSocket:
                         fork.renew()  # a signal handler has forked: the parent reads these replies
                     continue
             self._read(calls.receive_now)
-        if self._leader is exchange:
-            self._hand_over(exchange)
-        return exchange.get(False)
+        if self._leader is request:
+            self._hand_over(request)
+        return request.get(False)
 
-    def _flush(self, exchange: PendingRequest) -> None:
+    def _flush(self, request: PendingRequest) -> None:
         """Send what has gathered, unless another thread is sending. That thread then sends it, too."""
         calls = self._calls
         try:
-            prepared = self._sender is exchange and not self._sent
-            outgoing = self._outgoing if prepared else self._next_outgoing(exchange)
+            prepared = self._sender is request and not self._sent
+            outgoing = self._outgoing if prepared else self._next_outgoing(request)
             while outgoing:
                 sent = self._sent
                 try:
@@ -441,26 +441,26 @@ class SharedSocket:
                         # On a near server, callers that came meanwhile wait for the leader's next round: fewer and
                         # larger batches. On a distant server, or if the leader found this thread sending, this thread
                         # must send their commands.
-                        if self._leader is exchange and self._round_trip <= _FAR:
+                        if self._leader is request and self._round_trip <= _FAR:
                             return
                 except WOULD_BLOCK:
-                    if not self._is_writable_in_time(exchange):
+                    if not self._is_writable_in_time(request):
                         return
-                outgoing = self._next_outgoing(exchange)
+                outgoing = self._next_outgoing(request)
         except OSError as error:
             if self._outgoing is self._batch:
                 self._batch_is_unsent = True
             closed = isinstance(error, ENDED)
             self._lose(redis_exceptions.ConnectionError("Connection closed by server.") if closed else error)
         finally:
-            if self._sender is exchange:
+            if self._sender is request:
                 self._sender = None
 
-    def _next_outgoing(self, exchange: PendingRequest) -> bytes:
+    def _next_outgoing(self, request: PendingRequest) -> bytes:
         """Become the sender and return the bytes to send now. Return nothing if another thread is the sender."""
         with self._mutex:
             sender = self._sender
-            if self.closed or (sender is not None and sender is not exchange and not sender.left):
+            if self.closed or (sender is not None and sender is not request and not sender.left):
                 return b""
             if self._sent:
                 self._count_sent()
@@ -472,12 +472,12 @@ class SharedSocket:
                     return b""
                 unsent = queue[written:]
                 data = unsent[0].packed if size == 1 else b"".join([each.packed for each in unsent])
-                self._prepare(exchange, data, unsent[-1], size)
-            self._sender = exchange
+                self._prepare(request, data, unsent[-1], size)
+            self._sender = request
             return self._outgoing
 
     def _prepare(self, sender: PendingRequest, data: bytes, last: PendingRequest, size: int) -> None:
-        """Make ``data``, the commands of the next ``size`` exchanges, the next bytes to send."""
+        """Make ``data``, the commands of the next ``size`` requests, the next bytes to send."""
         if self._wants_distance:
             last.sent = monotonic()
         statistics = self._statistics
@@ -491,13 +491,13 @@ class SharedSocket:
         rest = self._outgoing[sum(self._sent) :]
         self._outgoing, self._sent = rest, []
 
-    def _is_writable_in_time(self, exchange: PendingRequest) -> bool:
+    def _is_writable_in_time(self, request: PendingRequest) -> bool:
         """Wait until the peer accepts more data. It may first need its replies to be read, which the leader does."""
-        leading = self._leader is exchange
+        leading = self._leader is request
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN | select.POLLOUT if leading else select.POLLOUT)
-        while exchange.empty() and not self.closed:
-            left = exchange.deadline - monotonic()
+        while request.empty() and not self.closed:
+            left = request.deadline - monotonic()
             if left <= 0:
                 return False
             events = poller.poll(min(left, _WAIT) * 1000)
@@ -577,7 +577,7 @@ class SharedSocket:
             leader = self._leader
             if leader is not None and not leader.empty():
                 leader = successor(rest) if rest else None
-            units = sum(exchange.wanted > 0 for exchange in rest) if self._units else 0
+            units = sum(request.wanted > 0 for request in rest) if self._units else 0
             # The next leader appends to the list of remaining replies as soon as the role is handed over.
             unasked = left_over[:1] if not written else []
             self.queue, incoming.replies, self._written, self._units = rest, left_over, written, units
@@ -616,40 +616,40 @@ class SharedSocket:
         Return how many requests and how many replies were handed out.
         """
         handed = position = 0
-        for exchange in asked:
-            until = position + (exchange.wanted or 1)
+        for request in asked:
+            until = position + (request.wanted or 1)
             if until > len(replies):
                 break
             own = replies[position:until]
             for reply in own:
-                if isinstance(reply, Exception) and not exchange.quiet:
+                if isinstance(reply, Exception) and not request.quiet:
                     self._on_error(reply)
-            exchange.put(own if exchange.wanted else own[0])
+            request.put(own if request.wanted else own[0])
             handed, position = handed + 1, until
         return handed, position
 
-    def _note_slow(self, exchanges: list[PendingRequest], now: float) -> None:
+    def _note_slow(self, requests: list[PendingRequest], now: float) -> None:
         """Record callers that have waited long. Those that gave up or sent again are recorded elsewhere."""
-        for exchange in exchanges:
-            if not exchange.left and not exchange.resent and now - exchange.started >= self._slow_from:
-                self._slow.note_all([(exchange.packed, exchange.wanted)], now - exchange.started)
+        for request in requests:
+            if not request.left and not request.resent and now - request.started >= self._slow_from:
+                self._slow.note_all([(request.packed, request.wanted)], now - request.started)
 
     # The end.
 
-    def _time_out(self, exchange: PendingRequest) -> None:
+    def _time_out(self, request: PendingRequest) -> None:
         """Raise ``ReplyTimeoutError``, unless the reply has arrived at the last moment."""
         now, timeout = monotonic(), self.timeout
         text = f"Timeout reading from {self._where}"
         with self._mutex:
-            if not exchange.empty():
+            if not request.empty():
                 return
             # The command has no reply yet. If it was written, it is still among the written ones.
-            written = exchange in self.queue[: self._written]
+            written = request in self.queue[: self._written]
             oldest = self.queue[0].started if self.queue else now
             self._statistics.timeouts += 1
-        self._note_slow([exchange], now)
+        self._note_slow([request], now)
         # Marked as left before the connection is lost: the caller has waited long enough in any case.
-        error = ReplyTimeoutError(text, written=written, started=exchange.started)
+        error = ReplyTimeoutError(text, written=written, started=request.started)
         if written and timeout is not None and now >= stuck_deadline(oldest, self.last_received, timeout):
             self._lose(redis_exceptions.TimeoutError(text))
         raise error
@@ -683,7 +683,7 @@ class SharedSocket:
         if is_nested() and self._stays_locked():
             return False
         with self._mutex:
-            if not self.closed and not all(exchange.left for exchange in self.queue):
+            if not self.closed and not all(request.left for request in self.queue):
                 return False
             self.closed = True
         self._lose(redis_exceptions.ConnectionError("The connection was closed."), report=False)
@@ -715,8 +715,8 @@ class SharedSocket:
             text = f"Error while reading from {self._where}: {text}"
         if written and isinstance(error, ReplyTooLargeError):
             queue[0].put(error)  # the owner of the reply gets the error; others may send again
-        for position, exchange in enumerate(queue):
-            exchange.put(ConnectionLostError(text, written=position < written, started=exchange.started, stuck=stuck))
+        for position, request in enumerate(queue):
+            request.put(ConnectionLostError(text, written=position < written, started=request.started, stuck=stuck))
         with self._mutex:
             self.queue, self._written, self._units, self._batch_is_unsent = [], 0, 0, False
 
@@ -728,7 +728,7 @@ class SharedSocket:
         self.closed = True
         self._mutex = threading.Lock()
         self._leader = self._sender = None
-        for position, exchange in enumerate(self.queue):
-            lost = ConnectionLostError(_FORKED, written=position < self._written, started=exchange.started)
-            exchange.put(lost)
+        for position, request in enumerate(self.queue):
+            lost = ConnectionLostError(_FORKED, written=position < self._written, started=request.started)
+            request.put(lost)
         self.queue, self._written, self._units = [], 0, 0

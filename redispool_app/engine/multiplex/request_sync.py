@@ -25,7 +25,7 @@ class PendingRequest(SimpleQueue[Any]):
     packed: bytes
     started: float
     deadline: float
-    # Defaults on the class: most exchanges never change these.
+    # Defaults on the class: most requests never change these.
     wanted = 0
     """0 for a single command, whose reply is not a list."""
     left = False
@@ -38,13 +38,13 @@ class PendingRequest(SimpleQueue[Any]):
 
 
 put = SimpleQueue.put
-"""Hands an exchange its reply."""
+"""Hands an request its reply."""
 
 
 def successor(queue: list[PendingRequest]) -> PendingRequest | None:
-    """Wake and return the first waiting exchange. The caller holds the mutex, which the woken thread takes first."""
+    """Wake and return the first waiting request. The caller holds the mutex, which the woken thread takes first."""
     for follower in queue:
-        # An exchange with something in its queue checks without being woken.
+        # An request with something in its queue checks without being woken.
         if not follower.left and follower.empty():
             follower.put(LEAD)
             return follower
