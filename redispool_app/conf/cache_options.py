@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from redispool_app.serialization import compression, serializers
 from redispool_app.serialization.import_path import imported_function
 
-from . import validators as must_be
+from . import validators
 from .config import DEFAULT_ALIAS, KEYS, SETTING, find_pool_problems
 from .validators import Check, Problem, not_known, not_valid
 
@@ -73,21 +73,21 @@ class CacheOptions:
     """None for the highest."""
     compressor: str | None = _option(None, _compressor)
     """``"zlib"``, ``"zstd"`` or None."""
-    compress_min_size: int = _option(1024, must_be.whole(0))
+    compress_min_size: int = _option(1024, validators.whole(0))
     """Bytes; what is smaller is stored as it is."""
     compress_level: int | None = _option(None, _level)
-    ignore_exceptions: bool = _option(False, must_be.flag)
+    ignore_exceptions: bool = _option(False, validators.flag)
     """Whether the cache is an empty one during an outage, instead of raising."""
-    log_ignored_exceptions: bool = _option(True, must_be.flag)
-    clear_flushes_db: bool = _option(False, must_be.flag)
+    log_ignored_exceptions: bool = _option(True, validators.flag)
+    clear_flushes_db: bool = _option(False, validators.flag)
     """Whether ``clear()`` empties the whole database, others' keys too."""
     reverse_key_function: Callable[[str], str] | str | None = field(default=None, metadata=_checked(_function))
     """Makes the caller's key of a full one, for ``keys()``; needed only where KEY_FUNCTION changes the key."""
-    stampede_wait: float = _option(10.0, must_be.seconds_or_zero)
+    stampede_wait: float = _option(10.0, validators.seconds_or_zero)
     """How long ``get_or_set`` waits, in seconds, for another caller's computation; 0 for not at all."""
-    stampede_lock_timeout: float = _option(10.0, must_be.seconds)
+    stampede_lock_timeout: float = _option(10.0, validators.seconds)
     """Seconds after which a computing caller is taken for dead."""
-    stale_timeout: int = _option(0, must_be.whole(0))
+    stale_timeout: int = _option(0, validators.whole(0))
     """How many seconds beyond its timeout a value serves those who would otherwise wait in ``get_or_set``."""
 
     @classmethod
@@ -235,7 +235,7 @@ def _find_location_problems(location: Any, place: str) -> Iterator[Problem]:
                 f"{place} starts with {scheme}://",
                 f"write {_OTHER_SCHEMES[scheme]}://, which speaks to the same servers.",
             )
-        elif (wanted := must_be.url(location)) is not None:
+        elif (wanted := validators.url(location)) is not None:
             yield not_valid(place, location, wanted, secret=True)
     elif re.fullmatch(r"[^/@\s]+:[0-9]{1,5}(/[0-9]*)?", location):
         yield Problem(f"{place} is an address, not a URL", "put redis:// in front of it.")

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from redis.credentials import CredentialProvider
 
-from . import validators as must_be
+from . import validators
 from .url import ConnectionURL
 from .validators import Check, Problem, find_problems, not_known, not_valid, read_options
 
@@ -42,72 +42,72 @@ class RedisPoolConfig:
     wrong type or an impossible value. In ``settings.REDIS_POOL`` the names are upper case.
     """
 
-    connection_url: str = _key("redis://localhost:6379", must_be.url, secret=True)
+    connection_url: str = _key("redis://localhost:6379", validators.url, secret=True)
     """``redis://``, ``rediss://`` (TLS), ``unix://`` or ``embedded://``. Options after ``?`` override keys."""
-    db: int | None = _key(None, must_be.optional_whole)
+    db: int | None = _key(None, validators.optional_whole)
     """Database number; None takes it from the URL, else 0."""
-    username: str | None = _key(None, must_be.optional_text)
-    password: str | None = _key(None, must_be.optional_text, secret=True)
+    username: str | None = _key(None, validators.optional_text)
+    password: str | None = _key(None, validators.optional_text, secret=True)
     """Instead of the URL's, for passwords that come from a secret store."""
     credential_provider: CredentialProvider | str | None = field(
-        default=None, metadata=_checked(must_be.provider, secret=True)
+        default=None, metadata=_checked(validators.provider, secret=True)
     )
     """Instead of ``password``: an instance, or the dotted path of one or of a callable that returns one."""
-    max_connections: int = _key(50, must_be.whole(1))
+    max_connections: int = _key(50, validators.whole(1))
     """Connections per event loop, and for all threads of the process together."""
-    timeout: float = _key(2.0, must_be.seconds)
+    timeout: float = _key(2.0, validators.seconds)
     """How long a caller waits for a free connection before ``PoolTimeout`` (BlockingConnectionPool's name)."""
-    max_waiting: int = _key(1000, must_be.whole(0))
+    max_waiting: int = _key(1000, validators.whole(0))
     """How many callers may wait for a connection, or for room on the shared one; the next gets ``PoolQueueFull``."""
-    max_idle_time: float = _key(60.0, must_be.seconds)
+    max_idle_time: float = _key(60.0, validators.seconds)
     """A connection that nobody has borrowed for this long is closed; the shared one stays."""
-    max_lifetime: float = _key(3600.0, must_be.seconds)
+    max_lifetime: float = _key(3600.0, validators.seconds)
     """A borrowed connection is replaced after at most this long, up to a tenth less so that not all end together."""
-    max_in_flight: int = _key(20_000, must_be.whole(1))
+    max_in_flight: int = _key(20_000, validators.whole(1))
     """How many commands of one event loop, or of all threads, may be under way on their shared connection."""
-    max_in_flight_bytes: int = _key(64 * 1024 * 1024, must_be.whole(1))
+    max_in_flight_bytes: int = _key(64 * 1024 * 1024, validators.whole(1))
     """How many bytes of commands may be."""
-    max_shared_connections: int = _key(4, must_be.whole(0))
+    max_shared_connections: int = _key(4, validators.whole(0))
     """How many connections may be shared while one is stalled. 1: one always; 0: none, each command borrows."""
-    retry_writes: bool = _key(False, must_be.flag)
+    retry_writes: bool = _key(False, validators.flag)
     """Whether a write whose reply was lost is sent again: it may then be carried out twice."""
-    socket_timeout: float = _key(2.0, must_be.seconds)
+    socket_timeout: float = _key(2.0, validators.seconds)
     """How long a command waits for its reply."""
-    socket_connect_timeout: float = _key(2.0, must_be.seconds)
+    socket_connect_timeout: float = _key(2.0, validators.seconds)
     """How long a connection attempt may take."""
-    socket_keepalive: bool = _key(True, must_be.flag)
-    health_check_interval: float = _key(15.0, must_be.seconds)
+    socket_keepalive: bool = _key(True, validators.flag)
+    health_check_interval: float = _key(15.0, validators.seconds)
     """A reply proves health for this long; only an idle pool needs a PING."""
-    health_check_timeout: float = _key(1.0, must_be.seconds)
+    health_check_timeout: float = _key(1.0, validators.seconds)
     """How long that PING, and the probe view, may take."""
-    retry_backoff_base: float = _key(0.05, must_be.seconds)
+    retry_backoff_base: float = _key(0.05, validators.seconds)
     """While Redis is down, probe n waits a random time of up to ``base * 2 ** n`` ..."""
-    retry_backoff_cap: float = _key(1.0, must_be.seconds)
+    retry_backoff_cap: float = _key(1.0, validators.seconds)
     """... but never longer than this."""
-    close_timeout: float = _key(5.0, must_be.seconds_or_zero)
+    close_timeout: float = _key(5.0, validators.seconds_or_zero)
     """How long ``close`` and ``reset_pool`` let running commands finish."""
-    protocol: int = _key(2, must_be.one_of(2, 3))
+    protocol: int = _key(2, validators.one_of(2, 3))
     """RESP version."""
-    decode_responses: bool = _key(False, must_be.flag)
-    encoding: str = _key("utf-8", must_be.encoding)
+    decode_responses: bool = _key(False, validators.flag)
+    encoding: str = _key("utf-8", validators.encoding)
     encoding_errors: str = _key(
-        "strict", must_be.one_of("strict", "ignore", "replace", "backslashreplace", "surrogateescape")
+        "strict", validators.one_of("strict", "ignore", "replace", "backslashreplace", "surrogateescape")
     )
-    client_name: str | None = _key(None, must_be.client_name)
+    client_name: str | None = _key(None, validators.client_name)
     """The first part of ``app:host:pid:alias`` in the server's CLIENT LIST; None: the project's package."""
-    ssl_ca_certs: str | Path | None = field(default=None, metadata=_checked(must_be.path))
+    ssl_ca_certs: str | Path | None = field(default=None, metadata=_checked(validators.path))
     """Path of the CA bundle to trust instead of the system's."""
-    ssl_certfile: str | Path | None = field(default=None, metadata=_checked(must_be.path))
-    ssl_keyfile: str | Path | None = field(default=None, metadata=_checked(must_be.path))
-    ssl_cert_reqs: str = _key("required", must_be.one_of("required", "optional", "none"))
-    ssl_check_hostname: bool = _key(True, must_be.flag)
-    server_timing: bool = _key(False, must_be.flag)
+    ssl_certfile: str | Path | None = field(default=None, metadata=_checked(validators.path))
+    ssl_keyfile: str | Path | None = field(default=None, metadata=_checked(validators.path))
+    ssl_cert_reqs: str = _key("required", validators.one_of("required", "optional", "none"))
+    ssl_check_hostname: bool = _key(True, validators.flag)
+    server_timing: bool = _key(False, validators.flag)
     """Whether the middleware adds a ``Server-Timing`` header."""
-    slow_command: float = _key(0.1, must_be.seconds)
+    slow_command: float = _key(0.1, validators.seconds)
     """Callers that waited at least so long are remembered."""
-    publish_interval: float | None = _key(5.0, must_be.interval)
+    publish_interval: float | None = _key(5.0, validators.interval)
     """How often each process tells the others, through Redis, how its pools do; None: never."""
-    publish_prefix: str = _key("redispool", must_be.key_prefix)
+    publish_prefix: str = _key("redispool", validators.key_prefix)
     """What the keys of that begin with."""
 
     def __post_init__(self) -> None:
