@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redispool_app.engine.embedded.server import EmbeddedServer
-from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.base import MultiplexerLimits
 from redispool_app.engine.topology.settings import PoolSettings
 
 from .config import RedisPoolConfig
@@ -28,7 +28,7 @@ def pool_settings(alias: str, config: RedisPoolConfig) -> PoolSettings:
         backoff_base=config.retry_backoff_base,
         backoff_cap=config.retry_backoff_cap,
         embedded=embedded,
-        sharing=SharingLimits(
+        sharing=MultiplexerLimits(
             max_in_flight=config.max_in_flight,
             max_in_flight_bytes=config.max_in_flight_bytes,
             max_waiting=config.max_waiting,

@@ -69,12 +69,13 @@ EXEMPT = {
     "topology/ping_async.py _ping_on_new: await connection.disconnect(nowait=True)": _NOWAIT,
     "topology/ping_async.py _ping_through: await connection.disconnect(nowait=True)": _NOWAIT,
     "connection/read_only.py second_attempt_async: await own.disconnect(nowait=True)": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._make_connection: await connection.disconnect(nowait=True)": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._renew: await connection.disconnect(nowait=True)": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._renew: await connection.disconnect(nowait=True) #2": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._renew: await connection.disconnect(nowait=True) #3": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._renew: await connection.disconnect(nowait=True) #4": _NOWAIT,
-    "multiplex/multiplexer_async.py Sharing._widen: await connection.disconnect(nowait=True)": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._make_connection: "
+    "await connection.disconnect(nowait=True)": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._renew: await connection.disconnect(nowait=True)": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._renew: await connection.disconnect(nowait=True) #2": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._renew: await connection.disconnect(nowait=True) #3": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._renew: await connection.disconnect(nowait=True) #4": _NOWAIT,
+    "multiplex/multiplexer_async.py AsyncMultiplexer._widen: await connection.disconnect(nowait=True)": _NOWAIT,
     "runtime/socket_look.py connect: await connection.disconnect(nowait=True)": _NOWAIT,
     "pool/pool_async.py AsyncPool.ready: await connection.can_read()": (
         "looks at what has been received, waits for nothing"

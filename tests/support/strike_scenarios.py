@@ -18,7 +18,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine import AsyncRedis
 from redispool_app.engine.multiplex import multiplexer_async
-from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.base import MultiplexerLimits
 
 from .proxy import Proxy
 
@@ -265,7 +265,7 @@ def a_connection_that_was_closed_while_idle(world: World) -> list[Caller]:
 
 @scenario
 def waiting_for_room(world: World) -> list[Caller]:
-    client = world.client("narrow", limits=SharingLimits(max_in_flight=1))
+    client = world.client("narrow", limits=MultiplexerLimits(max_in_flight=1))
     world.run(client.ping())
     client.connection_pool._sharing.budget.tokens = 10.0  # of one command in flight it would be 1
     return some(client, 4)

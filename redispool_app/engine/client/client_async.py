@@ -20,7 +20,11 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.engine.connection.read_only import second_attempt_async, to_send_again
-from redispool_app.engine.multiplex.multiplexer_async import Sharing, close_sharing, sharing_of
+from redispool_app.engine.multiplex.multiplexer_async import (
+    AsyncMultiplexer,
+    async_multiplexer_of,
+    close_async_multiplexer,
+)
 from redispool_app.engine.multiplex.retry import FAILED, FailedCommandError
 from redispool_app.engine.protocol.commands import COMMANDS, CommandInfo, command_info, is_exclusive
 from redispool_app.engine.protocol.packing import PLAIN, SHORT, pack
@@ -39,7 +43,7 @@ _dict_get: Any = dict.get
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
-def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: Sharing) -> bytes:
+def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: AsyncMultiplexer) -> bytes:
     if len(args) == 2 and info.head and sharing.plain_encoding:
         argument = args[1]
         if argument.__class__ is str and argument.isascii():
@@ -57,7 +61,7 @@ class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type
     WATCH, publish/subscribe, very large payloads. Raises redis-py's exceptions, and ``OutcomeUnknown``.
     """
 
-    _shared: Sharing | None = None
+    _shared: AsyncMultiplexer | None = None
 
     if not TYPE_CHECKING:  # checkers see redis-py's parameters
 
@@ -71,9 +75,9 @@ class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type
         return self.single_connection_client or self.connection is not None
 
     @property
-    def sharing(self) -> Sharing | None:
+    def sharing(self) -> AsyncMultiplexer | None:
         """The shared connection of the running event loop; None if every command uses a dedicated connection."""
-        return sharing_of(self.connection_pool)
+        return async_multiplexer_of(self.connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         # Returns the coroutine itself: a coroutine around it would be resumed once more per reply.
@@ -153,7 +157,7 @@ class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type
         info = (COMMANDS.get(name) if name.__class__ is str else None) or command_info(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None or sharing.loop is not _get_running_loop():
-            sharing = self._shared = None if self._keeps_connection else sharing_of(self.connection_pool)
+            sharing = self._shared = None if self._keeps_connection else async_multiplexer_of(self.connection_pool)
         if sharing is None or (not info.plain and is_exclusive(args)):
             return await self._run_dedicated(args, options)
         packed = _packed(info, args, sharing)
@@ -199,7 +203,7 @@ class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type
         if not self._keeps_connection:
             refuse_shared(args)
             if (login := login_of(args)) is not None:
-                sharing = sharing_of(self.connection_pool)
+                sharing = async_multiplexer_of(self.connection_pool)
                 reply = await log_in_async(self.connection_pool, sharing, login)
                 return reply in (b"OK", "OK")
         try:
@@ -221,7 +225,7 @@ class AsyncRedis(ClientConnection, DedicatedAsync, redis.asyncio.Redis):  # type
         try:
             await self._close_spoilt()
             if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
-                await close_sharing(self.connection_pool)
+                await close_async_multiplexer(self.connection_pool)
         finally:
             await super().aclose(close_connection_pool)
 

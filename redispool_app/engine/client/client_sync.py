@@ -14,7 +14,7 @@ from redis import exceptions as redis_exceptions
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from redispool_app.engine.connection.read_only import second_attempt, to_send_again
-from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, close_thread_sharing, thread_sharing_of
+from redispool_app.engine.multiplex.multiplexer_sync import SyncMultiplexer, close_sync_multiplexer, sync_multiplexer_of
 from redispool_app.engine.protocol.commands import COMMANDS, CommandInfo, command_info, is_exclusive
 from redispool_app.engine.protocol.packing import SHORT, EncodingPacker, Utf8Packer, is_utf8, pack, pack_utf8
 from redispool_app.engine.protocol.refusals import refuse_shared
@@ -33,7 +33,7 @@ _dict_get: Any = dict.get
 _RAW: dict[str, Any] = {NEVER_DECODE: True}
 
 
-def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: ThreadSharing) -> bytes:
+def _packed(info: CommandInfo, args: tuple[Any, ...], sharing: SyncMultiplexer) -> bytes:
     if not sharing.plain_encoding:
         return pack(args, sharing.encoder)
     if len(args) == 2 and info.head and (argument := args[1]).__class__ is str and argument.isascii():
@@ -49,7 +49,7 @@ class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
     WATCH, publish/subscribe, very large payloads. Raises redis-py's exceptions, and ``OutcomeUnknown``.
     """
 
-    _shared: ThreadSharing | None = None
+    _shared: SyncMultiplexer | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         compatibility.require()
@@ -66,9 +66,9 @@ class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
         return self._single_connection_client or self.connection is not None
 
     @property
-    def sharing(self) -> ThreadSharing | None:
+    def sharing(self) -> SyncMultiplexer | None:
         """The shared connection; None if every command uses a dedicated connection."""
-        return thread_sharing_of(self.connection_pool)
+        return sync_multiplexer_of(self.connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         timing = current_timing.get()
@@ -120,7 +120,7 @@ class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
         info = (COMMANDS.get(name) if name.__class__ is str else None) or command_info(name)
         sharing = self._shared
         if sharing is None or sharing.connection is None:
-            sharing = self._shared = None if self._keeps_connection else thread_sharing_of(self.connection_pool)
+            sharing = self._shared = None if self._keeps_connection else sync_multiplexer_of(self.connection_pool)
         if sharing is None or (not info.plain and is_exclusive(args)):
             return self._run_dedicated(args, options)
         packed = _packed(info, args, sharing)
@@ -161,7 +161,7 @@ class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
         if not self._keeps_connection:
             refuse_shared(args)
             if (login := login_of(args)) is not None:
-                sharing = thread_sharing_of(self.connection_pool)
+                sharing = sync_multiplexer_of(self.connection_pool)
                 reply = log_in(self.connection_pool, sharing, login)
                 return reply in (b"OK", "OK")
         try:
@@ -183,7 +183,7 @@ class SyncRedis(ClientConnection, DedicatedSync, redis.Redis):
         try:
             self._close_spoilt()
             if getattr(self, "auto_close_connection_pool", False):
-                close_thread_sharing(self.connection_pool)
+                close_sync_multiplexer(self.connection_pool)
         finally:
             super().close()
 

@@ -23,7 +23,7 @@ from redispool_app.engine.connection.read_only import (
     second_attempt_async,
     to_repeat,
 )
-from redispool_app.engine.multiplex.multiplexer_async import Sharing, sharing_of
+from redispool_app.engine.multiplex.multiplexer_async import AsyncMultiplexer, async_multiplexer_of
 from redispool_app.engine.protocol.commands import pipeline_info
 from redispool_app.engine.protocol.packing import pack
 from redispool_app.engine.runtime import fork
@@ -62,7 +62,7 @@ class AsyncPipeline(DedicatedAsync, redis.asyncio.client.Pipeline):  # type: ign
             return await self._run_dedicated(raise_on_error, transaction)
         if self.scripts:
             await self._load_scripts()
-        sharing = sharing_of(self.connection_pool)
+        sharing = async_multiplexer_of(self.connection_pool)
         is_exclusive, reads = pipeline_info(stack)
         if sharing is None or is_exclusive:
             return await self._run_dedicated(raise_on_error, transaction)
@@ -222,7 +222,7 @@ async def _unwatch(connection: Any) -> None:
 class _Adapter(PipelineAdapter):
     """Commands on the shared connection of an event loop."""
 
-    def __init__(self, sharing: Sharing, stack: Any, transaction: bool, reads: bool) -> None:
+    def __init__(self, sharing: AsyncMultiplexer, stack: Any, transaction: bool, reads: bool) -> None:
         super().__init__(partial(pack, encoder=sharing.encoder), stack, transaction, reads)
         self._sharing = sharing
 

@@ -23,7 +23,7 @@ from redispool_app.engine.connection.read_only import (
     second_attempt,
     to_repeat,
 )
-from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
+from redispool_app.engine.multiplex.multiplexer_sync import SyncMultiplexer, sync_multiplexer_of
 from redispool_app.engine.protocol.commands import pipeline_info
 from redispool_app.engine.protocol.packing import pack, pack_utf8
 from redispool_app.engine.protocol.replies import decoded
@@ -63,7 +63,7 @@ class SyncPipeline(DedicatedSync, redis.client.Pipeline):
             return self._run_dedicated(raise_on_error, transaction)
         if self.scripts:
             self._load_scripts()
-        sharing = thread_sharing_of(self.connection_pool)
+        sharing = sync_multiplexer_of(self.connection_pool)
         is_exclusive, reads = pipeline_info(stack)
         if sharing is None or is_exclusive:
             return self._run_dedicated(raise_on_error, transaction)
@@ -226,7 +226,7 @@ def _unwatch(connection: Any) -> None:
 class _Adapter(PipelineAdapter):
     """Commands on the shared connection of all threads."""
 
-    def __init__(self, sharing: ThreadSharing, stack: Any, transaction: bool, reads: bool) -> None:
+    def __init__(self, sharing: SyncMultiplexer, stack: Any, transaction: bool, reads: bool) -> None:
         super().__init__(_packer(sharing), stack, transaction, reads)
         self._sharing = sharing
         self._position = 0
@@ -248,7 +248,7 @@ class _Adapter(PipelineAdapter):
         return decoded(reply, *self._sharing.decoding) if decode and self._sharing.decoding else reply
 
 
-def _packer(sharing: ThreadSharing) -> Callable[[Any], bytes]:
+def _packer(sharing: SyncMultiplexer) -> Callable[[Any], bytes]:
     encoder = sharing.encoder
     if sharing.plain_encoding:
         return pack_utf8

@@ -34,7 +34,7 @@ logger = logging.getLogger("redispool_app.pool")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SharingLimits:
+class MultiplexerLimits:
     """Limits of one shared connection. Sizes are in bytes, times in seconds."""
 
     max_in_flight: int = 20_000
@@ -55,7 +55,7 @@ class SharingLimits:
         object.__setattr__(self, "surely_room", min(self.max_in_flight, self.max_in_flight_bytes // largest))
 
 
-_DEFAULT_LIMITS = SharingLimits()
+_DEFAULT_LIMITS = MultiplexerLimits()
 
 _MOST_RESENT = 3
 """How often a command that was written and lost is sent again. The command itself may be what ends the connections."""
@@ -79,9 +79,9 @@ _FINAL = (ReplyTimeoutError, ReplyTooLargeError)
 """Losses after which no other attempt can help."""
 
 
-def limits_of(pool: Any) -> SharingLimits | None:
+def limits_of(pool: Any) -> MultiplexerLimits | None:
     """Return what callers of ``pool`` may share; None if every command needs a dedicated connection."""
-    limits: SharingLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
+    limits: MultiplexerLimits | None = getattr(pool, "sharing_limits", _DEFAULT_LIMITS)
     # If the pool may have only one connection, keep it for commands that cannot share.
     if pool.max_connections < 2 or pool.connection_kwargs.get("parser_class") is not None:
         return None
@@ -127,10 +127,10 @@ class Request:
         self.deadline += seconds
 
 
-class SharingRules:
+class MultiplexerBase:
     """State of a shared connection that does not depend on how its callers wait."""
 
-    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: MultiplexerLimits) -> None:
         self.pool = pool
         self.monitor = monitor
         self.limits = limits

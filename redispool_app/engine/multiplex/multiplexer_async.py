@@ -33,16 +33,16 @@ from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, LoopWaiter, Wait
 from redispool_app.engine.stats.counters import Statistics
 from redispool_app.exceptions import PoolClosed
 
-from .base import FAILURES, Request, SharingLimits, SharingRules, is_silent, limits_of
+from .base import FAILURES, MultiplexerBase, MultiplexerLimits, Request, is_silent, limits_of
 from .connection_async import SharedConnection, share
 from .retry import FAILED, FailedCommandError, StalledError
 from .stalls import AGAIN_AFTER, SURPLUS_IDLE, Lanes, stall_after
 
 
-class Sharing(SharingRules):
+class AsyncMultiplexer(MultiplexerBase):
     """The shared connection of one pool on one event loop, open or not yet made."""
 
-    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: MultiplexerLimits) -> None:
         super().__init__(pool, monitor, limits)
         self.loop = fork.use_running_loop()
         self._patience = math.inf if self.timeout is None else self.timeout
@@ -679,9 +679,9 @@ class Sharing(SharingRules):
                 turn.wake_here()
 
 
-def sharing_of(pool: Any) -> Sharing | None:
+def async_multiplexer_of(pool: Any) -> AsyncMultiplexer | None:
     """Return what the running event loop shares of ``pool``; made on first use. None if nothing may be shared."""
-    sharing: Sharing | None = getattr(pool, "_sharing", None)
+    sharing: AsyncMultiplexer | None = getattr(pool, "_sharing", None)
     if (
         sharing is not None
         and sharing.loop is asyncio._get_running_loop()
@@ -695,14 +695,14 @@ def sharing_of(pool: Any) -> Sharing | None:
         return None
     if sharing is not None:
         sharing.detach()
-    sharing = Sharing(pool, getattr(pool, "monitor", None), limits)
+    sharing = AsyncMultiplexer(pool, getattr(pool, "monitor", None), limits)
     pool._sharing = sharing
     return sharing
 
 
-async def close_sharing(pool: Any) -> None:
+async def close_async_multiplexer(pool: Any) -> None:
     """Close the shared connection of ``pool``. The next command makes another one."""
-    sharing: Sharing | None = getattr(pool, "_sharing", None)
+    sharing: AsyncMultiplexer | None = getattr(pool, "_sharing", None)
     if sharing is not None:
         try:
             pool._sharing = None

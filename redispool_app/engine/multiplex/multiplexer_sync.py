@@ -32,7 +32,7 @@ from redispool_app.engine.runtime.wait_queue import LOOK_AGAIN, ThreadWaiter, Wa
 from redispool_app.engine.stats.counters import Statistics
 from redispool_app.exceptions import PoolClosed
 
-from .base import FAILURES, Request, SharingLimits, SharingRules, is_silent, limits_of
+from .base import FAILURES, MultiplexerBase, MultiplexerLimits, Request, is_silent, limits_of
 from .connection_sync import SharedSocket
 from .nested_calls import NestedCalls
 from .request_sync import InFlightLimitReached, first_wait
@@ -57,16 +57,16 @@ class _Unblocked:
     now = Snapshot(since=0.0)
 
 
-class ThreadSharing(SharingRules):
+class SyncMultiplexer(MultiplexerBase):
     """The shared connection of one pool and all threads of the process, open or not yet made."""
 
-    def __init__(self, pool: Any, monitor: Monitor | None, limits: SharingLimits) -> None:
+    def __init__(self, pool: Any, monitor: Monitor | None, limits: MultiplexerLimits) -> None:
         super().__init__(pool, monitor, limits)
         self.decoding = (self.encoder.encoding, self.encoder.encoding_errors) if self.encoder.decode_responses else None
         self._patience = _WITHOUT_DEADLINE if self.timeout is None else self.timeout
         self._first_wait = min(first_wait(self._patience), _FIRST_LOOK)
         self._health: Any = monitor.health if monitor is not None else _Unblocked
-        self.successor: dict[int, ThreadSharing] = {}
+        self.successor: dict[int, SyncMultiplexer] = {}
         """The object that replaced this one after it was closed, as the only value."""
         self._start_anew()
         fork.register(self.after_fork_in_child)
@@ -709,9 +709,9 @@ _graveyard: list[SharedSocket] = []
 """What a forked child must neither use nor finalise."""
 
 
-def thread_sharing_of(pool: Any) -> ThreadSharing | None:
+def sync_multiplexer_of(pool: Any) -> SyncMultiplexer | None:
     """Return what all threads share of ``pool``; made on first use. None if nothing may be shared."""
-    sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
+    sharing: SyncMultiplexer | None = getattr(pool, "_sharing", None)
     # A managed pool that was drained stays closed. A pool of redis-py may be used again.
     if sharing is not None and not (sharing.closed and sharing.monitor is None):
         return sharing
@@ -720,7 +720,7 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
         return None
     if not mark[0]:
         fork.renew()
-    made = ThreadSharing(pool, getattr(pool, "monitor", None), limits)
+    made = SyncMultiplexer(pool, getattr(pool, "monitor", None), limits)
     # The first one stored serves all. No lock: a signal handler that runs here could wait for its own thread.
     sharing = pool.__dict__.setdefault("_sharing", made)
     while sharing.closed and sharing.monitor is None:
@@ -728,8 +728,8 @@ def thread_sharing_of(pool: Any) -> ThreadSharing | None:
     return sharing
 
 
-def close_thread_sharing(pool: Any) -> None:
+def close_sync_multiplexer(pool: Any) -> None:
     """Close the shared connection of ``pool``. The next command makes another one."""
-    sharing: ThreadSharing | None = getattr(pool, "_sharing", None)
+    sharing: SyncMultiplexer | None = getattr(pool, "_sharing", None)
     if sharing is not None:
         sharing.drain(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.base import MultiplexerLimits
 from redispool_app.engine.runtime import fork
 from redispool_app.exceptions import PoolClosed, PoolTimeout
 
@@ -25,7 +25,7 @@ class FairPool:
         max_connections: int,
         max_waiting: int,
         timeout: float,
-        sharing_limits: SharingLimits | None = None,
+        sharing_limits: MultiplexerLimits | None = None,
         max_idle_time: float | None = None,
         max_lifetime: float | None = None,
         **kwargs: Any,

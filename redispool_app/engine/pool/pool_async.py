@@ -12,7 +12,7 @@ from redis.event import AsyncAfterConnectionReleasedEvent
 
 from redispool_app.engine.connection.connection_async import abandon, cut
 from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
-from redispool_app.engine.multiplex.multiplexer_async import Sharing
+from redispool_app.engine.multiplex.multiplexer_async import AsyncMultiplexer
 from redispool_app.engine.runtime import fork
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.socket_look import has_ended
@@ -34,7 +34,7 @@ class AsyncPool(FairPool, redis.asyncio.ConnectionPool):
     without any I/O, ``PoolQueueFull`` at once, ``PoolTimeout`` after ``timeout``.
     """
 
-    _sharing: Sharing | None = None
+    _sharing: AsyncMultiplexer | None = None
     _shrinking: asyncio.TimerHandle | None = None
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:

@@ -14,7 +14,7 @@ from redis.event import AfterConnectionReleasedEvent
 from redispool_app.engine.connection.connection_sync import ObservedSync
 from redispool_app.engine.connection.lifecycle import borrowed, given_back, has_listeners, is_expired
 from redispool_app.engine.multiplex.connection_sync import SharedSocket
-from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
+from redispool_app.engine.multiplex.multiplexer_sync import SyncMultiplexer, sync_multiplexer_of
 from redispool_app.engine.runtime import fork, idle_timer
 from redispool_app.engine.runtime.fork import mark
 from redispool_app.engine.runtime.nesting import serve_calls, waits_for_itself
@@ -38,7 +38,7 @@ class SyncPool(FairPool, redis.ConnectionPool):
     has other connections.
     """
 
-    _sharing: ThreadSharing | None = None
+    _sharing: SyncMultiplexer | None = None
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Borrow a connected connection. Return it with ``release``."""
@@ -143,7 +143,7 @@ class SyncPool(FairPool, redis.ConnectionPool):
         for connection in idle:
             connection.disconnect()
         # Created here if it does not exist, so that a later caller finds it closed.
-        if (sharing := thread_sharing_of(self)) is not None:
+        if (sharing := sync_multiplexer_of(self)) is not None:
             sharing.drain(timeout)
         own = get_ident() if waits_for_itself(is_call=False) else None
         waiter = ThreadWaiter()
@@ -207,4 +207,4 @@ class SyncPool(FairPool, redis.ConnectionPool):
 
 
 # Below a call that is not nested, none of these is on the stack.
-serve_calls(SyncPool, ObservedSync, SharedSocket, ThreadSharing)
+serve_calls(SyncPool, ObservedSync, SharedSocket, SyncMultiplexer)

@@ -12,7 +12,7 @@ from typing import Any
 from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.multiplex.multiplexer_async import sharing_of
+from redispool_app.engine.multiplex.multiplexer_async import async_multiplexer_of
 from redispool_app.engine.pool.pool_async import AsyncPool
 
 from .ping_target import Replies, questions
@@ -27,13 +27,13 @@ async def ping(pool: AsyncPool, timeout: float) -> float:
         async with asyncio.timeout(timeout):
             return await _ping_through(pool)
     except TimeoutError as error:
-        sharing = sharing_of(pool)
+        sharing = async_multiplexer_of(pool)
         cause = await sharing.give_up_connecting() if sharing is not None else None
         raise redis_exceptions.TimeoutError(f"PING was not answered within {timeout} s") from cause or error
 
 
 async def _ping_through(pool: AsyncPool) -> float:
-    sharing = sharing_of(pool)
+    sharing = async_multiplexer_of(pool)
     if sharing is not None:
         return await _ask(pool.monitor, sharing.probe)
     connection = pool.take_at_once()

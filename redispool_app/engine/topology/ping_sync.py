@@ -10,7 +10,7 @@ from redis import exceptions as redis_exceptions
 
 from redispool_app.engine.connection.deadline_sync import shortened
 from redispool_app.engine.health.monitor import Monitor
-from redispool_app.engine.multiplex.multiplexer_sync import thread_sharing_of
+from redispool_app.engine.multiplex.multiplexer_sync import sync_multiplexer_of
 from redispool_app.engine.pool.pool_sync import SyncPool
 
 from .ping_target import Replies, questions
@@ -22,7 +22,7 @@ def ping_sync(pool: SyncPool, timeout: float) -> float:
 
 
 def _ping_through_sync(pool: SyncPool, deadline: float) -> float:
-    sharing = thread_sharing_of(pool)
+    sharing = sync_multiplexer_of(pool)
     if sharing is not None:
         return _ask_sync(pool.monitor, lambda packed, wanted: sharing.probe(packed, wanted, deadline))
     connection = pool.take_at_once()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redispool_app.engine.embedded.server import EmbeddedServer
-from redispool_app.engine.multiplex.base import SharingLimits
+from redispool_app.engine.multiplex.base import MultiplexerLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class PoolSettings:
     async_class: type[Any] | None = None
     sync_class: type[Any] | None = None
     embedded: EmbeddedServer | None = None
-    sharing: SharingLimits | None = None
+    sharing: MultiplexerLimits | None = None
     slow_command: float = math.inf
     app: str | None = None
     """Prefix of the connections' names; None gives them no names."""

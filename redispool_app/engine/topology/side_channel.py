@@ -19,7 +19,7 @@ from redis import exceptions as redis_exceptions
 from redispool_app.engine.connection.deadline_sync import shortened
 from redispool_app.engine.errors import LOST
 from redispool_app.engine.multiplex.connection_async import SharedConnection
-from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing, thread_sharing_of
+from redispool_app.engine.multiplex.multiplexer_sync import SyncMultiplexer, sync_multiplexer_of
 from redispool_app.engine.multiplex.stalls import reads_only
 from redispool_app.engine.pool.pool_sync import SyncPool
 from redispool_app.engine.protocol.packing import pack_utf8
@@ -75,7 +75,7 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, con
             # Half of the time: a blocked loop must leave some for the threads' connection.
             return _by_loop(entry, packed, wanted, reads, (deadline - monotonic()) / 2)
     pool = pool_set._sync_pair()[1]
-    sharing = thread_sharing_of(pool)
+    sharing = sync_multiplexer_of(pool)
     if sharing is None:
         return _on_borrowed(pool, packed, wanted, deadline, connect)
     if not connect:
@@ -85,7 +85,7 @@ def _carried(pool_set: PoolSet, packed: bytes, wanted: int, deadline: float, con
     return sharing.exchange(packed, wanted, deadline)
 
 
-def _open_sharing(pool_set: PoolSet) -> ThreadSharing | None:
+def _open_sharing(pool_set: PoolSet) -> SyncMultiplexer | None:
     pair = pool_set._sync
     sharing = pair[1]._sharing if pair is not None else None
     return sharing if sharing is not None and sharing.lanes.usable else None

@@ -35,7 +35,7 @@ AT_ONCE = 5.0
 HELD = 200
 """Milliseconds for which the server holds writes back."""
 
-STRUCK = ("ThreadSharing", "SharedSocket", "Lanes", "Flight")
+STRUCK = ("SyncMultiplexer", "SharedSocket", "Lanes", "Flight")
 """The modules of these classes are struck."""
 
 

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 import pytest
 
 from redispool_app.engine import AsyncRedis, SyncRedis
-from redispool_app.engine.multiplex.multiplexer_sync import ThreadSharing
+from redispool_app.engine.multiplex.multiplexer_sync import SyncMultiplexer
 from redispool_app.engine.runtime import attempts
 from redispool_app.engine.runtime.attempts import Attempt, patience
 from redispool_app.engine.runtime.lost_callbacks import note_strike, struck_at
@@ -238,7 +238,7 @@ async def test_a_slow_server_gets_no_second_connection(proxy):
 
 def test_an_exception_in_the_thread_that_connects_is_not_raised_in_those_that_wait(server, monkeypatch):
     client = SyncRedis.from_url(server.url, socket_timeout=PATIENT, socket_connect_timeout=PATIENT)
-    make, made, sharing = ThreadSharing._make_connection, [], client.sharing
+    make, made, sharing = SyncMultiplexer._make_connection, [], client.sharing
 
     def struck_at_first(self, deadline):
         made.append(self)
@@ -247,7 +247,7 @@ def test_an_exception_in_the_thread_that_connects_is_not_raised_in_those_that_wa
             raise SoftTimeLimitError
         make(self, deadline)
 
-    monkeypatch.setattr(ThreadSharing, "_make_connection", struck_at_first)
+    monkeypatch.setattr(SyncMultiplexer, "_make_connection", struck_at_first)
     outcomes = at_once([lambda: client.get("k")] * 8)
     assert [type(outcome) for outcome in outcomes].count(SoftTimeLimitError) == 1
     assert outcomes.count(None) == 7
@@ -261,7 +261,7 @@ def test_an_exception_that_each_attempt_raises_is_raised_in_all_that_wait(server
         sleep(0.1)
         raise SoftTimeLimitError
 
-    monkeypatch.setattr(ThreadSharing, "_make_connection", without_credentials)
+    monkeypatch.setattr(SyncMultiplexer, "_make_connection", without_credentials)
     began = monotonic()
     outcomes = at_once([lambda: client.get("k")] * 30)
     assert {type(outcome) for outcome in outcomes} == {SoftTimeLimitError}

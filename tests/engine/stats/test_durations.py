@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from redispool_app.engine.multiplex.multiplexer_async import sharing_of
+from redispool_app.engine.multiplex.multiplexer_async import async_multiplexer_of
 from redispool_app.engine.stats.histogram import BOUNDS, ConnectionTimes, Durations
 from redispool_app.exceptions import PoolTimeout
 from tests.engine.runtime.test_forks import in_child
@@ -132,7 +132,7 @@ def test_a_blocking_caller_that_waits_in_vain_is_counted(server, pool_settings):
 async def test_who_finds_no_room_on_the_shared_connection_in_time_is_counted(manager):
     client = await manager.get_client()
     await client.ping()
-    sharing = sharing_of(client.connection_pool)
+    sharing = async_multiplexer_of(client.connection_pool)
     sharing.limits = replace(sharing.limits, max_in_flight=0)
     with pytest.raises(PoolTimeout, match="No room"):
         await sharing._wait_for_room(time.monotonic() + 0.01)
