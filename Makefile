@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_LOWEST ?= .venv-lowest
 VENV_NEWEST ?= .venv-newest
-# The newest Python of the tested ones that starts; pyenv's own programs start only what it is set to.
-NEWEST_PYTHON ?= $(shell for version in 3.13 3.12; do \
+# Python 3.12 first: a fork from another thread that Python does not hear of fails on 3.13.
+NEWEST_PYTHON ?= $(shell for version in 3.12 3.13; do \
 	for python in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
 	"$$python" -c "import ensurepip" 2>/dev/null && command -v "$$python" && exit; done; done)
 PIP_OPTIONS = install --quiet --disable-pip-version-check
