@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -18,6 +17,7 @@ from redispool_app.engine.runtime import fork
 from redispool_app.exceptions import OutcomeUnknown
 from redispool_app.signals import health_changed
 from tests.support.crowd import Caller
+from tests.support.interrupts import raise_in
 from tests.support.servers import eventually
 
 from .faults import Fault, ServerKilled
@@ -124,7 +124,7 @@ class LimitedSync(SyncEngine):
                 return False
             thread = random.choice(threads)
             self.struck.add(thread)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SoftTimeLimitError))
+            raise_in(thread, SoftTimeLimitError)
             return True
 
     def _limited(self, call: Callable[[], Any]) -> Any:

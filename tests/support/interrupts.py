@@ -8,10 +8,12 @@ import ctypes
 import dis
 import gc
 import itertools
+import logging
 import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +68,26 @@ def borrow_nested(pool: Any) -> Any:
 
 def interrupt(thread: threading.Thread, kind: type[BaseException] = Interruption) -> None:
     """Let ``kind`` be raised in a thread as soon as it runs Python code again."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+    raise_in(thread.ident or 0, kind)
+
+
+def raise_in(thread: int, kind: type[BaseException]) -> None:
+    """Let ``kind`` be raised in the thread of that id, but not within ``logging``, which redis-py calls as it connects.
+
+    An exception there can leave the lock of ``logging`` held for ever, until Python 3.13: all other threads would wait.
+    """
+    while _is_in_logging(thread):
+        time.sleep(0.0001)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
+
+
+def _is_in_logging(thread: int) -> bool:
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename == logging.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def interrupt_until_it_ends(thread: threading.Thread) -> None:
