@@ -8,7 +8,6 @@ the error, and the next one computes. All decisions are in ``steps``, a generato
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from uuid import uuid4
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from redis import exceptions as redis_exceptions
 
+from redispool_app.engine.runtime.jitter import uniform
 from redispool_app.engine.runtime.single_flight import Flight, Flights
 from redispool_app.plans import Plan, Script, script_plan, send, send_async
 
@@ -174,7 +174,7 @@ def _pauses(deadline: float) -> Iterator[float]:
     """Yield pauses in seconds, longer and longer, each up to half shorter so that processes ask apart."""
     longest = _SHORTEST_PAUSE
     while (left := deadline - monotonic()) > 0:
-        yield min(random.uniform(longest / 2, longest), left)
+        yield min(uniform(longest / 2, longest), left)
         longest = min(_LONGEST_PAUSE, longest * 2)
 
 

@@ -267,4 +267,4 @@ def test_every_await_of_the_engine_was_cancelled(server, proxy, elsewhere, pool_
         cancel_at_every_suspension(name, False, server, proxy, elsewhere, pool_settings)
     met = {point.name for point in cancelled}
     assert met & EXEMPT.keys() == set(), "these are exempt and were cancelled all the same"
-    assert left() == [], "never cancelled; add a scenario, or an exemption with its reason"
+    assert left() == [], "\n".join(left()) + "never cancelled; add a scenario, or an exemption with its reason"

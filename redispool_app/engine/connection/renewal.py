@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any
+
+from redispool_app.engine.runtime.jitter import uniform
 
 _LOOK_AFTER = 10.0
 """Seconds between two checks of certificate files."""
@@ -42,7 +43,7 @@ class Renewal:
         self._stamp = stamp
         self._until = math.inf
         if self._lifetime is not None:
-            self._until = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
+            self._until = monotonic() + self._lifetime * uniform(0.9, 1.0)
         self._look_again(_LOOK_AFTER)
 
     def is_due(self) -> bool:

@@ -12,7 +12,6 @@ one of them becomes its successor. So a signal handler or finalizer that uses Re
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from redispool_app.engine.runtime import fork
+from redispool_app.engine.runtime.jitter import uniform
 
 from .faults import Fault
 from .history import History, with_change
@@ -35,9 +35,7 @@ class HealthState(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-def full_jitter(
-    failures: int, base: float, cap: float, uniform: Callable[[float, float], float] = random.uniform
-) -> float:
+def full_jitter(failures: int, base: float, cap: float, uniform: Callable[[float, float], float] = uniform) -> float:
     """Return a delay in seconds, uniform between 0 and ``min(cap, base * 2 ** failures)``."""
     # The exponent is limited so that many failures cannot overflow a float.
     return uniform(0.0, min(cap, base * 2.0 ** min(failures, 32)))
@@ -118,7 +116,7 @@ class Health:
         backoff_base: float,
         backoff_cap: float,
         clock: Callable[[], float] = time.monotonic,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = uniform,
     ) -> None:
         self.interval = interval
         self.backoff_base = backoff_base

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -23,6 +22,7 @@ from redispool_app.engine.health.monitor import Monitor
 from redispool_app.engine.health.state import full_jitter
 from redispool_app.engine.protocol.packing import is_utf8
 from redispool_app.engine.runtime.hooks import tell, tell_all
+from redispool_app.engine.runtime.jitter import uniform
 from redispool_app.engine.stats.counters import Statistics
 from redispool_app.engine.stats.opentelemetry import Telemetry
 from redispool_app.engine.stats.slow_log import SlowLog
@@ -298,7 +298,7 @@ class MultiplexerBase:
         """Allow the next attempt at once: the server may be up again."""
         self._not_before = 0.0
 
-    def attempt_failed(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+    def attempt_failed(self, uniform: Callable[[float, float], float] = uniform) -> None:
         self._failures += 1
         self._not_before = monotonic() + full_jitter(
             self._failures, self.limits.backoff_base, self.limits.backoff_cap, uniform

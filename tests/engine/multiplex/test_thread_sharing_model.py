@@ -118,4 +118,5 @@ def test_every_reply_is_explained_by_a_possible_state(shared_server, proxy, plan
             time.sleep(0.005)
         for outcome in at_once(partial(settled, client, model, key) for key in KEYS):
             value_of(outcome)
-        assert client.sharing.in_flight == 0
+        # A reply that comes late closes its connection, or the connection is closed when all its callers have left.
+        eventually(lambda: client.sharing.in_flight == 0)

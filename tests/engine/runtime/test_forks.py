@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 import threading
 import traceback
@@ -13,6 +14,7 @@ from functools import partial
 import pytest
 
 from redispool_app.engine.connection import lifecycle
+from redispool_app.engine.runtime.jitter import uniform
 from tests.support.crowd import started
 from tests.support.servers import eventually
 
@@ -188,3 +190,11 @@ def test_a_fork_while_other_threads_wait_for_room_finds_no_error_in_the_child(ow
         assert in_child(lambda: (manager.get_sync_client().ping(), found)) == "(True, [])"
         other.client_unpause()
     assert [caller.ended() for caller in callers] == [True] * 3
+
+
+def test_random_delays_leave_the_projects_generator_alone_and_differ_in_a_child():
+    before = random.getstate()
+    uniform(0.0, 1.0)
+    assert random.getstate() == before
+    in_the_child = in_child(lambda: uniform(0.0, 1.0))
+    assert in_the_child != str(uniform(0.0, 1.0))
