@@ -11,6 +11,7 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import redis
 from redis import exceptions as redis_exceptions
@@ -53,7 +54,8 @@ class World:
 
     def bare_client(self, **options):
         """A client on a pool of redis-py's own."""
-        return AsyncRedis.from_url(self.proxy.url, retry=Retry(NoBackoff(), 0), socket_timeout=2, **options)
+        url = self.proxy.url.replace("127.0.0.1", options.pop("host", "127.0.0.1"))
+        return AsyncRedis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=2, **options)
 
     def push(self, key):
         with self.server.client() as admin:
@@ -498,6 +500,69 @@ async def a_pipeline_of_a_bare_client_that_a_replica_has_refused(world):
 async def a_transaction_of_a_bare_client_that_a_replica_has_refused(world):
     async with bare_and_demoted(world) as client:
         await client.pipeline(transaction=True).rpush("list", "x").blpop("list", 1).execute()
+
+
+async def refused_again_and_again(world, client, *writes):
+    """Let a replica refuse each write three times: not each refusal may replace connections."""
+    try:
+        for write in writes * 3:
+            with contextlib.suppress(redis_exceptions.ReadOnlyError):
+                await write(client)
+            world.arm()
+    finally:
+        world.watch.armed = False
+        world.proxy.target_port = world.server.port
+        world.proxy.cut(reset=False)  # what comes later finds the primary
+        await asyncio.sleep(0.05)
+
+
+def single(client):
+    return client.set("p", 1)
+
+
+def pipeline(client):
+    return client.pipeline(transaction=False).set("p", 1).get("p").execute()
+
+
+async def watching(client, *, queued=False):
+    async with client.pipeline() as pipe:
+        await pipe.watch("p")
+        pipe.multi()
+        # A replica refuses the one as it is queued, and the other in the reply to EXEC.
+        if queued:
+            pipe.set("p", 1)
+        else:
+            pipe.eval("return redis.call('set', KEYS[1], 1)", 1, "p")
+        await pipe.execute(raise_on_error=queued)
+
+
+@scenario(BY_NAME=True)
+async def commands_that_a_replica_goes_on_refusing(world):
+    world.proxy.target_port = world.replica.port
+    await refused_again_and_again(world, await world.client(), single)
+
+
+@scenario(BY_NAME=True)
+async def pipelines_that_a_replica_goes_on_refusing(world):
+    world.proxy.target_port = world.replica.port
+    await refused_again_and_again(world, await world.client(), pipeline)
+
+
+@scenario(BY_NAME=True)
+async def watching_pipelines_that_a_replica_goes_on_refusing(world):
+    world.proxy.target_port = world.replica.port
+    await refused_again_and_again(world, await world.client(), watching, partial(watching, queued=True))
+
+
+@scenario()
+async def a_bare_client_by_name_that_a_replica_goes_on_refusing(world):
+    world.proxy.target_port = world.replica.port
+    client = world.bare_client(host="localhost")
+    try:
+        await refused_again_and_again(world, client, watching)
+    finally:
+        world.watch.armed = False
+        await client.aclose()
 
 
 @scenario()

@@ -52,7 +52,6 @@ class Observed(TracksState):
         self._opened_at = 0.0
         self._asked_at = 0.0
         self._borrowed_at: float | None = None
-        self._returned_at = 0.0
         self._started = monotonic()
         self._handshake_errors: HandshakeErrors | None = None
         self._name: str | None = None
@@ -204,8 +203,8 @@ def borrowed(connection: Any, asked_at: float) -> None:
 def given_back(connection: Any) -> None:
     """Count how long a caller kept the connection, once."""
     if (since := getattr(connection, "_borrowed_at", None)) is not None:
-        connection._borrowed_at, connection._returned_at = None, (now := monotonic())
-        connection.monitor.times.use.add(now - since)
+        connection._borrowed_at = None
+        connection.monitor.times.use.add(monotonic() - since)
 
 
 def is_expired(connection: Any, max_lifetime: float | None) -> bool:

@@ -23,9 +23,6 @@ from redispool_app.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from .base import FairPool
 from .state import Lease
 
-_FRESH = 0.001
-"""A connection that was returned within this many seconds is not checked for a closed peer."""
-
 
 class AsyncPool(FairPool, redis.asyncio.ConnectionPool):
     """redis-py's pool interface over a fair queue without a condition variable.
@@ -114,8 +111,7 @@ class AsyncPool(FairPool, redis.asyncio.ConnectionPool):
         """Connect if needed. Replace a connection that is closed, expired, or has unread data."""
         if connection.is_connected and not is_expired(connection, self._max_lifetime):
             try:
-                is_fresh = monotonic() - connection._returned_at <= _FRESH
-                if not await connection.can_read() and (is_fresh or not has_ended(connection)):
+                if not await connection.can_read() and not has_ended(connection):
                     return
             except (redis_exceptions.RedisError, OSError):
                 pass
