@@ -76,13 +76,13 @@ def raise_in(thread: int, kind: type[BaseException]) -> None:
 
     An exception there can leave the lock of ``logging`` held for ever, until Python 3.13: all other threads would wait.
     """
-    while _is_in_logging(thread):
+    while _is_below_logging(sys._current_frames().get(thread)):
         time.sleep(0.0001)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
-def _is_in_logging(thread: int) -> bool:
-    frame = sys._current_frames().get(thread)
+def _is_below_logging(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to ``logging``, or to what that has called."""
     while frame is not None:
         if frame.f_code.co_filename == logging.__file__:
             return True
@@ -107,10 +107,15 @@ class Alarm:
         self.rung = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.armed:
-            self.armed = False
-            self.rung += 1
-            raise Interruption
+        if not self.armed:
+            return
+        if _is_below_logging(frame):
+            if not any(signal.getitimer(signal.ITIMER_REAL)):
+                signal.setitimer(signal.ITIMER_REAL, 0.001)  # once more, a moment later
+            return
+        self.armed = False
+        self.rung += 1
+        raise Interruption
 
     def ring(self) -> None:
         """Send the signal once, from any thread."""
@@ -199,7 +204,7 @@ class InterruptAt:
         if frame.f_back is not None:
             # Returning to that one is no point: nothing is looked for when a Python function ends.
             self._last.pop(frame.f_back, None)
-        if frame.f_code.co_filename.startswith(TESTS) or _is_finaliser(frame):
+        if frame.f_code.co_filename.startswith(TESTS) or _is_finaliser(frame) or _is_below_logging(frame):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
