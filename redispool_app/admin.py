@@ -1,4 +1,4 @@
-"""The admin's status page: how each pool is doing in every worker, live, and buttons for whoever may press them.
+"""The admin's status page: how each pool is doing in every worker, live, and buttons for users with the permission.
 
 Works with any ``AdminSite``: ``site.register(RedisPool, RedisPoolAdmin)``. The page never fails because Redis does.
 """

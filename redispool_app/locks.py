@@ -120,7 +120,7 @@ class AsyncCacheLock:
         await (await self._current()).release()
 
     async def extend(self, additional_time: float, replace_ttl: bool = False) -> bool:
-        """Add seconds to the time that the server keeps the lock, or set that time anew."""
+        """Add seconds to the time that the server keeps the lock, or set that time again."""
         return await (await self._current()).extend(additional_time, replace_ttl)
 
     async def reacquire(self) -> bool:

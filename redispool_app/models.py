@@ -28,7 +28,7 @@ class RedisPool(models.Model):
             ("check_redispool", "Can have Redis pools checked at once"),
             ("reset_redispool", "Can reset Redis pools"),
             ("pause_redispool", "Can pause and resume Redis pools"),
-            # A scope: with it, whoever may reset or pause may do so in every worker.
+            # A scope: a user with it who may reset or pause may do so in every worker.
             ("order_redispool", "Can give orders to the Redis pools of all workers"),
         ]
         verbose_name = _("Redis pool")

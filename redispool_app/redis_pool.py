@@ -285,7 +285,7 @@ class RedisConnectionManager:
             await self._health_check()
 
     async def reset_pool(self) -> None:
-        """Drop every connection of this process, running commands first allowed to finish, and build anew.
+        """Drop every connection of this process, running commands first allowed to finish, and connect again.
 
         Raises what ``initialize()`` raises, and ``PoolClosed`` when the manager is closed.
         """
@@ -454,7 +454,7 @@ class RedisConnectionManager:
 
         Commands under way finish. New ones wait, in order, until ``resume()`` or the end of the time, at most
         ``MAX_WAITING`` of them; the next gets ``PoolQueueFull``. Their own deadlines begin after that. While the pool
-        is paused an outage refuses nobody, and health checks go on. To pause again is to begin the time anew.
+        is paused an outage refuses no caller, and health checks go on. Calling it again restarts the timer.
 
         Raises ``ValueError`` for another number of seconds, ``ImproperlyConfigured``.
         """
@@ -538,7 +538,7 @@ class RedisConnectionManager:
         pool_set.monitor.mark_suspect(fault)
 
     def reload_settings(self) -> None:
-        """Forget the configuration; the next use reads the settings again and connects anew."""
+        """Forget the configuration; the next use reads the settings and connects again."""
         if not mark[0]:
             fork.renew()
         settings_read = object()

@@ -150,7 +150,7 @@ class CacheExtras:
         return deleted
 
     def clear(self) -> bool:
-        """Delete all keys of this cache and nobody else's; return whether that was possible.
+        """Delete all keys of this cache and no others; return whether that was possible.
 
         It never sends FLUSHDB unless ``CLEAR_FLUSHES_DB`` asks for it, and takes for its own what begins with its
         KEY_PREFIX and a version: a number, or the cache's own VERSION if that is a word. Raises

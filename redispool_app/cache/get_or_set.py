@@ -96,9 +96,9 @@ class Wanted:
             try:
                 value, *rest = yield _run(CLAIM, self._keys, token, milliseconds)
             except GeneratorExit:
-                raise  # nobody carries out another step
+                raise  # no caller carries out another step
             except BaseException as error:
-                # The server may have granted what nobody will use: its reply was lost, or the caller left.
+                # The server may have granted what no caller will use: its reply was lost, or the caller left.
                 yield from self._release(token)
                 if not (isinstance(error, redis_exceptions.RedisError) and self.setup.ignores(error)):
                     raise
@@ -120,7 +120,7 @@ class Wanted:
             data = self.setup.codec.dumps(value)
             kept = yield from self._fulfil(token, data)
         except GeneratorExit:
-            raise  # nobody carries out another step
+            raise  # no caller carries out another step
         except BaseException:
             if has_lock:
                 yield from self._release(token)

@@ -22,7 +22,7 @@ from .scripts import CHANGE_IF, INCREMENT
 T = TypeVar("T")
 
 MOST_KEYS = 5_000
-"""Keys in one command: the server answers nobody else meanwhile."""
+"""Keys in one command: the server answers no other command meanwhile."""
 
 
 Page = tuple[int, list[bytes] | None]

@@ -60,7 +60,7 @@ class RedisPoolConfig:
     max_waiting: int = _key(1000, validators.whole(0))
     """How many callers may wait for a connection, or for room on the shared one; the next gets ``PoolQueueFull``."""
     max_idle_time: float = _key(60.0, validators.seconds)
-    """A connection that nobody has borrowed for this long is closed; the shared one stays."""
+    """A connection that was not borrowed for this long is closed; the shared one stays."""
     max_lifetime: float = _key(3600.0, validators.seconds)
     """A borrowed connection is replaced after at most this long, up to a tenth less so that not all end together."""
     max_in_flight: int = _key(20_000, validators.whole(1))

@@ -120,7 +120,7 @@ def optional_whole(value: Any) -> str | None:
 
 def one_of(*choices: Any) -> Check:
     def check(value: Any) -> str | None:
-        # True == 1, yet nobody means PROTOCOL 1 by it.
+        # True == 1, but it does not mean PROTOCOL 1.
         fits = any(type(value) is type(choice) and value == choice for choice in choices)
         return None if fits else " or ".join(map(repr, choices))
 

@@ -49,7 +49,7 @@ class RedisBase:
     a colon: kind ``v`` is a value or counter, ``h`` a hash, ``lock`` a lock. For any other type take a kind of your
     own: ``await client.zadd(scores.key("week", "z"), ...)`` within ``scores.manager.get_connection()``.
 
-    Times are in seconds, down to 0.001. Writing sets the time to live of the whole key anew, to the store's
+    Times are in seconds, down to 0.001. Writing resets the time to live of the whole key, to the store's
     ``default_ttl`` unless ``ttl`` says otherwise; None means no expiry. ``incr`` and ``hincr`` set it only on
     what they create.
 
@@ -171,7 +171,7 @@ class RedisBase:
         return self._run_sync(self._plans.exists(key, kind))
 
     async def expire(self, key: str, ttl: Ttl = DEFAULT_TTL, kind: str = VALUE) -> bool:
-        """Set the time to live anew, None for no expiry; return whether the key exists."""
+        """Set the time to live again, None for no expiry; return whether the key exists."""
         return await self._run(self._plans.expire(key, ttl, kind))
 
     def expire_sync(self, key: str, ttl: Ttl = DEFAULT_TTL, kind: str = VALUE) -> bool:
@@ -380,7 +380,7 @@ def _claim(cls: type[RedisBase], alias: str, prefix: str) -> None:
     """Make ``prefix`` the property of ``cls``. The same class defined again, as on a reload, takes it over."""
     known = RedisBase._owners.get((alias, prefix))
     if known is not None and _is_another(known(), cls):
-        # A class is part of reference cycles, so one that nobody can use any more may still be around.
+        # A class is part of reference cycles, so one that is no longer used may still exist.
         gc.collect()
         if (holder := known()) is not None:
             raise ImproperlyConfigured(

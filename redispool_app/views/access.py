@@ -16,7 +16,7 @@ TOKEN_VARIABLE = "REDISPOOL_METRICS_TOKEN"  # noqa: S105 (the name of a variable
 async def may_view(request: HttpRequest) -> bool:
     """Whether active staff with the permission ``redispool_app.view_redispool`` asks."""
     if not hasattr(request, "auser"):
-        return False  # without AuthenticationMiddleware nobody is known
+        return False  # without AuthenticationMiddleware there is no user
     user: Any = await request.auser()
     if not user.is_active or not getattr(user, "is_staff", False):
         return False

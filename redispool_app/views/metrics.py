@@ -1,4 +1,4 @@
-"""The scrape as a view, for whoever may see it: a scraper with the token, or staff."""
+"""The metrics as a view, for a scraper with the token and for staff."""
 
 from __future__ import annotations
 

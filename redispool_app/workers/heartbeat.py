@@ -215,7 +215,7 @@ class Publication:
                 kind = type(error).__name__
                 tell(logger.warning, "Redis pool %r: the order to %s failed: %s", alias, action, kind, extra=extra)
             snapshot.rates_of(self.manager).obeyed = order.id
-            self.saying.again_at = 0.0  # whoever sent the order could write: perhaps this worker can again
+            self.saying.again_at = 0.0  # the sender of the order could write: perhaps this worker can again
             self.next_at = monotonic()
             self._wake()
 

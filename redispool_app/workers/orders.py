@@ -125,7 +125,7 @@ def due(stored: Iterable[Any], seen: set[str], since: float, now: float, life: f
     """
     found = {order.id: order for each in stored if (order := load(each)) is not None}
     oldest = max(since, now - life)
-    # The server's clock may have been set back a little; nobody sends orders from farther in the future.
+    # The server's clock may have been set back a little; no process sends orders from farther in the future.
     wanted = [order for order in found.values() if order.id not in seen and oldest <= order.at <= now + 1]
     return sorted(wanted, key=lambda order: order.id)
 

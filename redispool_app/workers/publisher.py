@@ -135,7 +135,7 @@ def opened(manager: RedisConnectionManager) -> None:
 
 
 def forget(manager: RedisConnectionManager) -> None:
-    """The manager's settings are read again, and its totals begin anew: so does its next use."""
+    """The manager's settings are read again, and its totals begin again: so does its next use."""
     _publisher.drop(manager)
     snapshot.forget(manager)
 

@@ -79,7 +79,7 @@ def rates_of(manager: RedisConnectionManager) -> _Rates:
 
 
 def forget(manager: RedisConnectionManager) -> None:
-    """Begin anew: its totals are going to be those of another pool."""
+    """Begin again: its totals are going to be those of another pool."""
     _rates.pop(manager, None)
 
 
@@ -100,7 +100,7 @@ def take(manager: RedisConnectionManager) -> dict[str, Any]:
 
 
 def tick(manager: RedisConnectionManager, least: float = 0.0) -> dict[str, Any]:
-    """The same, after an interval of ``least`` seconds or more: rates are counted anew from here on.
+    """The same, after an interval of ``least`` seconds or more: rates are counted again from here on.
 
     For the publisher only.
     """

@@ -3,7 +3,8 @@
 The server refused the command, so it is safe to send it again. The connection is replaced, which resolves the name
 again. If the name keeps leading to a replica, this would cost a connection for each write. So the time between two
 replacements doubles, up to a second. Between two replacements a refused command waits for a name lookup. If the name
-leads elsewhere, connections are replaced at once. No write is lost after the name has moved.
+leads elsewhere, connections are replaced at once. After the name has moved, a caller loses at most the one write that
+was under way.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _LONGEST_LOOK = 1.0
 _MOST_ANSWERS = 16
 """Maximum number of name server answers that cause a replacement until a write is accepted.
 
-The server may rotate them.
+The name server may rotate them.
 """
 
 _SHOWN_FOR = 60.0
